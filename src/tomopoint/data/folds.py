@@ -1,0 +1,91 @@
+"""Folds: which runs a network trains on and which it is validated on. Split by run, never by crop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tomopoint.errors import DataError
+
+SCHEMES = (
+    "'kfold-K' (K disjoint folds), 'leave-one-out', 'winner' (neighbouring pairs, wrapped) or 'all' (no validation)"
+)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One split of the training runs.
+
+    Attributes
+    ----------
+    name
+        ``"fold0"``, ``"fold1"`` ...
+    training_runs, validation_runs
+        Names of runs; disjoint. ``validation_runs`` is empty in the scheme ``all``.
+    """
+
+    name: str
+    training_runs: tuple[str, ...]
+    validation_runs: tuple[str, ...]
+
+
+def make_folds(run_names: Sequence[str], scheme: str | Sequence[Sequence[str]]) -> list[Fold]:
+    """Split runs into folds.
+
+    Parameters
+    ----------
+    run_names
+        All training runs; sorted here, so that their order does not matter.
+    scheme
+        ``kfold-K``: K disjoint validation sets, run i in fold i modulo K. ``leave-one-out``: one run each.
+        ``winner``: fold i validates on runs i and i + 1 (modulo n) of the sorted list, seven folds for the
+        competition's seven runs. ``all``: one fold that trains on everything. Or the validation runs of each fold,
+        spelled out.
+
+    Raises
+    ------
+    DataError
+        Unknown scheme, too few runs for it, or a run that does not exist.
+    """
+    names = sorted(run_names)
+    validation = _validation_sets(names, scheme) if isinstance(scheme, str) else [tuple(s) for s in scheme]
+    for runs in validation:
+        unknown = sorted(set(runs) - set(names))
+        if unknown:
+            raise DataError(
+                f"folds name the runs {', '.join(unknown)}, which do not exist; there are {', '.join(names)}"
+            )
+    folds = [
+        Fold(f"fold{index}", tuple(n for n in names if n not in runs), tuple(runs))
+        for index, runs in enumerate(validation)
+    ]
+    for fold in folds:
+        if not fold.training_runs:
+            raise DataError(f"{fold.name} has no training runs left: {len(names)} runs are too few for {scheme!r}")
+    return folds
+
+
+def _validation_sets(names: Sequence[str], scheme: str) -> list[tuple[str, ...]]:
+    n = len(names)
+    if scheme == "all":
+        return [()]
+    if scheme == "leave-one-out":
+        return [(name,) for name in names]
+    if scheme == "winner":
+        return [(names[i], names[(i + 1) % n]) for i in range(n)]
+    kind, _, count = scheme.partition("-")
+    if kind != "kfold" or not count.isdigit() or int(count) < 2:
+        raise DataError(f"unknown fold scheme {scheme!r}; use {SCHEMES}")
+    k = int(count)
+    if k > n:
+        raise DataError(f"{scheme!r} needs at least {k} training runs, there are {n}; use fewer folds")
+    return [tuple(names[fold::k]) for fold in range(k)]
+
+
+def parse_fold_selection(text: str, folds: Mapping[str, Fold]) -> list[str]:
+    """Turn ``"0,1"`` or ``"fold0,fold1"`` into fold names; DataError names the folds that exist."""
+    names = [part if part.startswith("fold") else f"fold{part}" for part in text.replace(" ", "").split(",") if part]
+    unknown = [name for name in names if name not in folds]
+    if unknown or not names:
+        raise DataError(f"--folds {text!r} does not fit: this recipe has {', '.join(folds)}")
+    return names

@@ -1,0 +1,126 @@
+"""Picks on disk: one copick JSON file per particle and run, as the competition ships them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tomopoint.errors import DataError
+from tomopoint.files import write_atomically
+
+Points = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ParticlePicks:
+    """All picks of one particle in one run.
+
+    Attributes
+    ----------
+    run
+        Name of the run, e.g. ``"TS_5_4"``.
+    particle
+        Name of the particle.
+    points_xyz_A
+        ``(N, 3)`` float64: centres x, y, z in Angstrom, origin at the volume's corner.
+    """
+
+    run: str
+    particle: str
+    points_xyz_A: Points
+
+
+def read_picks(path: Path) -> ParticlePicks:
+    """Read one picks file.
+
+    Raises
+    ------
+    DataError
+        Missing, not JSON, a key missing, another unit than angstrom, or a coordinate that is not finite.
+    """
+    try:
+        content = json.loads(path.read_text())
+        unit = content.get("unit", "angstrom")
+        locations = [point["location"] for point in content["points"] or []]
+        points = np.array([[p["x"], p["y"], p["z"]] for p in locations], dtype=np.float64).reshape(-1, 3)
+        picks = ParticlePicks(content["run_name"], content["pickable_object_name"], points)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is not a picks file ({type(error).__name__}: {error}); expected JSON with run_name, "
+            "pickable_object_name and points[].location.{x,y,z}"
+        ) from error
+    if unit != "angstrom":
+        raise DataError(f"{path}: the unit is {unit!r}; convert the coordinates to angstrom")
+    if not np.isfinite(points).all():
+        raise DataError(f"{path}: a coordinate is NaN or infinite; remove the point")
+    return picks
+
+
+def write_picks(path: Path, run: str, particle: str, points_xyz_A: npt.ArrayLike) -> None:
+    """Write one picks file with every key of the competition's files.
+
+    Parameters
+    ----------
+    points_xyz_A
+        ``(N, 3)``: centres x, y, z, Angstrom.
+    """
+    points = np.asarray(points_xyz_A, dtype=np.float64).reshape(-1, 3)
+    content = {
+        "pickable_object_name": particle,
+        "user_id": "curation",
+        "session_id": "0",
+        "run_name": run,
+        "voxel_spacing": None,
+        "unit": "angstrom",
+        "points": [_point(*map(float, point)) for point in points],
+        "trust_orientation": True,
+    }
+    write_atomically(path, json.dumps(content))
+
+
+def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, Points]:
+    """Read all picks of a run: ``<folder>/<particle>.json``.
+
+    Parameters
+    ----------
+    folder
+        The run's ``Picks`` folder.
+    particle_names
+        The particles that may occur.
+
+    Returns
+    -------
+    dict
+        Every one of `particle_names` with its ``(N, 3)`` x, y, z in Angstrom; ``(0, 3)`` where there is no file.
+
+    Raises
+    ------
+    DataError
+        No picks at all, or a file of an unknown particle.
+    """
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    if not paths:
+        raise DataError(f"{folder} holds no picks; put <particle>.json files there or leave the run out of training")
+    found = {name: np.zeros((0, 3)) for name in particle_names}
+    for path in paths:
+        picks = read_picks(path)
+        if picks.particle not in found:
+            raise DataError(
+                f"{path}: unknown particle {picks.particle!r}; known are {', '.join(particle_names)}. "
+                "Remove the file or add the particle to the recipe"
+            )
+        found[picks.particle] = np.concatenate([found[picks.particle], picks.points_xyz_A])
+    return found
+
+
+def _point(x: float, y: float, z: float) -> dict[str, Any]:
+    identity = [[1.0 if row == column else 0.0 for column in range(4)] for row in range(4)]
+    return {"location": {"x": x, "y": y, "z": z}, "transformation_": identity, "instance_id": 0}

@@ -1,0 +1,82 @@
+"""A project folder in the competition's layout: which runs there are, and where their files lie.
+
+::
+
+    <root>/<split>/static/ExperimentRuns/<run>/VoxelSpacing10.000/<tomo_type>.zarr
+    <root>/<split>/overlay/ExperimentRuns/<run>/Picks/<particle>.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tomopoint.errors import DataError
+
+VOXEL_FOLDER = "VoxelSpacing10.000"
+RUNS_FOLDER = "ExperimentRuns"
+SAMPLE_SUBMISSION = "sample_submission.csv"
+DEFAULT_TOMO_TYPE = "denoised"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One tomogram's place in a project.
+
+    Attributes
+    ----------
+    name
+        E.g. ``"TS_5_4"``; the submission's ``experiment``.
+    split
+        ``"train"`` or ``"test"``.
+    root
+        The project's root folder.
+    """
+
+    name: str
+    split: str
+    root: Path
+
+    @property
+    def picks_folder(self) -> Path:
+        """Folder of the run's picks; it need not exist for test runs."""
+        return self.root / self.split / "overlay" / RUNS_FOLDER / self.name / "Picks"
+
+    def tomogram_path(self, tomo_type: str = DEFAULT_TOMO_TYPE) -> Path:
+        """Path of the store of one reconstruction type; it need not exist."""
+        return self.root / self.split / "static" / RUNS_FOLDER / self.name / VOXEL_FOLDER / f"{tomo_type}.zarr"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a train and a test split, in the competition's layout."""
+
+    root: Path
+
+    def runs(self, split: str) -> list[Run]:
+        """List the runs of a split, sorted by name, from what is on disk.
+
+        Raises
+        ------
+        DataError
+            The root or the split is missing, or holds no run.
+        """
+        if not self.root.is_dir():
+            raise DataError(f"no such folder: {self.root}; --data takes the folder that holds train/ and test/")
+        folder = self.root / split / "static" / RUNS_FOLDER
+        names = sorted(entry.name for entry in folder.iterdir() if _is_run(entry)) if folder.is_dir() else []
+        if not names:
+            raise DataError(f"{folder} holds no runs; --data takes the folder that holds train/ and test/")
+        return [Run(name, split, self.root) for name in names]
+
+    def run(self, name: str, split: str) -> Run:
+        """Return one run by name; DataError names those that exist."""
+        runs = self.runs(split)
+        for run in runs:
+            if run.name == name:
+                return run
+        raise DataError(f"{self.root} has no {split} run {name!r}; it has {', '.join(r.name for r in runs)}")
+
+
+def _is_run(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")

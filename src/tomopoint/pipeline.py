@@ -1,0 +1,326 @@
+"""The Pipeline: everything that validation and submission must agree on, in one frozen object.
+
+Validation writes it as ``pipeline.json``, the export embeds the same JSON in the ONNX file's metadata, and the
+kernels read it from there. No threshold, radius, class count, window or stride is typed anywhere else.
+
+Conventions, stated once for the whole project
+----------------------------------------------
+* Arrays are ``z, y, x``. ``x, y, z`` exists only in pick tables and files.
+* Continuous voxel coordinates have their origin at the volume's corner: voxel ``i`` spans ``[i, i + 1)`` and its
+  centre lies at ``i + 0.5``. A position in Angstrom is ``voxel_coordinate * voxel_A``, so the flip of an axis of
+  length ``n`` maps ``p`` to ``n - p``, and a network cell ``i`` at stride ``s`` has its anchor at ``(i + 0.5) * s``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tomopoint.errors import PipelineError
+from tomopoint.files import write_atomically
+
+FORMAT_VERSION = 1
+"""Raised when a field changes its meaning; a Pipeline of another version is refused."""
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Particle:
+    """One kind of particle, in the channel order of the score map.
+
+    Attributes
+    ----------
+    name
+        As in the picks files and the submission, e.g. ``"apo-ferritin"``.
+    radius_A
+        Physical radius, Angstrom. A pick within half of it of a true centre counts as found.
+    weight
+        Weight of the class in the official score.
+    threshold
+        Picks below this score do not enter the submission. In (0, 1).
+    suppression_A
+        Of two picks of this particle closer than this, only the higher scored stays. Angstrom.
+    """
+
+    name: str
+    radius_A: float
+    weight: float
+    threshold: float
+    suppression_A: float
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "a particle needs a name")
+        _require(self.radius_A > 0, f"radius_A of {self.name} must be positive, got {self.radius_A}")
+        _require(self.weight >= 0, f"weight of {self.name} must not be negative, got {self.weight}")
+        _require(0 < self.threshold < 1, f"threshold of {self.name} must lie in (0, 1), got {self.threshold}")
+        _require(self.suppression_A > 0, f"suppression_A of {self.name} must be positive, got {self.suppression_A}")
+
+
+COMPETITION_PARTICLES: tuple[Particle, ...] = (
+    Particle("apo-ferritin", 60.0, 1.0, 0.25, 60.0),
+    Particle("beta-galactosidase", 90.0, 2.0, 0.25, 150.0),
+    Particle("ribosome", 150.0, 1.0, 0.25, 190.0),
+    Particle("thyroglobulin", 130.0, 2.0, 0.25, 180.0),
+    Particle("virus-like-particle", 135.0, 1.0, 0.25, 240.0),
+    Particle("beta-amylase", 65.0, 0.0, 0.5, 150.0),
+)
+"""The six particles of CZII - CryoET Object Identification.
+
+Radii and weights are the official metric's. Suppression radii lie below the 5 % quantile of the distances between
+real neighbours of one kind, so that they cost no true pair. Thresholds are starting values, replaced by validation.
+"""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How raw voxel values become network input, per tomogram, in float32.
+
+    ``standardise``: subtract the mean, divide by the standard deviation, both over the whole tomogram after
+    clipping to the given quantiles, then clip to ``+-clip_sd``. Raw values are about 1e-5, so nothing is added to
+    the standard deviation.
+
+    Attributes
+    ----------
+    method
+        Only ``"standardise"``.
+    quantiles
+        Lower and upper quantile between which mean and standard deviation are measured: extreme voxels (a film
+        edge, a bead) then cannot change the scale of all others.
+    clip_sd
+        Values beyond this many standard deviations are set to it.
+    """
+
+    method: str = "standardise"
+    quantiles: tuple[float, float] = (0.001, 0.999)
+    clip_sd: float = 12.0
+
+    def __post_init__(self) -> None:
+        _require(self.method == "standardise", f"normalisation method must be 'standardise', got {self.method!r}")
+        low, high = self.quantiles
+        _require(0 <= low < high <= 1, f"quantiles must satisfy 0 <= low < high <= 1, got {self.quantiles}")
+        _require(self.clip_sd > 0, f"clip_sd must be positive, got {self.clip_sd}")
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a tomogram is cut into windows and the outputs are merged.
+
+    Attributes
+    ----------
+    window_zyx
+        Network input size, voxels.
+    overlap_zyx
+        Smallest overlap of neighbouring windows, voxels.
+    edge_weight
+        Weight of a window's outermost cells relative to its centre in the weighted mean, in (0, 1].
+    """
+
+    window_zyx: tuple[int, int, int] = (192, 128, 128)
+    overlap_zyx: tuple[int, int, int] = (64, 64, 64)
+    edge_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("window_zyx", "overlap_zyx"):
+            value = getattr(self, name)
+            _require(len(value) == 3, f"{name} needs three numbers (z, y, x), got {value}")
+        for window, overlap in zip(self.window_zyx, self.overlap_zyx, strict=True):
+            _require(window > 0, f"window_zyx must be positive, got {self.window_zyx}")
+            _require(0 <= overlap < window, f"overlap_zyx {self.overlap_zyx} must be smaller than {self.window_zyx}")
+        _require(0 < self.edge_weight <= 1, f"edge_weight must lie in (0, 1], got {self.edge_weight}")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How merged maps become picks.
+
+    Attributes
+    ----------
+    floor
+        Picks above this score are kept in ``picks.csv``, whatever the thresholds.
+    max_picks
+        At most this many local maxima per class and tomogram enter suppression, the highest first.
+    residual_xyz_A
+        Mean of (predicted - true) over matched out-of-fold picks; subtracted from every pick. Angstrom.
+    """
+
+    floor: float = 0.05
+    max_picks: int = 16384
+    residual_xyz_A: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        _require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
+        _require(self.max_picks > 0, f"max_picks must be positive, got {self.max_picks}")
+        _require(len(self.residual_xyz_A) == 3, f"residual_xyz_A needs three numbers, got {self.residual_xyz_A}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained network that went into the ensemble.
+
+    Attributes
+    ----------
+    fold
+        Name of the fold, e.g. ``"fold0"``.
+    network
+        Name of the architecture, e.g. ``"segresnet"``.
+    validation_runs
+        Names of the runs it never saw.
+    score
+        Official score on these runs; None where it was not validated.
+    weights_sha256
+        Hash of its weights file.
+    weight
+        Its share in the average; shares are normalised to one.
+    """
+
+    fold: str
+    network: str
+    validation_runs: tuple[str, ...]
+    score: float | None
+    weights_sha256: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.weight > 0, f"weight of {self.fold}/{self.network} must be positive, got {self.weight}")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What turns a tomogram into picks, as validated. See the module's text for the coordinate conventions.
+
+    Attributes
+    ----------
+    particles
+        In the channel order of the score map.
+    voxel_A
+        Voxel size the networks were trained at, Angstrom.
+    stride
+        Voxels per cell of the output maps.
+    views
+        Views averaged at prediction: ``"identity"``, ``"flip_x"``, ``"flip_y"``, ``"flip_z"``, ``"rot90"`` ...
+    members
+        The networks averaged in the graph.
+    """
+
+    particles: tuple[Particle, ...]
+    voxel_A: float
+    stride: int = 2
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    tiling: Tiling = field(default_factory=Tiling)
+    decoding: Decoding = field(default_factory=Decoding)
+    views: tuple[str, ...] = ("identity",)
+    members: tuple[Member, ...] = ()
+    version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        _require(len(self.particles) > 0, "a pipeline needs at least one particle")
+        names = self.particle_names
+        _require(len(set(names)) == len(names), f"particle names must differ, got {names}")
+        _require(self.voxel_A > 0, f"voxel_A must be positive, got {self.voxel_A}")
+        _require(self.stride > 0, f"stride must be positive, got {self.stride}")
+        _require(len(self.views) > 0, "a pipeline needs at least one view, 'identity'")
+        for size in (*self.tiling.window_zyx, *self.tiling.overlap_zyx):
+            _require(size % self.stride == 0, f"window and overlap must be multiples of the stride {self.stride}")
+        _require(
+            self.version == FORMAT_VERSION,
+            f"this pipeline has format version {self.version}, this tomopoint reads {FORMAT_VERSION}; "
+            "validate and export again with one version of tomopoint",
+        )
+
+    @property
+    def particle_names(self) -> tuple[str, ...]:
+        """Names in channel order."""
+        return tuple(particle.name for particle in self.particles)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: two pipelines are equal exactly if their digests are."""
+        return hashlib.sha256(self.to_json(indent=None).encode()).hexdigest()
+
+    def particle(self, name: str) -> Particle:
+        """Return the particle called `name`; PipelineError if there is none."""
+        for candidate in self.particles:
+            if candidate.name == name:
+                return candidate
+        raise PipelineError(f"unknown particle {name!r}; this pipeline knows {', '.join(self.particle_names)}")
+
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> Pipeline:
+        """Return a copy whose particles named in `thresholds` have these thresholds."""
+        for name in thresholds:
+            self.particle(name)
+        particles = tuple(
+            replace(p, threshold=float(thresholds[p.name])) if p.name in thresholds else p for p in self.particles
+        )
+        return replace(self, particles=particles)
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Return the JSON text, keys sorted."""
+        return json.dumps(asdict(self), indent=indent, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "the pipeline") -> Pipeline:
+        """Read the text written by :meth:`to_json`; `source` names it in errors.
+
+        Raises
+        ------
+        PipelineError
+            Not JSON, a field missing, unknown or out of range, or another format version.
+        """
+        try:
+            return _build(cls, json.loads(text))
+        except (json.JSONDecodeError, TypeError, KeyError, ValueError, AttributeError) as error:
+            raise PipelineError(
+                f"{source} is not a valid pipeline ({error}); run `tomopoint validate` again"
+            ) from error
+        except PipelineError as error:
+            raise PipelineError(f"{source}: {error}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Pipeline:
+        """Read a ``pipeline.json``."""
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise PipelineError(f"cannot read {path} ({error.strerror}); run `tomopoint validate` first") from error
+        return cls.from_json(text, source=str(path))
+
+    def save(self, path: Path) -> None:
+        """Write a ``pipeline.json``, atomically."""
+        write_atomically(path, self.to_json() + "\n")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise PipelineError(message)
+
+
+_PARTS: Mapping[str, type] = {
+    "normalisation": Normalisation,
+    "tiling": Tiling,
+    "decoding": Decoding,
+}
+_LISTS: Mapping[str, type] = {"particles": Particle, "members": Member}
+
+
+def _build(cls: type[Part], values: Mapping[str, Any]) -> Part:
+    """Build the dataclass `cls` from parsed JSON: nested parts by name, lists as tuples, nothing ignored."""
+    assert is_dataclass(cls)
+    known = {f.name for f in fields(cls)}
+    unknown = set(values) - known
+    _require(not unknown, f"unknown field {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+    return cls(**{name: _convert(name, value) for name, value in values.items()})
+
+
+def _convert(name: str, value: Any) -> Any:
+    if name in _PARTS:
+        return _build(_PARTS[name], value)
+    if name in _LISTS:
+        return tuple(_build(_LISTS[name], item) for item in value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value)
+    return value
