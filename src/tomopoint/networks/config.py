@@ -1,0 +1,139 @@
+"""NetworkConfig: which network, and how wide and deep. Imports no torch, so recipes can be read without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from tomopoint.errors import TomopointError
+
+NETWORK_NAMES: tuple[str, ...] = ("segresnet", "dynunet", "dynunet-residual", "heatmap")
+
+_SEGRESNET: Mapping[str, Any] = {
+    "init_filters": 32,
+    "blocks_down": (1, 2, 2, 4),
+    "norm_groups": 8,
+    "class_width": 48,
+    "offset_width": 16,
+    "dropout": 0.2,
+}
+_DYNUNET: Mapping[str, Any] = {
+    "filters": (32, 64, 128, 256, 320, 320),
+    "features": 64,
+    "class_width": 48,
+    "offset_width": 16,
+    "dropout": 0.0,
+}
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "segresnet": _SEGRESNET,
+    "dynunet": _DYNUNET,
+    "dynunet-residual": {**_DYNUNET, "filters": (32, 64, 128, 256), "class_width": 64, "offset_width": 8},
+    "heatmap": {name: value for name, value in _SEGRESNET.items() if name != "offset_width"},
+}
+_EVERY_NETWORK = frozenset({"name", "label", "features", "pretrained"})
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """One network of a recipe. A field left at None takes the architecture's own value, the winner's size.
+
+    Setting a field that the architecture has no use for is refused, so that no recipe carries an option without
+    effect. :meth:`resolved` fills in every value; that is what belongs into a record.
+
+    Attributes
+    ----------
+    name
+        ``"segresnet"``, ``"dynunet"``, ``"dynunet-residual"`` (small, residual blocks) or ``"heatmap"``
+        (the baseline: a SegResNet that paints a Gaussian peak on every particle, without offsets).
+    init_filters
+        SegResNet, heatmap: channels of the first level; they double with every level.
+    blocks_down
+        SegResNet, heatmap: residual blocks per level of the encoder; its length is the number of levels.
+    norm_groups
+        SegResNet, heatmap: groups of every group norm; must divide `init_filters`.
+    filters
+        DynUNet: channels per level; its length is the number of levels.
+    features
+        Channels handed to the heads, by a 1x1x1 convolution. SegResNet at None: its own width, no convolution.
+    class_width
+        Channels inside the classification head.
+    offset_width
+        Channels inside the offset head. The heatmap has none.
+    dropout
+        SegResNet, heatmap: after the first convolution. DynUNet: after every convolution.
+    pretrained
+        Weights to start the backbone from (safetensors or a torch state dict). `build_network` does not read it
+        (a trained network is rebuilt without it): training calls `networks.build.load_backbone` with it.
+    label
+        Name of the network's folder in a run, where two networks of one recipe share `name`. None: `name`.
+    """
+
+    name: str = "segresnet"
+    init_filters: int | None = None
+    blocks_down: tuple[int, ...] | None = None
+    norm_groups: int | None = None
+    filters: tuple[int, ...] | None = None
+    features: int | None = None
+    class_width: int | None = None
+    offset_width: int | None = None
+    dropout: float | None = None
+    pretrained: str | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in NETWORK_NAMES:
+            raise TomopointError(f"unknown network {self.name!r}; known are {', '.join(NETWORK_NAMES)}")
+        usable = _EVERY_NETWORK | set(_DEFAULTS[self.name])
+        useless = [f.name for f in fields(self) if getattr(self, f.name) is not None and f.name not in usable]
+        if useless:
+            raise TomopointError(
+                f"{', '.join(useless)} has no effect on network {self.name!r}; "
+                f"remove it. Its options are {', '.join(sorted(usable - {'name'}))}"
+            )
+        _check_values(self)
+
+    @property
+    def title(self) -> str:
+        """Name that tells this network from the others of its recipe."""
+        return self.label or self.name
+
+    def resolved(self) -> NetworkConfig:
+        """Return a copy with the architecture's own value in every field that was left at None."""
+        missing = {k: v for k, v in _DEFAULTS[self.name].items() if getattr(self, k) is None}
+        return replace(self, **missing)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
+        """Read what :meth:`to_dict` (or a recipe) wrote; TomopointError names an unknown field."""
+        known = {f.name for f in fields(cls)}
+        unknown = set(values) - known
+        if unknown:
+            raise TomopointError(
+                f"a network has no option {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+            )
+        return cls(**{k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in values.items()})
+
+
+def _check_values(config: NetworkConfig) -> None:
+    full = {**_DEFAULTS[config.name], **{k: v for k, v in asdict(config).items() if v is not None}}
+    for name in ("init_filters", "norm_groups", "features", "class_width", "offset_width"):
+        if name in full and full[name] < 1:
+            raise TomopointError(f"{name} of network {config.name!r} must be at least 1, got {full[name]}")
+    for name in ("blocks_down", "filters"):
+        if name in full and (len(full[name]) < 2 or min(full[name]) < 1):
+            raise TomopointError(
+                f"{name} of network {config.name!r} needs two or more positive numbers, one per level, got {full[name]}"
+            )
+    if not 0 <= full["dropout"] < 1:
+        raise TomopointError(f"dropout of network {config.name!r} must lie in [0, 1), got {full['dropout']}")
+    if "norm_groups" in full and full["init_filters"] % full["norm_groups"]:
+        groups = [n for n in range(1, full["init_filters"] + 1) if full["init_filters"] % n == 0]
+        raise TomopointError(
+            f"norm_groups {full['norm_groups']} does not divide init_filters {full['init_filters']}; "
+            f"set norm_groups to one of {', '.join(map(str, groups))}"
+        )

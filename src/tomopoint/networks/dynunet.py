@@ -1,0 +1,66 @@
+"""DynUNet (the nnU-Net architecture, Isensee et al. 2021) down to a feature map at the output stride, of MONAI's blocks."""
+
+from __future__ import annotations
+
+from monai.networks.nets import DynUNet
+from torch import Tensor, nn
+
+from tomopoint.networks.config import NetworkConfig
+from tomopoint.networks.levels import n_decoder_stages
+
+
+class DynUNetBackbone(nn.Module):
+    """MONAI's DynUNet without the decoder stages finer than `stride`; a 1x1x1 convolution makes the feature map.
+
+    The forward pass is a plain function of its input: unlike MONAI's deep supervision it stores no feature map in
+    the module, so one instance can be traced, exported and run again. Parameters keep MONAI's names
+    (``input_block``, ``downsamples``, ``bottleneck``, ``upsamples``), so that pretrained weights load by name.
+
+    Attributes
+    ----------
+    divisor
+        Coarsest stride inside: ``2 ** (levels - 1)``.
+    features
+        Channels of the feature map.
+    """
+
+    needs_context = True
+
+    def __init__(self, config: NetworkConfig, stride: int) -> None:
+        super().__init__()
+        config = config.resolved()
+        assert config.filters is not None and config.features is not None
+        n_levels = len(config.filters)
+        kept = n_decoder_stages(n_levels, stride)
+        strides = [1] + [2] * (n_levels - 1)
+        whole = DynUNet(
+            spatial_dims=3,
+            in_channels=1,
+            out_channels=1,
+            kernel_size=[3] * n_levels,
+            strides=strides,
+            upsample_kernel_size=strides[1:],
+            filters=config.filters,
+            dropout=config.dropout or None,
+            norm_name="instance",
+            res_block=config.name == "dynunet-residual",
+        )
+        self.input_block = whole.input_block
+        self.downsamples = whole.downsamples
+        self.bottleneck = whole.bottleneck
+        self.upsamples = whole.upsamples[:kept]
+        self.project = nn.Conv3d(config.filters[n_levels - 1 - kept], config.features, kernel_size=1)
+        self.features = config.features
+        self.divisor = 2 ** (n_levels - 1)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W)."""
+        x = self.input_block(volume)
+        skips = [x]
+        for down in self.downsamples:
+            x = down(x)
+            skips.append(x)
+        x = self.bottleneck(x)
+        for up, skip in zip(self.upsamples, reversed(skips), strict=False):
+            x = up(x, skip)
+        return self.project(x)

@@ -1,0 +1,61 @@
+"""SegResNet (Myronenko 2018, arXiv 1810.11654) down to a feature map at the output stride, from MONAI's parts."""
+
+from __future__ import annotations
+
+from monai.networks.nets import SegResNet
+from torch import Tensor, nn
+
+from tomopoint.networks.config import NetworkConfig
+from tomopoint.networks.levels import n_decoder_stages
+
+
+class SegResNetBackbone(nn.Module):
+    """MONAI's SegResNet without the decoder stages finer than `stride` and without its final convolution.
+
+    Parameters keep MONAI's names (``convInit``, ``down_layers``, ``up_layers``, ``up_samples``), so the weights of
+    a MONAI SegResNet load by name.
+
+    Attributes
+    ----------
+    divisor
+        Coarsest stride inside: ``2 ** (levels - 1)``.
+    features
+        Channels of the feature map.
+    """
+
+    needs_context = False
+
+    def __init__(self, config: NetworkConfig, stride: int) -> None:
+        super().__init__()
+        config = config.resolved()
+        assert config.init_filters is not None and config.blocks_down is not None
+        n_levels = len(config.blocks_down)
+        kept = n_decoder_stages(n_levels, stride)
+        whole = SegResNet(
+            spatial_dims=3,
+            in_channels=1,
+            init_filters=config.init_filters,
+            blocks_down=config.blocks_down,
+            blocks_up=(1,) * (n_levels - 1),
+            norm=("GROUP", {"num_groups": config.norm_groups}),
+        )
+        self.convInit = whole.convInit
+        self.dropout = nn.Dropout3d(config.dropout) if config.dropout else nn.Identity()
+        self.down_layers = whole.down_layers
+        self.up_samples = whole.up_samples[:kept]
+        self.up_layers = whole.up_layers[:kept]
+        width = config.init_filters * stride
+        self.project = nn.Conv3d(width, config.features, 1) if config.features else nn.Identity()
+        self.features = config.features or width
+        self.divisor = 2 ** (n_levels - 1)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W)."""
+        x = self.dropout(self.convInit(volume))
+        skips: list[Tensor] = []
+        for down in self.down_layers:
+            x = down(x)
+            skips.append(x)
+        for upsample, refine, skip in zip(self.up_samples, self.up_layers, reversed(skips[:-1]), strict=False):
+            x = refine(upsample(x) + skip)
+        return self.project(x)
