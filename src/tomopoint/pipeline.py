@@ -29,6 +29,11 @@ FORMAT_VERSION = 1
 Part = TypeVar("Part")
 
 
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise PipelineError(message)
+
+
 @dataclass(frozen=True)
 class Particle:
     """One kind of particle, in the channel order of the score map.
@@ -292,11 +297,6 @@ class Pipeline:
     def save(self, path: Path) -> None:
         """Write a ``pipeline.json``, atomically."""
         write_atomically(path, self.to_json() + "\n")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise PipelineError(message)
 
 
 _PARTS: Mapping[str, type] = {
