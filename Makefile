@@ -22,7 +22,7 @@ $(READY): pyproject.toml requirements.txt
 	@touch $@
 
 demo: $(READY)  ## the whole road on simulated tomograms, about 12 minutes; QUICK=1 for two minutes
-	$(BIN)/python -m tomopoint demo $(if $(QUICK),--quick true) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tomopoint demo $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
 test: $(READY)  ## the tests, under five minutes on two cores
 	$(BIN)/python -m pytest -n 2

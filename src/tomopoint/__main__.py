@@ -8,10 +8,12 @@ asked for is imported, and those modules import what is heavy inside the functio
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import logging
 import sys
 import time
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,36 +123,38 @@ def _parse(
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog=program, description=_description(function), default_env=False)
-    names: set[str | int] = set(entry.positional)
-    added = parser.add_function_arguments(function, as_positional=False, skip=names)
-    _add_positional(parser, function, entry.positional)
+    flags = tuple(
+        name for name, parameter in inspect.signature(function).parameters.items() if parameter.default is False
+    )
+    by_hand: set[str | int] = {*entry.positional, *flags}
+    added = parser.add_function_arguments(function, as_group=False, as_positional=False, skip=by_hand)
+    _add_by_hand(parser, function, entry.positional, flags)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     parser.add_argument("--verbose", action="store_true", help="log more")
     parsed = parser.instantiate_classes(parser.parse_args(words))
-    options = {name: getattr(parsed, name) for name in (*added, *entry.positional)}
+    options = {name: getattr(parsed, name) for name in (*added, *entry.positional, *flags)}
     return options, parsed.json, parsed.verbose
 
 
-def _add_positional(parser: Any, function: Callable[..., CommandResult], names: Sequence[str]) -> None:
-    """Add the parameters that are given without a name; a list takes one or more."""
-    import inspect
-    import typing
-
+def _add_by_hand(
+    parser: Any, function: Callable[..., CommandResult], positional: Sequence[str], flags: Sequence[str]
+) -> None:
+    """Add what a signature cannot say: parameters given without a name (a list takes one or more), and bare flags."""
     from docstring_parser import parse
 
     hints = typing.get_type_hints(function)
     docs = {param.arg_name: param.description for param in parse(inspect.getdoc(function) or "").params}
-    for name in names:
+    for name in positional:
         kind = hints[name]
         many = typing.get_origin(kind) is list
         kind = typing.get_args(kind)[0] if many else kind
         parser.add_argument(name, type=kind, help=docs.get(name), **({"nargs": "+"} if many else {}))
+    for name in flags:
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, action="store_true", help=docs.get(name))
 
 
 def _description(function: Callable[..., CommandResult]) -> str:
     """Return the docstring's text above its parameter table."""
-    import inspect
-
     return (inspect.getdoc(function) or "").split("\nParameters\n", maxsplit=1)[0].strip()
 
 

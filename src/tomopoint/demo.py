@@ -1,0 +1,153 @@
+"""The whole road on simulated tomograms, through the same commands a user types.
+
+Nothing here knows how a step works: each is a command of its own process, shown before it runs, so that every line
+can be copied and run on the competition's data instead.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomopoint.command import CommandResult
+from tomopoint.errors import TomopointError
+
+logger = logging.getLogger(__name__)
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much is simulated and trained.
+
+    Attributes
+    ----------
+    train_runs, test_runs
+        Numbers of simulated tomograms.
+    shape
+        Voxels along z, y, x of each, as ``D,H,W``.
+    recipe
+        Training recipe.
+    """
+
+    train_runs: int
+    test_runs: int
+    shape: str
+    recipe: str
+
+
+FULL = DemoSize(train_runs=6, test_runs=3, shape="184,384,384", recipe="demo")
+QUICK = DemoSize(train_runs=2, test_runs=2, shape="96,160,160", recipe="demo-quick")
+
+
+def demo(out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -> CommandResult:
+    """Walk the whole road on simulated tomograms: simulate, train, validate, export, stage, rehearse, score, report.
+
+    Parameters
+    ----------
+    out
+        Folder for everything that is made; a step that is already done there is not repeated.
+    seed
+        Seed of the simulated tomograms.
+    quick
+        Small volumes and a few training steps, about two minutes: shows that everything runs, not how well.
+    """
+    if not (CHECKOUT / "export_onnx.py").is_file():
+        raise TomopointError("the demo needs a checkout of tomopoint (it builds the Kaggle dataset); run it from one")
+    start = time.monotonic()
+    size = QUICK if quick else FULL
+    out = out.resolve()
+    _refuse_other_demo(out, {"seed": seed, "quick": quick})
+    paths = {
+        "data": out / "data",
+        "run": out / "runs" / "demo",
+        "model": out / "ensemble.onnx",
+        "dataset": out / "kaggle-dataset",
+        "rehearsal": out / "kaggle",
+        "submission": out / "kaggle" / "working" / "submission.csv",
+        "truth": out / "data" / "truth",
+        "report": out / "report.html",
+    }
+    seconds: dict[str, float] = {}
+    for name, words in _steps(size, seed, paths):
+        seconds[name] = _run_step(name, words)
+    figures = _figures(paths, seconds, time.monotonic() - start)
+    return CommandResult(_text(figures), figures)
+
+
+def _steps(size: DemoSize, seed: int, paths: dict[str, Path]) -> list[tuple[str, list[str]]]:
+    """Return each step's name and command line."""
+    tomopoint = [sys.executable, "-m", "tomopoint"]
+    p = {name: str(path) for name, path in paths.items()}
+    runs = ["--train-runs", str(size.train_runs), "--test-runs", str(size.test_runs)]
+    sources = ["--data", p["data"], "--submission", p["submission"], "--truth", p["truth"]]
+    return [
+        ("simulate", [*tomopoint, "simulate", p["data"], *runs, "--shape", size.shape, "--seed", str(seed)]),
+        ("train", [*tomopoint, "train", "--data", p["data"], "--recipe", size.recipe, "--out", p["run"]]),
+        ("validate", [*tomopoint, "validate", p["run"]]),
+        ("export", [sys.executable, str(CHECKOUT / "export_onnx.py"), p["run"], "-o", p["model"]]),
+        (
+            "stage",
+            [sys.executable, str(CHECKOUT / "build_dataset.py"), "--model", p["model"], "--out", p["dataset"]],
+        ),
+        (
+            "rehearse",
+            [*tomopoint, "rehearse", "--dataset", p["dataset"], "--data", p["data"], "--out", p["rehearsal"]],
+        ),
+        ("report", [*tomopoint, "report", *sources, "--run", p["run"], "--model", p["model"], "--out", p["report"]]),
+    ]
+
+
+def _run_step(name: str, words: Sequence[str]) -> float:
+    """Run one command, its output passing through; return its seconds."""
+    shown = shlex.join(["python", *words[1:]])
+    logger.info("demo, step %s: %s", name, shown)
+    start = time.monotonic()
+    done = subprocess.run(words, cwd=CHECKOUT, stdout=sys.stderr, check=False)
+    if done.returncode != 0:
+        raise TomopointError(f"the demo stopped at step {name!r} (status {done.returncode}), see above: {shown}")
+    return round(time.monotonic() - start, 1)
+
+
+def _refuse_other_demo(out: Path, options: dict[str, Any]) -> None:
+    """A folder belongs to one set of options, so that no step mixes files of two demos."""
+    record = out / "demo.json"
+    if record.exists():
+        earlier = json.loads(record.read_text())
+        if earlier != options:
+            raise TomopointError(f"{out} holds a demo made with {earlier}, not {options}; choose another --out")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(options))
+
+
+def _figures(paths: dict[str, Path], step_seconds: dict[str, float], seconds: float) -> dict[str, Any]:
+    """Score the submission as `tomopoint score` does and gather what the demo made."""
+    from tomopoint.evaluation.command import score
+
+    scored = score(paths["submission"], truth=paths["truth"]).figures
+    return {
+        "score": scored["score"],
+        "per_class": {name: values["f_beta"] for name, values in scored["per_class"].items()},
+        "simulated": True,
+        "seconds": round(seconds, 1),
+        "step_seconds": step_seconds,
+        **{name: str(paths[name]) for name in ("data", "model", "submission", "truth", "report")},
+    }
+
+
+def _text(figures: dict[str, Any]) -> str:
+    rows = "\n".join(f"  {name:20} {value:.3f}" for name, value in figures["per_class"].items())
+    return (
+        f"Official F4 of the simulated test runs: {figures['score']:.4f}\n{rows}\n"
+        f"Open {figures['report']} to look at it.\n{json.dumps(figures)}"
+    )
