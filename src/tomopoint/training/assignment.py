@@ -1,0 +1,176 @@
+"""Task-aligned assignment of output cells to particles (TOOD, Feng et al. 2021), for points.
+
+The similarity of two points is ``exp(-d^2 / (2 sigma^2))`` with sigma the radius of the particle's class in voxels
+(the object keypoint similarity of COCO, Lin et al. 2014). For a particle g of class c and a cell a:
+
+* alignment ``t = s^alpha * u^beta``; s the cell's score for c, u the similarity of the cell's predicted centre to g;
+* candidates are the cells whose anchor has a similarity to g above `min_anchor_similarity`;
+* the `topk` candidates of highest alignment are claimed by g; of several claims on one cell the one with the
+  highest u holds;
+* the cell's target score for c is ``t / max t * max u``, the maxima over the cells that g kept: its best cell is
+  asked for exactly its similarity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log, sqrt
+
+import torch
+from torch import Tensor
+
+from tomopoint.errors import TomopointError
+from tomopoint.training.neighbours import Neighbourhood, PointList, neighbourhoods
+
+SMALLEST_ALIGNMENT = 1e-9
+"""Added to the largest alignment before division, as in TOOD: a particle whose every alignment underflows gets targets
+of zero and no division by zero."""
+
+
+@dataclass(frozen=True)
+class AssignmentOptions:
+    """Options of the assignment; the defaults are the winner's.
+
+    Attributes
+    ----------
+    alpha, beta
+        Exponents of score and similarity in the alignment.
+    topk
+        Most cells a particle can claim.
+    min_anchor_similarity
+        Only cells whose anchor has a higher similarity to the particle can be claimed. In (0, 1).
+    """
+
+    alpha: float = 1.0
+    beta: float = 6.0
+    topk: int = 13
+    min_anchor_similarity: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_anchor_similarity < 1:
+            raise TomopointError(f"min_anchor_similarity must lie in (0, 1), got {self.min_anchor_similarity}")
+        if self.topk < 1 or self.alpha < 0 or self.beta < 0:
+            raise TomopointError(
+                f"topk must be at least 1, alpha and beta not negative, got {self.topk}, {self.alpha}, {self.beta}"
+            )
+
+    @property
+    def reach_sigmas(self) -> float:
+        """Distance, in sigmas, beyond which no cell is a candidate: 2.448 for the default 0.05."""
+        return sqrt(-2 * log(self.min_anchor_similarity))
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Cells assigned to particles, P of them; each (entry, cell) occurs at most once. No gradient.
+
+    Attributes
+    ----------
+    entry, cell, label
+        Shape (P,), int64: entry of the batch, flat index of the cell in the map, class.
+    point
+        Shape (P,), int64: row of the PointList.
+    target
+        Shape (P,): target score.
+    """
+
+    entry: Tensor
+    cell: Tensor
+    label: Tensor
+    point: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class _Claims:
+    point: Tensor
+    cell: Tensor
+    alignment: Tensor
+    similarity: Tensor
+
+
+@torch.no_grad()
+def assign(
+    logits: Tensor, offsets_vox: Tensor, points: PointList, stride: int, options: AssignmentOptions
+) -> Assignment:
+    """Assign cells to particles.
+
+    Working memory is bounded by the cells near one particle (see `neighbours`), whatever the number of particles.
+
+    Parameters
+    ----------
+    logits
+        Class logits (B,C,d,h,w), float32 or float64.
+    offsets_vox
+        Predicted offsets (B,3,d,h,w), channels z, y, x, of the same type.
+    points
+        True particles; none at all is legal.
+    stride
+        Voxels per cell.
+    """
+    map_zyx = (logits.shape[2], logits.shape[3], logits.shape[4])
+    reach_vox = points.sigma_vox * options.reach_sigmas
+    found = [
+        _claim(logits, offsets_vox, points, near, options)
+        for near in neighbourhoods(points, reach_vox, map_zyx, stride)
+    ]
+    if not found:
+        none = torch.zeros(0, dtype=torch.int64, device=logits.device)
+        return Assignment(none, none, none, none, logits.new_zeros(0))
+    names = ("point", "cell", "alignment", "similarity")
+    claims = _Claims(*(torch.cat([getattr(claim, name) for claim in found]) for name in names))
+    n_cells = map_zyx[0] * map_zyx[1] * map_zyx[2]
+    return _targets(_settle(claims, points.entry[claims.point] * n_cells + claims.cell), points)
+
+
+def _claim(
+    logits: Tensor, offsets_vox: Tensor, points: PointList, near: Neighbourhood, options: AssignmentOptions
+) -> _Claims:
+    """Return the claims of the particles of one neighbourhood."""
+    entry, label = points.entry[near.point, None], points.label[near.point, None]
+    variance = points.sigma_vox[near.point, None] ** 2
+    candidate = near.squared_distance() < variance * options.reach_sigmas**2
+    flat_offsets = offsets_vox.flatten(2)
+    squared = torch.zeros_like(near.cell, dtype=logits.dtype)
+    for axis, from_point in enumerate(near.from_point_vox):
+        offset = flat_offsets[entry, axis, near.cell]
+        squared += (offset.view(len(offset), *_box(near)) + from_point).flatten(1) ** 2
+    similarity = torch.exp(-squared / (2 * variance))
+    score = torch.sigmoid(logits.flatten(2)[entry, label, near.cell])
+    alignment = (score**options.alpha * similarity**options.beta).masked_fill(~candidate, -1.0)
+    best, column = alignment.topk(min(options.topk, alignment.shape[1]), dim=1)
+    kept = best >= 0
+    return _Claims(
+        point=near.point[:, None].expand_as(best)[kept],
+        cell=near.cell.gather(1, column)[kept],
+        alignment=best[kept],
+        similarity=similarity.gather(1, column)[kept],
+    )
+
+
+def _box(near: Neighbourhood) -> tuple[int, int, int]:
+    z, y, x = near.from_point_vox
+    return z.shape[1], y.shape[2], x.shape[3]
+
+
+def _settle(claims: _Claims, key: Tensor) -> _Claims:
+    """Of the claims on one cell (equal `key`) keep that of highest similarity, of equal ones the first particle's."""
+    _, group = torch.unique(key, return_inverse=True)
+    n_groups = int(group.max()) + 1 if len(group) else 0
+    highest = claims.similarity.new_full((n_groups,), -1.0).scatter_reduce(0, group, claims.similarity, "amax")
+    wins = claims.similarity == highest[group]
+    never = torch.iinfo(torch.int64).max
+    first = torch.full((n_groups,), never, device=key.device).scatter_reduce(
+        0, group, claims.point.masked_fill(~wins, never), "amin"
+    )
+    wins &= claims.point == first[group]
+    return _Claims(claims.point[wins], claims.cell[wins], claims.alignment[wins], claims.similarity[wins])
+
+
+def _targets(claims: _Claims, points: PointList) -> Assignment:
+    def highest(values: Tensor) -> Tensor:
+        zeros = values.new_zeros(len(points.label))
+        return zeros.scatter_reduce(0, claims.point, values, "amax")[claims.point]
+
+    target = claims.alignment / (highest(claims.alignment) + SMALLEST_ALIGNMENT) * highest(claims.similarity)
+    return Assignment(points.entry[claims.point], claims.cell, points.label[claims.point], claims.point, target)

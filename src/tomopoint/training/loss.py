@@ -1,0 +1,123 @@
+"""Losses behind one call: ``loss(logits, offsets_vox, points) -> LossTerms``.
+
+The detector's loss is the sum of a classification and a localisation term, both divided by the summed target
+scores: varifocal loss (Zhang et al. 2021) towards the target scores of the task-aligned assignment, and one minus
+the point similarity of predicted and true centre, weighted by the target score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tomopoint.networks.config import NetworkConfig
+from tomopoint.training.assignment import Assignment, assign
+from tomopoint.training.heatmap_loss import HeatmapLoss
+from tomopoint.training.loss_options import LossOptions, LossTerms
+from tomopoint.training.neighbours import PointList
+from tomopoint.training.points import PointBatch
+from tomopoint.training.reduction import across_ranks, in_full_precision
+
+__all__ = ["DetectionLoss", "HeatmapLoss", "LossOptions", "LossTerms", "build_loss"]
+
+
+class DetectionLoss(nn.Module):
+    """Assignment, classification and localisation loss of the detector.
+
+    Parameters
+    ----------
+    radii_vox
+        Radius of each class, voxels; C of them.
+    stride
+        Voxels per output cell.
+    options
+        See :class:`LossOptions`.
+    """
+
+    radii_vox: Tensor
+
+    def __init__(self, radii_vox: Sequence[float] | Tensor, stride: int, options: LossOptions | None = None) -> None:
+        super().__init__()
+        self.register_buffer("radii_vox", torch.as_tensor(radii_vox, dtype=torch.float64), persistent=False)
+        self.stride = stride
+        self.options = options or LossOptions()
+
+    def forward(self, logits: Tensor, offsets_vox: Tensor, points: PointBatch) -> LossTerms:
+        """Return the loss of a batch; all arithmetic in float32 (float64 where given), outside autocast.
+
+        Parameters
+        ----------
+        logits
+            Class logits (B,C,d,h,w).
+        offsets_vox
+            Offsets (B,3,d,h,w), channels z, y, x, voxels.
+        points
+            True particles of the B crops; crops without any are legal.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            logits, offsets_vox = in_full_precision(logits), in_full_precision(offsets_vox)
+            listed = PointList.of(points, self.radii_vox.to(logits.dtype))
+            assigned = assign(logits.detach(), offsets_vox.detach(), listed, self.stride, self.options.assignment)
+            total_target, n_ranks = across_ranks(assigned.target.sum())
+            share = n_ranks / total_target.clamp_min(1.0)
+            classification = self._classification(logits, assigned) * share
+            regression = self._regression(offsets_vox, listed, assigned) * share
+            return LossTerms(
+                total=classification + regression,
+                classification=classification.detach(),
+                regression=regression.detach(),
+                n_positive=len(assigned.target),
+            )
+
+    def _classification(self, logits: Tensor, assigned: Assignment) -> Tensor:
+        """Return the summed classification loss."""
+        flat = logits.flatten(2)
+        where = (assigned.entry, assigned.label, assigned.cell)
+        target = torch.zeros_like(flat).index_put(where, assigned.target)
+        positive = torch.zeros_like(flat, dtype=torch.bool).index_put(where, torch.tensor(True, device=flat.device))
+        if self.options.classification == "varifocal":
+            weight = torch.where(positive, target, self.options.focal_alpha * torch.sigmoid(flat) ** self._gamma)
+        else:
+            target = positive.to(flat.dtype)
+            weight = (torch.sigmoid(flat) - target).abs() ** self._gamma
+        loss = (weight * F.binary_cross_entropy_with_logits(flat, target, reduction="none")).sum()
+        if self.options.cross_entropy_weight:
+            of_cell = flat[assigned.entry, :, assigned.cell]
+            cross_entropy = F.cross_entropy(of_cell, assigned.label, reduction="none")
+            loss = loss + self.options.cross_entropy_weight * (cross_entropy * assigned.target).sum()
+        return loss
+
+    @property
+    def _gamma(self) -> float:
+        return self.options.focal_gamma
+
+    def _regression(self, offsets_vox: Tensor, points: PointList, assigned: Assignment) -> Tensor:
+        """Return the summed localisation loss; zero, with a gradient of zero, where nothing is assigned."""
+        predicted = anchors_zyx(assigned.cell, offsets_vox.shape[2:], self.stride)
+        predicted = predicted + offsets_vox.flatten(2)[assigned.entry, :, assigned.cell]
+        true = points.centre_zyx[assigned.point]
+        squared = ((predicted - true) ** 2).sum(dim=1)
+        similarity = torch.exp(-squared / (2 * points.sigma_vox[assigned.point] ** 2))
+        loss = ((1 - similarity) * assigned.target).sum()
+        if self.options.l1_weight:
+            distance = F.smooth_l1_loss(predicted, true, reduction="none").sum(dim=1)
+            loss = loss + self.options.l1_weight * (distance * assigned.target).sum()
+        return loss
+
+
+def anchors_zyx(cell: Tensor, map_zyx: Sequence[int], stride: int) -> Tensor:
+    """Return the anchors (P,3), voxels, of cells given by flat index (P,) in a map of `map_zyx` cells."""
+    _, height, width = map_zyx
+    indices = (cell // (height * width), cell // width % height, cell % width)
+    return (torch.stack(indices, dim=1) + 0.5) * stride
+
+
+def build_loss(
+    network: NetworkConfig, radii_vox: Sequence[float] | Tensor, stride: int, options: LossOptions | None = None
+) -> DetectionLoss | HeatmapLoss:
+    """Return the loss that trains `network`: :class:`DetectionLoss`, for the heatmap baseline its own."""
+    kind = HeatmapLoss if network.name == "heatmap" else DetectionLoss
+    return kind(radii_vox, stride, options)
