@@ -1,1 +1,1 @@
-"""TBD."""
+"""The official metric, thresholds from out-of-fold picks, and the report."""

@@ -1,0 +1,65 @@
+"""The commands ``score`` and ``report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tomopoint.command import CommandResult
+
+if TYPE_CHECKING:
+    from tomopoint.evaluation.score import Score
+
+
+def score(submission: Path, truth: Path) -> CommandResult:
+    """Compute the official score of a submission.
+
+    Runs of the submission that the truth does not hold are left out, as in the official metric; runs of the truth
+    that the submission does not hold count as missed.
+
+    Parameters
+    ----------
+    submission
+        CSV with experiment, particle_type, x, y, z (Angstrom).
+    truth
+        Folder of true picks: a project, its overlay, or any folder with <run>/<particle>.json.
+    """
+    from tomopoint.data.tables import read_pick_table
+    from tomopoint.evaluation.score import score_picks
+    from tomopoint.evaluation.truth import read_truth
+    from tomopoint.pipeline import COMPETITION_PARTICLES
+
+    table = read_pick_table(submission)
+    result = score_picks(read_truth(truth, [p.name for p in COMPETITION_PARTICLES]), table)
+    ignored = int((~table["experiment"].isin(result.runs)).sum())
+    text = score_text(result)
+    if ignored:
+        text += f"\n{ignored} of {len(table)} rows belong to runs that {truth} does not hold; they were left out."
+    figures = {**score_figures(result), "n_rows": len(table), "n_rows_left_out": ignored}
+    return CommandResult(text, figures)
+
+
+def score_figures(score: Score) -> dict[str, Any]:
+    """Return a score as plain JSON types."""
+    from dataclasses import asdict
+
+    return {
+        "score": score.score,
+        "per_class": {name: asdict(item) for name, item in score.per_class.items()},
+        "per_run": {run: score.of_runs([run]).score for run in score.runs},
+    }
+
+
+def score_text(score: Score) -> str:
+    """Return a score as a table for people."""
+    head = f"{'particle':22}{'weight':>7}{'F4':>9}{'precision':>11}{'recall':>9}"
+    head += f"{'TP':>7}{'FP':>7}{'FN':>7}{'error A':>9}"
+    lines = [head]
+    for name, item in score.per_class.items():
+        error = "-" if item.localisation_A is None else f"{item.localisation_A:.1f}"
+        lines.append(
+            f"{name:22}{item.weight:7g}{item.f_beta:9.4f}{item.precision:11.4f}{item.recall:9.4f}"
+            f"{item.tp:7d}{item.fp:7d}{item.fn:7d}{error:>9}"
+        )
+    runs = ", ".join(f"{run} {score.of_runs([run]).score:.4f}" for run in score.runs)
+    return "\n".join([*lines, f"per run: {runs}", f"score: {score.score:.4f}"])

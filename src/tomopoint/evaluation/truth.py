@@ -1,0 +1,75 @@
+"""Reading the true picks of many runs from a folder, however much of the competition's layout it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tomopoint.data.picks import read_run_picks
+from tomopoint.data.project import RUNS_FOLDER
+from tomopoint.errors import DataError
+
+PICKS_FOLDER = "Picks"
+LEVELS = (f"train/overlay/{RUNS_FOLDER}", f"overlay/{RUNS_FOLDER}", RUNS_FOLDER, "")
+"""Where, below the folder that a user names, the folders of the runs may lie; the first that holds picks is taken."""
+
+
+def read_truth(
+    folder: Path, particle_names: Collection[str], runs: Collection[str] | None = None
+) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+    """Read the true picks of every run.
+
+    Parameters
+    ----------
+    folder
+        A project's root, its ``train`` or ``overlay`` folder, an ``ExperimentRuns`` folder with
+        ``<run>/Picks/<particle>.json``, or any folder with ``<run>/<particle>.json``.
+    particle_names
+        The particles that may occur.
+    runs
+        Read these runs only; default all.
+
+    Returns
+    -------
+    dict
+        Run name -> particle name -> ``(N, 3)`` x, y, z in Angstrom.
+
+    Raises
+    ------
+    DataError
+        No such folder, no picks in it, an unknown particle, or a run of `runs` without picks.
+    """
+    folders = find_run_folders(folder)
+    missing = sorted(set(runs or ()) - set(folders))
+    if missing:
+        raise DataError(f"{folder} holds no picks of {', '.join(missing)}; it has those of {', '.join(folders)}")
+    chosen = folders if runs is None else {run: folders[run] for run in sorted(runs)}
+    return {run: read_run_picks(path, particle_names) for run, path in chosen.items()}
+
+
+def find_run_folders(folder: Path) -> dict[str, Path]:
+    """Return, for every run below `folder`, the folder of its picks files; sorted by run."""
+    if not folder.is_dir():
+        raise DataError(f"no such folder: {folder}; --truth takes a folder with <run>/<particle>.json or an overlay")
+    for level in LEVELS:
+        found = _runs_in(folder / level)
+        if found:
+            return found
+    raise DataError(
+        f"{folder} holds no picks; expected <run>/<particle>.json, <run>/{PICKS_FOLDER}/<particle>.json, "
+        f"or one of these folders: {', '.join(LEVELS[:-1])}"
+    )
+
+
+def _runs_in(folder: Path) -> dict[str, Path]:
+    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    found: dict[str, Path] = {}
+    for entry in entries:
+        for candidate in (entry / PICKS_FOLDER, entry):
+            if next(candidate.glob("*.json"), None) is not None:
+                found[entry.name] = candidate
+                break
+    return found
