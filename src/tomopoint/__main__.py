@@ -131,7 +131,7 @@ def _parse(
     _add_by_hand(parser, function, entry.positional, flags)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     parser.add_argument("--verbose", action="store_true", help="log more")
-    parsed = parser.instantiate_classes(parser.parse_args(words))
+    parsed = parser.instantiate(parser.parse_args(words))
     options = {name: getattr(parsed, name) for name in (*added, *entry.positional, *flags)}
     return options, parsed.json, parsed.verbose
 
