@@ -1,0 +1,35 @@
+# %% [markdown]
+# # tomopoint: build the engine
+#
+# Needs one input, the dataset staged by `build_dataset.py`. Leaves `engine.json`: which runtime may be trusted with the
+# graph on this machine, how far it is from PyTorch, and how fast it is. Attach this notebook's output to *tomopoint submit*.
+# Generated from `kernels/build_engine/build_engine.py`; edit that file, then `make kernels`.
+
+# %%
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(os.environ.get("KAGGLE_ROOT", "/kaggle"))
+manifests = [*ROOT.glob("input/*/manifest.json"), *ROOT.glob("input/datasets/*/*/manifest.json")]
+kits = [path.parent for path in manifests if "tomopoint" in path.read_text()]
+assert kits, f"no tomopoint kit in {ROOT}/input: attach the dataset of build_dataset.py (Add Input > Datasets), run again"
+
+# %%
+packages = ROOT / "temp" / "packages"  # beside the image's packages, never over them
+names = json.loads((kits[0] / "manifest.json").read_text())["install"]
+pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade", "--no-compile"]
+subprocess.run([*pip, "--target", str(packages), "--find-links", str(kits[0]), *names], check=True)
+sys.path.insert(0, str(packages))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(packages), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+# %%
+from tomopoint.kaggle import engine_kernel
+
+result = engine_kernel.run(ROOT)
+
+# %%
+print(result.text)
+assert result.ok, "no runtime reproduces PyTorch's outputs with this graph: see the lines above"

@@ -1,0 +1,38 @@
+# %% [markdown]
+# # tomopoint: submit
+#
+# Needs the competition's data, the dataset staged by `build_dataset.py` and, to save time, the output of
+# *tomopoint build engine*. Leaves `submission.csv`.
+# Generated from `kernels/submit/submit.py`; edit that file, then `make kernels`.
+
+# %%
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(os.environ.get("KAGGLE_ROOT", "/kaggle"))
+manifests = [*ROOT.glob("input/*/manifest.json"), *ROOT.glob("input/datasets/*/*/manifest.json")]
+kits = [path.parent for path in manifests if "tomopoint" in path.read_text()]
+assert kits, f"no tomopoint kit in {ROOT}/input: attach the dataset of build_dataset.py (Add Input > Datasets), run again"
+
+# %%
+packages = ROOT / "temp" / "packages"  # beside the image's packages, never over them
+names = json.loads((kits[0] / "manifest.json").read_text())["install"]
+pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade", "--no-compile"]
+subprocess.run([*pip, "--target", str(packages), "--find-links", str(kits[0]), *names], check=True)
+sys.path.insert(0, str(packages))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(packages), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+# %%
+from tomopoint.kaggle import submit
+
+result = submit.run(ROOT)
+
+# %%
+print(result.text)
+result.table
+
+# %%
+submit.check_submission(result.submission_path, result.runs, result.particles)

@@ -1,0 +1,184 @@
+"""Does a graph compute what PyTorch computes? Figures, tolerances and the verdict. numpy only: the kernels use it too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+PRECISIONS = ("fp32", "fp16")
+
+SMALL_WINDOW_VOX = 64**3
+"""Up to here ONNX Runtime's normalisation, which sums in float32, stays within 2e-5 of PyTorch; the error grows with
+the number of summed voxels and was 1.3e-3 at 192x128x128."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest absolute error that is still called equal.
+
+    Attributes
+    ----------
+    scores
+        Of a score, which lies in (0, 1).
+    offsets_vox
+        Of an offset, voxels.
+    """
+
+    scores: float
+    offsets_vox: float
+
+
+FP32_SMALL = Tolerance(scores=1e-4, offsets_vox=1e-4)
+"""Five times the largest difference seen on small windows (2e-5): a wrong operator is off by orders more."""
+FP32_FULL = Tolerance(scores=5e-3, offsets_vox=5e-3)
+"""Four times the largest difference seen on full windows, see SMALL_WINDOW_VOX."""
+FP16 = Tolerance(scores=3e-2, offsets_vox=5e-2)
+"""float16 keeps 11 bits, so each convolution rounds to 5e-4 of its values; seen on logits: 1e-3 to 5e-3 per network.
+A threshold is never known to 0.03, and 0.05 voxels are half an Angstrom, against a hit radius of 30 A and more."""
+
+SAME_PICK_VOX = 1.0
+"""Two top picks this close are one: less than a cell of stride 2."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What any engine returns for one batch of windows.
+
+    Attributes
+    ----------
+    scores
+        ``(B, C, d, h, w)`` in (0, 1).
+    offsets
+        ``(B, 3, d, h, w)`` voxels, channels z, y, x.
+    """
+
+    scores: Array
+    offsets: Array
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One line of the parity table: how far some outputs are from PyTorch's in float32.
+
+    Attributes
+    ----------
+    subject
+        ``"whole graph"``, or an architecture.
+    runtime
+        What computed the outputs, e.g. ``"CPUExecutionProvider"``.
+    scores_max, scores_mean
+        Absolute error of the scores.
+    offsets_max_vox, offsets_mean_vox
+        Absolute error of the offsets, voxels.
+    top1_agreement
+        Share of the classes (of each window) whose best pick is the same, see :func:`top1_agreement`.
+    tolerance
+        What was allowed.
+    """
+
+    subject: str
+    runtime: str
+    scores_max: float
+    scores_mean: float
+    offsets_max_vox: float
+    offsets_mean_vox: float
+    top1_agreement: float
+    tolerance: Tolerance
+
+    @property
+    def ok(self) -> bool:
+        """Whether both errors are within tolerance (not, where they are NaN) and every best pick agrees."""
+        return (
+            self.scores_max <= self.tolerance.scores
+            and self.offsets_max_vox <= self.tolerance.offsets_vox
+            and self.top1_agreement == 1.0
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "ok": self.ok}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ParityRow:
+        """Read what :meth:`to_dict` wrote."""
+        fields = {name: value for name, value in values.items() if name != "ok"}
+        return cls(**{**fields, "tolerance": Tolerance(**fields["tolerance"])})
+
+
+def tolerance_for(precision: str, window_zyx: Sequence[int]) -> Tolerance:
+    """Return what is allowed between PyTorch in float32 and a graph of this precision and window."""
+    if precision == "fp16":
+        return FP16
+    return FP32_SMALL if prod(window_zyx) <= SMALL_WINDOW_VOX else FP32_FULL
+
+
+def compare(
+    subject: str, runtime: str, expected: Outputs, got: Outputs, tolerance: Tolerance, stride: int
+) -> ParityRow:
+    """Measure `got` against `expected`; both of the same batch of windows, with cells of `stride` voxels.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ: the graph has other classes, another stride or another window.
+    """
+    for name in ("scores", "offsets"):
+        shapes = getattr(expected, name).shape, getattr(got, name).shape
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name} of {subject} have shape {shapes[1]}, expected {shapes[0]}")
+    scores_error = np.abs(expected.scores.astype(np.float64) - got.scores)
+    offsets_error = np.abs(expected.offsets.astype(np.float64) - got.offsets)
+    return ParityRow(
+        subject=subject,
+        runtime=runtime,
+        scores_max=float(scores_error.max()),
+        scores_mean=float(scores_error.mean()),
+        offsets_max_vox=float(offsets_error.max()),
+        offsets_mean_vox=float(offsets_error.mean()),
+        top1_agreement=top1_agreement(expected, got, tolerance, stride),
+        tolerance=tolerance,
+    )
+
+
+def top1_agreement(expected: Outputs, got: Outputs, tolerance: Tolerance, stride: int) -> float:
+    """Return the share of windows x classes whose highest-scoring cell yields the same pick in both outputs.
+
+    The same: the offsets of the two cells lead to points within ``SAME_PICK_VOX`` of each other, or the cells are
+    tied, i.e. `expected` itself scores them within twice the tolerance (each of the two may err by one).
+    """
+    windows, classes = expected.scores.shape[:2]
+    grid = expected.scores.shape[2:]
+    same = 0
+    for window in range(windows):
+        for channel in range(classes):
+            truth, answer = expected.scores[window, channel], got.scores[window, channel]
+            best, found = np.unravel_index(truth.argmax(), grid), np.unravel_index(answer.argmax(), grid)
+            tied = best != found and truth[best] - truth[found] <= 2 * tolerance.scores
+            apart_vox = (np.subtract(best, found) * stride) + (
+                expected.offsets[(window, slice(None), *best)] - got.offsets[(window, slice(None), *found)]
+            )
+            same += bool(tied or np.linalg.norm(apart_vox) <= SAME_PICK_VOX)
+    return same / (windows * classes)
+
+
+def format_table(rows: Sequence[ParityRow]) -> str:
+    """Return the parity table for people."""
+    head = f"{'':24} {'scores max':>11} {'mean':>9} {'offsets max':>12} {'mean':>9} {'top-1':>6}  verdict"
+    lines = [
+        f"{row.subject[:24]:24} {row.scores_max:11.1e} {row.scores_mean:9.1e} {row.offsets_max_vox:8.1e} vox "
+        f"{row.offsets_mean_vox:9.1e} {row.top1_agreement:6.0%}  {_verdict(row)}"
+        for row in rows
+    ]
+    return "\n".join([head, *lines])
+
+
+def _verdict(row: ParityRow) -> str:
+    allowed = f"{row.tolerance.scores:g} / {row.tolerance.offsets_vox:g} vox"
+    return f"{'ok' if row.ok else 'FAILED'}, allowed {allowed}"

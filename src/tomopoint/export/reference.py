@@ -1,0 +1,132 @@
+"""The reference: one batch of windows and what PyTorch made of it in float32. numpy only: the kernels read it.
+
+It travels beside the graph as ``reference.npz``, so that an engine can be tested where it will run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from tomopoint.errors import DataError, EngineError
+from tomopoint.export.parity import PRECISIONS, Array, Outputs
+from tomopoint.pipeline import Pipeline
+
+REFERENCE_NAME = "reference.npz"
+
+DIP_SD = 3.0
+"""Depth of a planted particle, in standard deviations of the noise: about what a large particle has in a denoised tomogram."""
+DIPS_PER_WINDOW = 12
+SMOOTH_VOX = 1.5
+"""Noise of a denoised tomogram is correlated over a few voxels; half of the variance is made so."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A batch of windows with PyTorch's outputs.
+
+    Attributes
+    ----------
+    windows
+        ``(B, 1, D, H, W)`` float32, normalised: the graph's exact input shape.
+    outputs
+        PyTorch's, float32.
+    precision
+        ``"fp32"`` or ``"fp16"``: of the graph it belongs to.
+    onnx_sha256
+        Hash of that graph.
+    """
+
+    windows: Array
+    outputs: Outputs
+    precision: str
+    onnx_sha256: str
+
+    @property
+    def window_zyx(self) -> tuple[int, int, int]:
+        """Size of a window, voxels."""
+        depth, height, width = self.windows.shape[2:]
+        return depth, height, width
+
+    def save(self, path: Path) -> None:
+        """Write ``reference.npz``, atomically."""
+        temporary = path.with_name(f".{path.name}.partial")
+        with temporary.open("wb") as stream:
+            np.savez(
+                stream,
+                windows=self.windows,
+                scores=self.outputs.scores,
+                offsets=self.outputs.offsets,
+                precision=np.array(self.precision),
+                onnx_sha256=np.array(self.onnx_sha256),
+            )
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Reference:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        DataError
+            Missing, damaged, or another file of that name.
+        """
+        try:
+            with np.load(path) as stored:
+                outputs = Outputs(stored["scores"], stored["offsets"])
+                reference = cls(stored["windows"], outputs, str(stored["precision"]), str(stored["onnx_sha256"]))
+        except OSError as error:
+            raise DataError(f"cannot read {path} ({error.strerror or error}); export the graph again") from error
+        except (ValueError, KeyError, EOFError) as error:
+            raise DataError(f"{path} is damaged or no reference ({error}); export the graph again") from error
+        if reference.precision not in PRECISIONS or reference.windows.ndim != 5:
+            raise DataError(f"{path} is no reference of a graph; export the graph again")
+        return reference
+
+    def require_graph(self, onnx_sha256: str, path: Path) -> None:
+        """Raise EngineError where this is not the reference of the graph with that hash; `path` names the graph."""
+        if onnx_sha256 != self.onnx_sha256:
+            raise EngineError(
+                f"{path} is not the graph its reference was made with (SHA-256 {onnx_sha256[:12]}, expected "
+                f"{self.onnx_sha256[:12]}): damaged or replaced; export it again"
+            )
+
+
+def synthetic_windows(pipeline: Pipeline, window_zyx: Sequence[int], batch: int, seed: int = 0) -> Array:
+    """Make windows with the statistics of a normalised tomogram: correlated noise of mean 0 and deviation 1, dark dips.
+
+    The dips are Gaussian, as wide as the particles of `pipeline`, ``DIP_SD`` deep. They are no tomogram: they only
+    make the networks answer over their whole range, so that an error shows.
+
+    Returns
+    -------
+    ndarray
+        ``(batch, 1, D, H, W)`` float32, the same for the same arguments.
+    """
+    rng = np.random.default_rng(seed)
+    windows = np.stack([_one_window(pipeline, tuple(window_zyx), rng) for _ in range(batch)])
+    return windows[:, None]
+
+
+def _one_window(pipeline: Pipeline, window_zyx: tuple[int, ...], rng: np.random.Generator) -> Array:
+    white = rng.standard_normal(window_zyx, dtype=np.float32)
+    smooth = gaussian_filter(rng.standard_normal(window_zyx, dtype=np.float32), SMOOTH_VOX)
+    volume = white / np.float32(np.sqrt(2)) + smooth / np.float32(np.sqrt(2) * smooth.std())
+    for count in range(DIPS_PER_WINDOW):
+        particle = pipeline.particles[count % len(pipeline.particles)]
+        centre_zyx = rng.uniform(0, window_zyx)
+        _plant_dip(volume, centre_zyx, particle.radius_A / pipeline.voxel_A / 2)
+    return ((volume - volume.mean()) / volume.std()).astype(np.float32)
+
+
+def _plant_dip(volume: Array, centre_zyx: np.ndarray, width_vox: float) -> None:
+    """Subtract a Gaussian of that standard deviation, separably, in place."""
+    profiles = [
+        np.exp(-0.5 * ((np.arange(size, dtype=np.float32) + 0.5 - centre) / width_vox) ** 2)
+        for size, centre in zip(volume.shape, centre_zyx, strict=True)
+    ]
+    volume -= np.float32(DIP_SD) * np.einsum("z,y,x->zyx", *profiles)

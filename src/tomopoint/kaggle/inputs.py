@@ -1,0 +1,81 @@
+"""Find what is attached to a notebook, by marker files, in both of Kaggle's layouts.
+
+Kaggle mounts an input either flat, ``input/<slug>``, or by kind and owner: ``input/competitions/<slug>``,
+``input/datasets/<owner>/<slug>``, ``input/notebooks/<owner>/<slug>``. Which one cannot be chosen, and slugs are the
+user's, so nothing here depends on either.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tomopoint.data.project import SAMPLE_SUBMISSION
+from tomopoint.errors import DataError
+from tomopoint.kaggle.manifest import MANIFEST, Manifest
+
+ENGINE_RECORD = "engine.json"
+
+
+def find_kit(root: Path) -> Path:
+    """Return the folder of the dataset that ``build_dataset.py`` staged.
+
+    Parameters
+    ----------
+    root
+        ``/kaggle``, or the root of a rehearsal.
+
+    Raises
+    ------
+    DataError
+        None attached, or several.
+    """
+    folders = [path.parent for path in _matches(root, "datasets/*/*", MANIFEST) if Manifest.is_ours(path)]
+    if len(folders) > 1:
+        listed = ", ".join(str(folder) for folder in folders)
+        raise DataError(f"several tomopoint kits are attached ({listed}); remove all but one from the notebook's inputs")
+    if not folders:
+        raise DataError(
+            f"no tomopoint kit ({MANIFEST}) under {root / 'input'}: attach the dataset made by build_dataset.py "
+            f"(Add Input > Datasets, or dataset_sources in kernel-metadata.json) and run again; {_attached(root)}"
+        )
+    return folders[0]
+
+
+def find_competition(root: Path) -> Path:
+    """Return the folder that holds the competition's ``test/static`` (and ``train``).
+
+    Raises
+    ------
+    DataError
+        Not attached.
+    """
+    marked = [path.parent for path in _matches(root, "competitions/*", SAMPLE_SUBMISSION)]
+    marked += [path.parent.parent for path in _matches(root, "competitions/*", "test/static")]
+    for folder in marked:
+        if (folder / "test" / "static").is_dir():
+            return folder
+    raise DataError(
+        f"no competition data (test/static) under {root / 'input'}: attach the competition CZII - CryoET Object "
+        f"Identification (Add Input > Competitions, or competition_sources in kernel-metadata.json) and run again; "
+        f"{_attached(root)}"
+    )
+
+
+def find_engine_record(root: Path) -> Path | None:
+    """Return the ``engine.json`` in the attached output of the build_engine notebook, or None."""
+    found = _matches(root, "notebooks/*/*", ENGINE_RECORD)
+    return found[0] if found else None
+
+
+def _matches(root: Path, nested: str, marker: str) -> list[Path]:
+    """Return the paths of `marker` in flat and nested mounts, sorted within each, nested first."""
+    inputs = root / "input"
+    found = [*sorted(inputs.glob(f"{nested}/{marker}")), *sorted(inputs.glob(f"*/{marker}"))]
+    return list(dict.fromkeys(found))
+
+
+def _attached(root: Path) -> str:
+    """Say what is there, since a fresh attachment is sometimes mounted late, as an empty folder."""
+    inputs = root / "input"
+    names = sorted(entry.name for entry in inputs.iterdir()) if inputs.is_dir() else []
+    return f"attached now: {', '.join(names)}" if names else "nothing is mounted there (a fresh attachment may need a re-run)"

@@ -1,0 +1,118 @@
+"""The manifest of a kit: what belongs in the dataset, by hash, and what ties it together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tomopoint.errors import DataError
+from tomopoint.files import sha256_of, write_atomically
+
+MANIFEST = "manifest.json"
+MODEL = "ensemble.onnx"
+REFERENCE = "reference.npz"
+PIPELINE = "pipeline.json"
+
+FORMAT = "tomopoint-kit"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class KitFile:
+    """Hash and size of one file of a kit."""
+
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> KitFile:
+        """Measure a file."""
+        return cls(sha256_of(path), path.stat().st_size)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a kit consists of.
+
+    Attributes
+    ----------
+    tomopoint
+        Version of the package in it.
+    onnx_sha256
+        Hash of the graph; an ``engine.json`` must name the same.
+    pipeline_digest
+        Digest of the Pipeline in the graph.
+    install
+        What to give to ``pip install --no-index --no-deps --find-links KIT``.
+    versions
+        Tools that made the graph.
+    files
+        Every file of the kit but the manifest itself and Kaggle's own metadata, by name. A kit has no folders: the
+        kaggle command line skips them.
+    """
+
+    tomopoint: str
+    onnx_sha256: str
+    pipeline_digest: str
+    install: tuple[str, ...]
+    versions: Mapping[str, str]
+    files: Mapping[str, KitFile]
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    @staticmethod
+    def is_ours(path: Path) -> bool:
+        """Tell a kit's manifest from another dataset's file of that name."""
+        try:
+            return bool(json.loads(path.read_text())["format"] == FORMAT)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read the manifest of a kit.
+
+        Raises
+        ------
+        DataError
+            None there, or not one this version reads.
+        """
+        path = folder / MANIFEST
+        try:
+            values: dict[str, Any] = json.loads(path.read_text())
+            files = {name: KitFile(**entry) for name, entry in values.pop("files").items()}
+            manifest = cls(files=files, **{**values, "install": tuple(values["install"])})
+        except OSError as error:
+            raise DataError(f"cannot read {path} ({error.strerror}); stage the kit with build_dataset.py") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is not a kit's manifest ({error}); stage the kit again with build_dataset.py") from error
+        if (manifest.format, manifest.format_version) != (FORMAT, FORMAT_VERSION):
+            raise DataError(f"{path} has format {manifest.format} {manifest.format_version}, not {FORMAT} {FORMAT_VERSION}")
+        return manifest
+
+    def save(self, folder: Path) -> None:
+        """Write ``manifest.json``."""
+        write_atomically(folder / MANIFEST, json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+
+    def verify(self, folder: Path) -> None:
+        """Compare every listed file with its hash.
+
+        Raises
+        ------
+        DataError
+            A file is missing or differs; the message names the first.
+        """
+        for name, expected in self.files.items():
+            path = folder / name
+            if not path.is_file():
+                raise DataError(f"{path} is missing, the manifest lists it; stage and upload the kit again")
+            if path.stat().st_size != expected.bytes:
+                raise DataError(
+                    f"{path} has {path.stat().st_size} bytes, the manifest says {expected.bytes}; "
+                    "stage and upload the kit again"
+                )
+            if sha256_of(path) != expected.sha256:
+                raise DataError(f"{path} is not what was staged (its SHA-256 differs); stage and upload the kit again")

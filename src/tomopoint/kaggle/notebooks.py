@@ -1,0 +1,73 @@
+"""Notebooks from their ``.py``: people edit ``kernels/<name>/<name>.py``, everything else there is generated.
+
+``python -m tomopoint.kaggle.notebooks`` (``make kernels``) writes ``<name>.ipynb`` and ``kernel-metadata.json``. The
+same text always gives the same bytes: no outputs, no time, and cell ids made from position and content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tomopoint.files import write_atomically
+from tomopoint.kaggle.checkout import checkout_root
+from tomopoint.kaggle.metadata import KERNEL_METADATA, as_json, kernel_metadata, load_config
+
+_KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_ID_LENGTH = 12
+
+
+def notebook_text(source: str) -> str:
+    """Return the ``.ipynb`` text of a script in jupytext's percent format."""
+    import jupytext
+    import nbformat
+
+    notebook = jupytext.reads(source, fmt="py:percent")
+    for position, cell in enumerate(notebook.cells):
+        cell["id"] = _cell_id(position, cell.cell_type, cell.source)
+        cell["metadata"] = {}
+    notebook["metadata"] = {"kernelspec": _KERNEL, "language_info": {"name": "python"}}
+    # 4.5 is the first format with cell ids.
+    notebook["nbformat"], notebook["nbformat_minor"] = 4, 5
+    nbformat.validate(notebook)
+    return str(nbformat.writes(notebook)).rstrip("\n") + "\n"
+
+
+def kernel_files(kernels_folder: Path) -> Mapping[Path, str]:
+    """Return path and text of every generated file, from the sources in `kernels_folder`."""
+    config = load_config(kernels_folder / "kernels.toml")
+    files: dict[Path, str] = {}
+    for kernel in config.kernels:
+        folder = kernels_folder / kernel.name
+        files[folder / f"{kernel.name}.ipynb"] = notebook_text((folder / f"{kernel.name}.py").read_text())
+        files[folder / KERNEL_METADATA] = as_json(kernel_metadata(config, kernel.name))
+    return files
+
+
+def write_kernels(kernels_folder: Path) -> list[Path]:
+    """Write every generated file whose text has changed; return their paths."""
+    changed = []
+    for path, text in kernel_files(kernels_folder).items():
+        if not path.exists() or path.read_text() != text:
+            write_atomically(path, text)
+            changed.append(path)
+    return changed
+
+
+def _cell_id(position: int, kind: str, source: str) -> str:
+    """Return an id that depends on nothing but the cell: random ones would make every regeneration a diff."""
+    return hashlib.sha256(f"{position}\n{kind}\n{source}".encode()).hexdigest()[:_ID_LENGTH]
+
+
+def main() -> None:
+    """Write the generated files of the checkout's ``kernels/`` and say which changed."""
+    folder = checkout_root() / "kernels"
+    changed = write_kernels(folder)
+    lines = [f"wrote {path.relative_to(folder.parent)}" for path in changed] or ["notebooks and metadata are up to date"]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
