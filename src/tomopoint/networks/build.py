@@ -122,8 +122,10 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise TomopointError(f"no weights file {path}; correct `pretrained` in the recipe")
     try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(
-            path, map_location="cpu", weights_only=True
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise TomopointError(f"{path} is neither safetensors nor a torch state dict ({error})") from error

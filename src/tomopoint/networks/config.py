@@ -116,7 +116,9 @@ class NetworkConfig:
             raise TomopointError(
                 f"a network has no option {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
             )
-        return cls(**{k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in values.items()})
+        is_list = {k: isinstance(v, Sequence) and not isinstance(v, str) for k, v in values.items()}
+        options: dict[str, Any] = {k: tuple(v) if is_list[k] else v for k, v in values.items()}
+        return cls(**options)
 
 
 def _check_values(config: NetworkConfig) -> None:

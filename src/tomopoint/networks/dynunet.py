@@ -1,8 +1,8 @@
-"""DynUNet (the nnU-Net architecture, Isensee et al. 2021) down to a feature map at the output stride, of MONAI's blocks."""
+"""DynUNet (the nnU-Net architecture, Isensee et al. 2021) down to a feature map at the output stride, MONAI's parts."""
 
 from __future__ import annotations
 
-from monai.networks.nets import DynUNet
+from monai.networks.nets.dynunet import DynUNet
 from torch import Tensor, nn
 
 from tomopoint.networks.config import NetworkConfig
@@ -29,7 +29,8 @@ class DynUNetBackbone(nn.Module):
     def __init__(self, config: NetworkConfig, stride: int) -> None:
         super().__init__()
         config = config.resolved()
-        assert config.filters is not None and config.features is not None
+        assert config.filters is not None
+        assert config.features is not None
         n_levels = len(config.filters)
         kept = n_decoder_stages(n_levels, stride)
         strides = [1] + [2] * (n_levels - 1)
@@ -63,4 +64,5 @@ class DynUNetBackbone(nn.Module):
         x = self.bottleneck(x)
         for up, skip in zip(self.upsamples, reversed(skips), strict=False):
             x = up(x, skip)
-        return self.project(x)
+        features: Tensor = self.project(x)
+        return features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monai.networks.nets import SegResNet
+from monai.networks.nets.segresnet import SegResNet
 from torch import Tensor, nn
 
 from tomopoint.networks.config import NetworkConfig
@@ -28,7 +28,8 @@ class SegResNetBackbone(nn.Module):
     def __init__(self, config: NetworkConfig, stride: int) -> None:
         super().__init__()
         config = config.resolved()
-        assert config.init_filters is not None and config.blocks_down is not None
+        assert config.init_filters is not None
+        assert config.blocks_down is not None
         n_levels = len(config.blocks_down)
         kept = n_decoder_stages(n_levels, stride)
         whole = SegResNet(
@@ -58,4 +59,5 @@ class SegResNetBackbone(nn.Module):
             skips.append(x)
         for upsample, refine, skip in zip(self.up_samples, self.up_layers, reversed(skips[:-1]), strict=False):
             x = refine(upsample(x) + skip)
-        return self.project(x)
+        features: Tensor = self.project(x)
+        return features

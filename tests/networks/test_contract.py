@@ -1,0 +1,152 @@
+"""Every network honours the one contract: shapes, legal sizes, gradients, half precision, export."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from tomopoint.errors import TomopointError
+from tomopoint.networks.build import build_network
+from tomopoint.networks.config import NETWORK_NAMES, NetworkConfig
+from tomopoint.networks.contract import PointNetwork
+
+N_CLASSES = 6
+STRIDE = 2
+
+BF16_TOLERANCE = 0.1
+"""bfloat16 keeps 8 bits, 0.4 % per operation, and some twenty layers follow each other; unit-size logits."""
+
+ORT_TOLERANCE = 1e-4
+"""Both compute in float32; sums over up to 432 products in another order, through ten layers."""
+
+NARROW = {
+    "segresnet": NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=6, offset_width=4),
+    "dynunet": NetworkConfig("dynunet", filters=(4, 8, 16), features=8, class_width=6, offset_width=4),
+    "dynunet-residual": NetworkConfig(
+        "dynunet-residual", filters=(4, 8, 16), features=8, class_width=6, offset_width=4, dropout=0.1
+    ),
+    "heatmap": NetworkConfig("heatmap", init_filters=8, blocks_down=(1, 1, 1), class_width=6, features=12),
+}
+
+
+def narrow_network(name: str, seed: int = 0) -> PointNetwork:
+    """Return a narrow network whose heads no longer start at zero, so that every output depends on everything."""
+    torch.manual_seed(seed)
+    network = build_network(NARROW[name], N_CLASSES, STRIDE)
+    for head in network.head.children():
+        if isinstance(head, torch.nn.Sequential):
+            torch.nn.init.normal_(head[-1].weight, std=0.3)
+    return network.eval()
+
+
+def test_every_network_is_tested():
+    assert set(NARROW) == set(NETWORK_NAMES)
+
+
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("cells_zyx", [(2, 2, 2), (1, 2, 3), (4, 1, 2)])
+def test_shapes_at_legal_sizes(name, cells_zyx):
+    network = narrow_network(name)
+    size = tuple(n * network.divisor for n in cells_zyx)
+    with torch.inference_mode():
+        scores, offsets_vox = network(torch.randn(2, 1, *size))
+    expected = tuple(n // STRIDE for n in size)
+    assert scores.shape == (2, N_CLASSES, *expected)
+    assert offsets_vox.shape == (2, 3, *expected)
+    assert scores.dtype == offsets_vox.dtype == torch.float32
+    assert 0 < scores.min() < scores.max() < 1
+    assert offsets_vox.abs().max() <= STRIDE
+
+
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+def test_an_illegal_size_is_refused_with_the_size_to_pad_to(name):
+    network = narrow_network(name)
+    d = network.divisor
+    with pytest.raises(TomopointError, match=f"multiples of {d}.*pad it to {2 * d}x{2 * d}x{3 * d}"):
+        network(torch.zeros(1, 1, d + 1, 2 * d, 3 * d - 1))
+    with pytest.raises(TomopointError, match="one channel"):
+        network(torch.zeros(1, 2, d, d, 2 * d))
+    with pytest.raises(TomopointError, match="B,1,D,H,W"):
+        network(torch.zeros(1, d, d, 2 * d))
+
+
+def test_instance_norm_needs_more_than_one_coarse_cell():
+    network = narrow_network("dynunet")
+    with pytest.raises(TomopointError, match="pad it to 4x4x8"):
+        network(torch.zeros(1, 1, 4, 4, 4))
+
+
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+def test_gradient_reaches_every_parameter(name):
+    network = narrow_network(name).train()
+    logits, offsets_vox = network.logits(torch.randn(2, 1, 16, 16, 16))
+    ((logits * torch.randn_like(logits)).sum() + (offsets_vox * torch.randn_like(offsets_vox)).sum()).backward()
+    without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+def test_a_fresh_network_scores_every_cell_low_and_points_at_its_anchor(name):
+    network = build_network(NARROW[name], N_CLASSES, STRIDE).eval()
+    with torch.inference_mode():
+        scores, offsets_vox = network(torch.randn(1, 1, 16, 16, 16))
+    torch.testing.assert_close(scores, torch.full_like(scores, 1 / (1 + np.exp(4.0))))
+    assert offsets_vox.abs().max() == 0
+
+
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_autocast_stays_close_and_scores_are_float32(name, dtype):
+    network = narrow_network(name)
+    volume = torch.randn(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        exact_scores, exact_offsets = network(volume)
+        with torch.autocast("cpu", dtype):
+            scores, offsets_vox = network(volume)
+    assert scores.dtype == offsets_vox.dtype == torch.float32
+    assert (scores - exact_scores).abs().max() < BF16_TOLERANCE
+    assert (offsets_vox - exact_offsets).abs().max() < BF16_TOLERANCE * STRIDE
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch", "ignore::FutureWarning:copyreg")
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+def test_export_agrees_with_onnxruntime_and_leaves_the_network_usable(name, tmp_path):
+    network = narrow_network(name)
+    volume = torch.randn(1, 1, 16, 8, 24)
+    path = tmp_path / "network.onnx"
+    export(network, volume, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    got = session.run(None, {"volume": volume.numpy()})
+    with torch.inference_mode():
+        expected = network(volume)
+    assert expected[0].std() > 0.01  # else agreement would say nothing
+    for have, want in zip(got, expected, strict=True):
+        np.testing.assert_allclose(have, want.numpy(), atol=ORT_TOLERANCE)
+
+
+def export(module: torch.nn.Module, volume: torch.Tensor, path) -> None:
+    torch.onnx.export(
+        module,
+        (volume,),
+        str(path),
+        dynamo=True,
+        opset_version=20,
+        input_names=["volume"],
+        output_names=["scores", "offsets"],
+        verbose=False,
+    )
+
+
+def test_a_stride_no_decoder_stage_reaches_is_refused():
+    with pytest.raises(TomopointError, match="strides 1, 2, not 4"):
+        build_network(NARROW["segresnet"], N_CLASSES, stride=4)
+    with pytest.raises(TomopointError, match="at least one class"):
+        build_network(NARROW["segresnet"], 0)
+
+
+@pytest.mark.parametrize("name", ["segresnet", "dynunet"])
+def test_other_strides(name):
+    network = build_network(NARROW[name], 2, stride=1).eval()
+    with torch.inference_mode():
+        scores, _ = network(torch.randn(1, 1, 8, 8, 8))
+    assert scores.shape == (1, 2, 8, 8, 8)
