@@ -1,0 +1,178 @@
+"""Members on disk: one folder per fold and network, with weights and the record that makes them usable.
+
+::
+
+    <run>/recipe.yaml
+    <run>/<fold>/<network>/weights.safetensors   the weights to use
+                           member.json           MemberRecord; there only once the member is finished
+                           metrics.csv           one row per epoch
+                           last.ckpt             everything needed to go on after an interruption
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tomopoint.errors import TomopointError
+from tomopoint.files import sha256_of, write_atomically
+from tomopoint.networks.build import build_network
+from tomopoint.networks.config import NetworkConfig
+from tomopoint.networks.contract import PointNetwork
+from tomopoint.pipeline import Normalisation
+
+WEIGHTS = "weights.safetensors"
+RECORD = "member.json"
+METRICS = "metrics.csv"
+LAST = "last.ckpt"
+RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """What is known of a trained network.
+
+    Attributes
+    ----------
+    fold
+        Name of the fold.
+    network
+        Architecture and sizes, every value filled in.
+    particles
+        Names in channel order.
+    stride
+        Voxels per output cell.
+    voxel_A
+        Voxel size it was trained at, Angstrom.
+    normalisation
+        From raw values to network input.
+    training_runs, validation_runs
+        Names of runs; disjoint.
+    data_root
+        Folder of the project.
+    data_sha256, recipe_sha256, weights_sha256
+        What it was made from, and the weights file itself.
+    recipe
+        Name or path of the recipe as given.
+    tomopoint
+        Version that trained it.
+    epochs, steps
+        Trained, in all.
+    kept
+        Which weights these are, in words.
+    seconds
+        Training time, interruptions left out.
+    device, precision
+        Where and how it was trained.
+    """
+
+    fold: str
+    network: NetworkConfig
+    particles: tuple[str, ...]
+    stride: int
+    voxel_A: float
+    normalisation: Normalisation
+    training_runs: tuple[str, ...]
+    validation_runs: tuple[str, ...]
+    data_root: str
+    data_sha256: str
+    recipe_sha256: str
+    weights_sha256: str
+    recipe: str
+    tomopoint: str
+    epochs: int
+    steps: int
+    kept: str
+    seconds: float
+    device: str
+    precision: str
+
+    def save(self, folder: Path) -> None:
+        """Write ``member.json``: from now on the member counts as finished."""
+        content = {**asdict(self), "network": self.network.to_dict()}
+        write_atomically(folder / RECORD, json.dumps(content, indent=2) + "\n")
+
+
+def load_record(folder: Path) -> MemberRecord:
+    """Read a member's record.
+
+    Raises
+    ------
+    TomopointError
+        Missing, or not what this version writes.
+    """
+    path = folder / RECORD
+    try:
+        content = json.loads(path.read_text())
+        values = {f.name: content[f.name] for f in fields(MemberRecord)}
+        values["network"] = NetworkConfig.from_dict(values["network"])
+        normalisation = values["normalisation"]
+        values["normalisation"] = Normalisation(**{**normalisation, "quantiles": tuple(normalisation["quantiles"])})
+    except OSError as error:
+        raise TomopointError(f"cannot read {path} ({error.strerror}); is {folder} a finished member?") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise TomopointError(f"{path} is damaged or of another version ({error!r}); train the member again") from error
+    for name in ("particles", "training_runs", "validation_runs"):
+        values[name] = tuple(values[name])
+    return MemberRecord(**values)
+
+
+def load_member(folder: Path) -> tuple[PointNetwork, MemberRecord]:
+    """Return a trained network in eval mode, on the CPU, and its record.
+
+    Raises
+    ------
+    TomopointError
+        No finished member there, or the weights file is not the one that the record describes.
+    """
+    record = load_record(folder)
+    path = folder / WEIGHTS
+    if not path.is_file() or sha256_of(path) != record.weights_sha256:
+        raise TomopointError(f"{path} is missing or not the file that {RECORD} describes; train the member again")
+    network = build_network(record.network, len(record.particles), record.stride)
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise TomopointError(f"{path} does not fit the network that {RECORD} describes: {error}") from error
+    return network.eval().requires_grad_(False), record
+
+
+def find_members(run_folder: Path) -> list[Path]:
+    """Return the folders of all finished members of a run, sorted by fold and network.
+
+    Raises
+    ------
+    TomopointError
+        There is none.
+    """
+    folders = sorted(path.parent for path in run_folder.glob(f"*/*/{RECORD}"))
+    if not folders:
+        raise TomopointError(
+            f"{run_folder} holds no finished member (<fold>/<network>/{RECORD}); run `tomopoint train`"
+        )
+    return folders
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> str:
+    """Write weights atomically as safetensors, on the CPU in float32; return the file's SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+    temporary.replace(path)
+    return sha256_of(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that this package wrote; TomopointError where it is damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise TomopointError(f"cannot read {path}: {error}") from error
+    return content

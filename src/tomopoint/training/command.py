@@ -1,0 +1,79 @@
+"""The command `tomopoint train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from tomopoint.command import CommandResult
+
+
+def train(
+    data: Path,
+    out: Path,
+    recipe: str = "default",
+    folds: str | None = None,
+    epochs: int | None = None,
+    steps_per_epoch: int | None = None,
+    max_minutes: float | None = None,
+    seed: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16", "auto"] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    workers: int | None = None,
+    log: Literal["tensorboard", "wandb", "none"] = "tensorboard",
+) -> CommandResult:
+    """Train the networks of a recipe on every fold, one after the other.
+
+    Run the same command again to go on after an interruption: finished members are kept, an unfinished one goes on
+    from its last epoch. On several GPUs: torchrun --nproc-per-node N -m tomopoint train ...
+
+    Parameters
+    ----------
+    data
+        Project folder in the competition's layout; its train runs need picks.
+    out
+        Folder of the run, e.g. runs/first.
+    recipe
+        Name of a recipe, or path of a YAML file.
+    folds
+        Only these folds, e.g. 0,1; default all.
+    epochs
+        Instead of the recipe's.
+    steps_per_epoch
+        Instead of the recipe's.
+    max_minutes
+        Instead of the recipe's: end each member after this time. The result then depends on the machine's speed.
+    seed
+        Instead of the recipe's.
+    precision
+        Instead of the recipe's.
+    device
+        Where to train.
+    workers
+        Processes that cut crops; default none on a CPU, up to eight on a GPU.
+    log
+        Where curves go besides metrics.csv.
+    """
+    from dataclasses import replace
+
+    from tomopoint.training.machine import Machine
+    from tomopoint.training.members import make_plan, open_run, train_members
+    from tomopoint.training.recipes import load_recipe
+
+    chosen = load_recipe(recipe).with_fit(
+        epochs=epochs, steps_per_epoch=steps_per_epoch, max_minutes=max_minutes, precision=precision
+    )
+    chosen = chosen if seed is None else replace(chosen, seed=seed)
+    machine = Machine(device, workers, log)
+    machine.precision(chosen.fit.precision)
+    plan = make_plan(chosen, recipe, data, out, folds)
+    open_run(plan)
+    outcome = train_members(plan, machine)
+    done = [*outcome.trained, *outcome.skipped]
+    lines = [f"{len(done)} of {len(plan.tasks)} members are trained in {out}"]
+    lines += [f"FAILED {label}: {reason}" for label, reason in outcome.failed.items()]
+    next_step = (
+        f"next: tomopoint validate {out}" if not outcome.failed else "run the same command again to repeat those"
+    )
+    figures = {"out": str(out), "trained": outcome.trained, "skipped": outcome.skipped, "failed": outcome.failed}
+    return CommandResult("\n".join([*lines, next_step]), figures, ok=not outcome.failed)

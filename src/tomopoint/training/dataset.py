@@ -1,0 +1,164 @@
+"""Crops as a dataset in which (epoch, position) decides everything, and batches of them.
+
+No generator is carried along: the crop at a position of an epoch is the same whatever came before it, in whichever
+process it is made. That is what makes a resumed run equal to an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from tomopoint.training import crops as crops_module
+from tomopoint.training.augmentation import draw_transform, inside, resample
+from tomopoint.training.mixing import Crop, vary
+from tomopoint.training.points import PointBatch, collate
+from tomopoint.training.recipes import AugmentationOptions, CropOptions
+from tomopoint.training.runs import TrainingRun
+
+NO_AUGMENTATION = AugmentationOptions(resample_probability=0.0, flips=False, quarter_turns=False)
+
+MIXUP_EPOCH_OFFSET = 1 << 32
+"""Second crops of a mixup are drawn from epochs so far away that no first crop equals them."""
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """A batch of crops.
+
+    Attributes
+    ----------
+    volume
+        ``(B, 1, D, H, W)`` float32, normalised.
+    points
+        The particles in the crops.
+    origins
+        Where each crop was taken, in words: it names the culprit when a loss is not finite.
+    """
+
+    volume: Tensor
+    points: PointBatch
+    origins: tuple[str, ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> CropBatch:
+        """Return a copy on `device`."""
+        volume = self.volume.to(device, non_blocking=non_blocking)
+        return CropBatch(volume, self.points.to(device, non_blocking), self.origins)
+
+    def pin_memory(self) -> CropBatch:
+        """Return a copy in page-locked memory; a DataLoader calls this."""
+        return CropBatch(self.volume.pin_memory(), self.points.pin_memory(), self.origins)
+
+
+class CropDataset(Dataset[Crop]):
+    """Crops of some runs; indexed by (epoch, position).
+
+    Parameters
+    ----------
+    runs
+        Where crops are taken.
+    crops
+        Their size and places.
+    augmentation
+        How they are varied.
+    seed
+        Everything random derives from it, the epoch and the position.
+    sampler
+        What chooses places; by default :class:`~tomopoint.training.crops.CropSampler`.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[TrainingRun],
+        crops: CropOptions,
+        augmentation: AugmentationOptions,
+        seed: int,
+        sampler: crops_module.Sampler | None = None,
+    ) -> None:
+        self.runs = runs
+        self.crops = crops
+        self.augmentation = augmentation
+        self.seed = seed
+        self.sampler = sampler or crops_module.CropSampler(runs, crops)
+
+    def __getitem__(self, key: tuple[int, int]) -> Crop:
+        """Return the crop at (epoch, position)."""
+        epoch, position = key
+        rng = np.random.default_rng((self.seed, epoch, position))
+        crop = self._cut(position, rng)
+        options = self.augmentation
+        if options.mixup and rng.random() < options.mixup:
+            second = np.random.default_rng((self.seed, epoch + MIXUP_EPOCH_OFFSET, position))
+            crop = crop.blend(self._cut(position, second, crop.scale), share=rng.uniform(0.4, 0.6))
+        return vary(crop, rng, options, self.runs)
+
+    def _cut(self, position: int, rng: np.random.Generator, scale: float | None = None) -> Crop:
+        """Take one crop with its particles; the one resampling of the volume happens here.
+
+        A particle is kept where its centre lies in the crop: it has a cell of its own there. Outside there is no
+        cell to answer for it, and what is seen of it is background.
+        """
+        origin = self.sampler.draw(position, rng)
+        run = self.runs[origin.run]
+        transform = draw_transform(rng, self.augmentation, origin.centre_zyx, self.crops.size_zyx, scale)
+        centres_zyx = transform.to_crop(run.centres_zyx)
+        kept = inside(centres_zyx, self.crops.size_zyx)
+        place = ", ".join(f"{value:.1f}" for value in transform.centre_zyx)
+        return Crop(
+            volume_zyx=resample(run.volumes_zyx[origin.tomo_type], transform),
+            centres_zyx=centres_zyx[kept],
+            labels=run.labels[kept],
+            scale=transform.scale,
+            origin=f"{run.name} ({origin.tomo_type}) at z, y, x = {place} voxels",
+        )
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Positions 0 .. n-1 of the current epoch, split over processes; Lightning sets the epoch.
+
+    Parameters
+    ----------
+    n_positions
+        Crops per epoch and process.
+    rank, n_ranks
+        This process, and how many train together.
+    """
+
+    def __init__(self, n_positions: int, rank: int = 0, n_ranks: int = 1) -> None:
+        self.n_positions = n_positions
+        self.rank = rank
+        self.n_ranks = n_ranks
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration is about."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Crops per epoch and process."""
+        return self.n_positions
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield (epoch, position)."""
+        for index in range(self.n_positions):
+            yield self.epoch, index * self.n_ranks + self.rank
+
+
+def collate_crops(crops: Sequence[Crop]) -> CropBatch:
+    """Stack crops to a batch."""
+    volume = torch.stack([crop.volume_zyx for crop in crops])[:, None]
+    points = collate([(torch.from_numpy(c.centres_zyx), torch.from_numpy(c.labels), c.scale) for c in crops])
+    return CropBatch(volume, points, tuple(crop.origin for crop in crops))
+
+
+def fixed_batches(runs: Sequence[TrainingRun], crops: CropOptions, n_crops: int, batch_size: int) -> list[CropBatch]:
+    """Return the same few crops every time, not augmented: what the validation loss is measured on."""
+    plain = replace(crops, tomo_types=crops.tomo_types[:1])
+    dataset = CropDataset(runs, plain, NO_AUGMENTATION, seed=0)
+    taken = [dataset[0, position] for position in range(n_crops)]
+    return [collate_crops(taken[start : start + batch_size]) for start in range(0, n_crops, batch_size)]

@@ -1,0 +1,136 @@
+"""The machine that trains: device, precision, processes and log. Nothing here decides what is learned."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tomopoint.errors import TomopointError
+from tomopoint.training.recipes import Precision
+
+Device = Literal["auto", "cpu", "cuda"]
+Log = Literal["tensorboard", "wandb", "none"]
+LightningPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+MAX_LOADER_PROCESSES = 8
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Processes that train one member together, as ``torchrun`` started them.
+
+    Attributes
+    ----------
+    rank
+        This one.
+    count, per_node
+        In all, and on this machine.
+    """
+
+    rank: int = 0
+    count: int = 1
+    per_node: int = 1
+
+    @property
+    def nodes(self) -> int:
+        """Number of machines."""
+        return self.count // self.per_node
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """Read torchrun's variables; one process without them."""
+        value = os.environ.get
+        count = int(value("WORLD_SIZE", "1"))
+        return cls(int(value("RANK", "0")), count, int(value("LOCAL_WORLD_SIZE", str(count))))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Options of the machine.
+
+    Attributes
+    ----------
+    device
+        ``auto``: a GPU if there is one.
+    workers
+        Processes that cut crops; None: none on a CPU (its cores train), up to eight on a GPU.
+    log
+        Where curves go besides metrics.csv.
+
+    Raises
+    ------
+    TomopointError
+        A GPU is wanted and there is none.
+    """
+
+    device: Device = "auto"
+    workers: int | None = None
+    log: Log = "tensorboard"
+
+    def __post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise TomopointError("--device cuda: torch finds no GPU; use --device cpu, or install torch for CUDA")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether training runs on a GPU."""
+        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+
+    @property
+    def device_name(self) -> str:
+        """For the record."""
+        return torch.cuda.get_device_name() if self.on_gpu else "cpu"
+
+    @property
+    def loader_processes(self) -> int:
+        """Processes that cut crops."""
+        if self.workers is not None:
+            return self.workers
+        return min(MAX_LOADER_PROCESSES, max(1, (os.cpu_count() or 2) - 1)) if self.on_gpu else 0
+
+    def precision(self, wanted: Precision) -> LightningPrecision:
+        """Return Lightning's name of the precision; TomopointError for fp16 on a CPU."""
+        if wanted == "auto":
+            wanted = self._fastest_precision()
+        if wanted == "fp16" and not self.on_gpu:
+            raise TomopointError("precision fp16 needs a GPU; use bf16, fp32 or auto")
+        names: dict[str, LightningPrecision] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+        return names[wanted]
+
+    def _fastest_precision(self) -> Precision:
+        if self.on_gpu:
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if cpu_multiplies_bf16() else "fp32"
+
+    def build_logger(self, folder: Path, label: str) -> Any:
+        """Return Lightning's logger for a member; False for none."""
+        if self.log == "none":
+            return False
+        if self.log == "wandb":
+            return _wandb(folder, label)
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
+
+
+def cpu_multiplies_bf16(cpu_info: Path = CPU_INFO) -> bool:
+    """Return whether the processor has bf16 multiply instructions; without them bf16 is slower than fp32."""
+    flags = cpu_info.read_text() if cpu_info.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _wandb(folder: Path, label: str) -> Any:
+    try:
+        import wandb  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError as error:
+        raise TomopointError(
+            "--log wandb needs the package wandb: pip install wandb, or use --log tensorboard"
+        ) from error
+    from lightning.pytorch.loggers import WandbLogger
+
+    return WandbLogger(project="tomopoint", name=f"{folder.parents[1].name}/{label}", save_dir=str(folder))

@@ -1,0 +1,356 @@
+"""Recipes: everything that decides what a training run learns, as dataclasses read from a few lines of YAML.
+
+A field that a recipe does not name takes the default written here; the defaults are the recipe ``default``. What
+belongs to the machine and not to the result (device, loader processes, log) is an option of the command instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from tomopoint.errors import TomopointError
+from tomopoint.files import write_atomically
+from tomopoint.networks.config import NetworkConfig
+from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
+from tomopoint.training.loss_options import LossOptions
+
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+Averaging = Literal["none", "ema", "swa"]
+
+
+@dataclass(frozen=True)
+class CropOptions:
+    """Where crops are taken.
+
+    Attributes
+    ----------
+    size_zyx
+        Crop, voxels.
+    centred_fraction
+        Share of the crops that show a chosen particle; the others lie anywhere in the volume.
+    class_balance
+        How a particle is chosen: 0, every particle alike; 1, every class alike; between, class counts to the
+        power ``1 - class_balance``.
+    jitter
+        A chosen particle lies up to this share of the crop away from its centre, on each axis. 0 to 0.5.
+    tomo_types
+        Reconstructions to train on, one drawn per crop. Validation and prediction use the first.
+    """
+
+    size_zyx: tuple[int, int, int] = (96, 128, 128)
+    centred_fraction: float = 0.5
+    class_balance: float = 1.0
+    jitter: float = 0.35
+    tomo_types: tuple[str, ...] = ("denoised",)
+
+    def __post_init__(self) -> None:
+        _require(len(self.size_zyx) == 3 and min(self.size_zyx) > 0, f"size_zyx needs 3 sizes, got {self.size_zyx}")
+        _require_share("centred_fraction", self.centred_fraction)
+        _require_share("class_balance", self.class_balance)
+        _require(0 <= self.jitter < 0.5, f"jitter must lie in [0, 0.5), got {self.jitter}")
+        _require(len(self.tomo_types) > 0, "tomo_types needs at least one reconstruction, e.g. denoised")
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """How a crop is varied. Rotation, tilt and scale share one resampling; flips and turns without them copy voxels.
+
+    Attributes
+    ----------
+    rotation_degrees
+        Rotation about z, uniform within plus and minus this.
+    tilt_degrees
+        Rotations about y and x, uniform within plus and minus this.
+    scale
+        Isotropic scale, uniform within 1 plus and minus this; particle radii scale with it.
+    resample_probability
+        Share of the crops that are rotated, tilted and scaled; the rest cost no interpolation.
+    flips
+        Flip each axis with probability one half.
+    quarter_turns
+        In crops that are not resampled, rotate about z by a random multiple of 90 degrees.
+    gain, shift
+        Multiply the normalised crop by 1 plus and minus `gain`, add plus and minus `shift` standard deviations.
+    noise
+        Add white noise of up to this many standard deviations.
+    mixup
+        Probability of blending a second crop in, about evenly, with the particles of both.
+    copy_paste
+        Probability of pasting particles of other runs into free places, up to three.
+    erase
+        Probability of blanking one cuboid; particles centred in it are dropped.
+    """
+
+    rotation_degrees: float = 180.0
+    tilt_degrees: float = 10.0
+    scale: float = 0.05
+    resample_probability: float = 1.0
+    flips: bool = True
+    quarter_turns: bool = True
+    gain: float = 0.0
+    shift: float = 0.0
+    noise: float = 0.0
+    mixup: float = 0.0
+    copy_paste: float = 0.0
+    erase: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("resample_probability", "mixup", "copy_paste", "erase"):
+            _require_share(name, getattr(self, name))
+        for name in ("rotation_degrees", "tilt_degrees", "shift", "noise"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("scale", "gain"):
+            _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class OptimiserOptions:
+    """AdamW with linear warm-up and a cosine, per optimiser step.
+
+    Attributes
+    ----------
+    learning_rate
+        Peak.
+    weight_decay
+        On weights of two or more axes; biases and norms have none.
+    betas
+        AdamW's two.
+    warmup_steps
+        Steps from about zero to the peak.
+    final_share
+        The cosine ends at this share of the peak.
+    clip_norm
+        Gradients are scaled down to this norm; 0 switches clipping off.
+    accumulate
+        Batches per optimiser step.
+    """
+
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.95, 0.99)
+    warmup_steps: int = 64
+    final_share: float = 0.01
+    clip_norm: float = 3.0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        _require(self.weight_decay >= 0, f"weight_decay must not be negative, got {self.weight_decay}")
+        _require(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), f"betas must lie in [0, 1), {self.betas}"
+        )
+        _require(self.warmup_steps >= 0, f"warmup_steps must not be negative, got {self.warmup_steps}")
+        _require_share("final_share", self.final_share)
+        _require(self.clip_norm >= 0, f"clip_norm must not be negative, got {self.clip_norm}")
+        _require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long, how precisely, and which weights are kept.
+
+    Attributes
+    ----------
+    epochs, steps_per_epoch
+        An epoch is `steps_per_epoch` optimiser steps; metrics, checkpoints and resuming are per epoch.
+    batch_size
+        Crops per batch and process.
+    precision
+        ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 where the processor or GPU has fast bf16, else fp32.
+    averaging
+        ``ema``: an exponential moving average of the weights is evaluated and kept. ``swa``: the plain mean of the
+        weights at the end of every epoch in the last quarter, at a constant learning rate. ``none``: the weights.
+    ema_decay
+        Approached from below as ``(1 + n) / (10 + n)`` after n steps.
+    keep_best
+        0: keep the last weights. k: keep the best k epochs and their mean if that is better, else the best.
+    patience
+        Stop after this many epochs without a better validation; 0: never.
+    score_every
+        Every so many epochs, the held-out runs are predicted whole and scored officially, and this decides
+        what is best; 0: never, the validation loss on fixed crops decides.
+    validation_crops
+        Fixed crops of the held-out runs for the validation loss, every epoch.
+    max_minutes
+        End a member after this time, with the learning rate following time where it runs ahead of the steps.
+        0: off. With it a run depends on the machine's speed: not reproducible, not exactly resumable.
+    """
+
+    epochs: int = 100
+    steps_per_epoch: int = 160
+    batch_size: int = 4
+    precision: Precision = "auto"
+    averaging: Averaging = "ema"
+    ema_decay: float = 0.995
+    keep_best: int = 5
+    patience: int = 0
+    score_every: int = 0
+    validation_crops: int = 16
+    max_minutes: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps_per_epoch", "batch_size"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("keep_best", "patience", "score_every", "validation_crops", "max_minutes"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(0 < self.ema_decay < 1, f"ema_decay must lie in (0, 1), got {self.ema_decay}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `tomopoint train` does: every network on every fold.
+
+    Attributes
+    ----------
+    networks
+        Architectures with their sizes.
+    folds
+        A scheme of :func:`tomopoint.data.folds.make_folds`, or the validation runs of each fold.
+    particles
+        What to detect, in channel order.
+    normalisation
+        From raw values to network input.
+    seed
+        Of initial weights, crops and dropout; each fold and network derives its own.
+    """
+
+    networks: tuple[NetworkConfig, ...] = (NetworkConfig("segresnet"), NetworkConfig("dynunet"))
+    folds: str | tuple[tuple[str, ...], ...] = "winner"
+    particles: tuple[Particle, ...] = COMPETITION_PARTICLES
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    crops: CropOptions = field(default_factory=CropOptions)
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
+    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    fit: FitOptions = field(default_factory=FitOptions)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(len(self.networks) > 0, "a recipe needs at least one network")
+        titles = [network.title for network in self.networks]
+        _require(len(set(titles)) == len(titles), f"networks must differ in name or label, got {', '.join(titles)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every option as plain JSON values."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all options."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def with_fit(self, **changes: Any) -> Recipe:
+        """Return a copy with these options of `fit` changed; None leaves an option as it is."""
+        return replace(self, fit=replace(self.fit, **{k: v for k, v in changes.items() if v is not None}))
+
+    def save(self, path: Path) -> None:
+        """Write every option as YAML, atomically."""
+        import yaml
+
+        write_atomically(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+
+def recipes_folder() -> Path:
+    """Return the folder of the named recipes: ``recipes/`` of a checkout, or its copy in an installed package."""
+    package = Path(__file__).parents[1]
+    checkout = package.parents[1] / "recipes"
+    return checkout if checkout.is_dir() and package.parent.name == "src" else package / "recipes"
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Read a recipe by name (``demo``) or from a YAML file.
+
+    Raises
+    ------
+    TomopointError
+        No such recipe, not YAML, an unknown option (the allowed ones are named), or a value out of range.
+    """
+    import yaml
+
+    path = _find(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TomopointError(f"{path} cannot be read as YAML: {error}") from error
+    return recipe_from_dict({} if content is None else content, str(path))
+
+
+def recipe_from_dict(content: Any, source: str) -> Recipe:
+    """Build a recipe from parsed YAML; `source` names it in errors (see :func:`load_recipe`)."""
+    from jsonargparse import ArgumentParser
+
+    _refuse_unknown(Recipe, content, source)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe, "recipe")
+    try:
+        recipe = parser.instantiate(parser.parse_object({"recipe": content})).recipe
+    except TomopointError as error:
+        raise TomopointError(f"{source}: {error}") from error
+    except Exception as error:  # jsonargparse wraps what a dataclass raises, and its own checks, in several kinds
+        raise TomopointError(f"{source} is not a valid recipe: {_last_line(error)}") from error
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of the options in which two recipes (as dicts) differ."""
+    names = []
+    for key in sorted({*first, *second}):
+        a, b = first.get(key), second.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            names += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key}")
+    return names
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise TomopointError(f"no such recipe file: {path}")
+        return path
+    named = recipes_folder() / f"{name_or_path}.yaml"
+    if not named.is_file():
+        known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.yaml")))
+        raise TomopointError(f"unknown recipe {name_or_path!r}; there are {known}, or give the path of a .yaml file")
+    return named
+
+
+def _refuse_unknown(cls: type, content: Any, where: str) -> None:
+    """Refuse any key that is no option, at any depth, naming the options there are."""
+    if not isinstance(content, Mapping):
+        raise TomopointError(f"{where}: expected options as 'name: value', got {content!r}")
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]
+    for key, value in content.items():
+        if key not in known:
+            raise TomopointError(f"{where}: unknown option {key!r}; allowed here are {', '.join(known)}")
+        hint = hints[key]
+        if is_dataclass(hint) and isinstance(hint, type):
+            _refuse_unknown(hint, value, f"{where}, {key}")
+        element = get_args(hint)[0] if get_origin(hint) is tuple else None
+        if isinstance(element, type) and is_dataclass(element) and isinstance(value, Sequence):
+            for index, item in enumerate(value):
+                _refuse_unknown(element, item, f"{where}, {key}[{index}]")
+
+
+def _last_line(error: Exception) -> str:
+    """Return the most telling line of a nested parser error."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise TomopointError(message)
+
+
+def _require_share(name: str, value: float) -> None:
+    _require(0 <= value <= 1, f"{name} must lie in [0, 1], got {value}")

@@ -1,0 +1,165 @@
+"""Training runs in memory: normalised volumes and true particles in voxels, read and checked before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tomopoint.data.normalisation import normalise
+from tomopoint.data.picks import Points, read_run_picks
+from tomopoint.data.project import Project, Run
+from tomopoint.data.tomograms import TomogramInfo, describe_tomogram, read_tomogram
+from tomopoint.errors import DataError
+from tomopoint.progress import track
+from tomopoint.training.recipes import Recipe
+
+VOXEL_TOLERANCE = 0.01
+"""Voxel sizes of the runs of one training may differ by this share: radii in voxels are then right to a percent."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One run, ready to take crops from.
+
+    Attributes
+    ----------
+    name
+        Name of the run.
+    volumes_zyx
+        Per reconstruction type ``(D, H, W)`` float16, normalised. Normalised values lie within some 10 and carry
+        noise of about 1, so the 3 decimals of float16 lose nothing and seven full runs take 1 GB.
+    centres_zyx
+        ``(N, 3)`` float64, particle centres z, y, x in voxels from the volume's corner.
+    labels
+        ``(N,)`` int64, index of each particle's class in the recipe.
+    voxel_A
+        Edge of a voxel, Angstrom.
+    """
+
+    name: str
+    volumes_zyx: Mapping[str, Tensor]
+    centres_zyx: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    voxel_A: float
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x."""
+        depth, height, width = next(iter(self.volumes_zyx.values())).shape
+        return depth, height, width
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What is known of a run without reading its volumes.
+
+    Attributes
+    ----------
+    run
+        Where it lies.
+    infos
+        Per reconstruction type: shape and voxel size.
+    picks_xyz_A
+        Per particle ``(N, 3)`` centres, Angstrom.
+    """
+
+    run: Run
+    infos: Mapping[str, TomogramInfo]
+    picks_xyz_A: Mapping[str, Points]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the picks and of the tomograms' shapes and voxel sizes (not of their voxels)."""
+        digest = hashlib.sha256()
+        for tomo_type, info in sorted(self.infos.items()):
+            digest.update(f"{tomo_type} {info.shape_zyx} {info.voxel_A:.6f}\n".encode())
+        for name, points in sorted(self.picks_xyz_A.items()):
+            digest.update(f"{name} {len(points)}\n".encode() + np.round(points, 3).tobytes())
+        return digest.hexdigest()
+
+
+def describe_runs(root: Path, names: Iterable[str], recipe: Recipe) -> dict[str, RunRecord]:
+    """Read metadata and picks of training runs, and check all that can be checked without the volumes.
+
+    Raises
+    ------
+    DataError
+        A reconstruction is missing, a run has no picks or a pick outside its volume, or voxel sizes differ.
+    """
+    project = Project(root)
+    particle_names = [particle.name for particle in recipe.particles]
+    records = {}
+    for name in names:
+        run = project.run(name, "train")
+        infos = {kind: describe_tomogram(run.tomogram_path(kind)) for kind in recipe.crops.tomo_types}
+        records[name] = RunRecord(run, infos, read_run_picks(run.picks_folder, particle_names))
+        _check_record(records[name])
+    _check_voxel_sizes(records.values())
+    return records
+
+
+def read_runs(records: Mapping[str, RunRecord], recipe: Recipe) -> dict[str, TrainingRun]:
+    """Read and normalise the volumes of all runs, once; folds share them.
+
+    Raises
+    ------
+    DataError
+        As :func:`tomopoint.data.tomograms.read_tomogram`.
+    """
+    runs = {}
+    for name, record in track(records.items(), "read tomograms", total=len(records)):
+        volumes = {}
+        for kind in recipe.crops.tomo_types:
+            tomogram = read_tomogram(record.run.tomogram_path(kind))
+            volume = normalise(tomogram.volume_zyx, recipe.normalisation)
+            volumes[kind] = torch.from_numpy(volume.astype(np.float16))
+        centres_zyx, labels = _particles(record, recipe)
+        runs[name] = TrainingRun(name, volumes, centres_zyx, labels, _voxel_A(record))
+    return runs
+
+
+def _particles(record: RunRecord, recipe: Recipe) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    points = [record.picks_xyz_A[particle.name] for particle in recipe.particles]
+    centres_zyx = np.concatenate(points)[:, ::-1] / _voxel_A(record)
+    labels = np.repeat(np.arange(len(points)), [len(p) for p in points])
+    return np.ascontiguousarray(centres_zyx), labels
+
+
+def _voxel_A(record: RunRecord) -> float:
+    return next(iter(record.infos.values())).voxel_A
+
+
+def _check_record(record: RunRecord) -> None:
+    run, points = record.run, record.picks_xyz_A
+    if sum(map(len, points.values())) == 0:
+        raise DataError(
+            f"{run.picks_folder} holds not one pick; add the picks of {run.name} or move the run out of train/"
+        )
+    shapes = {info.shape_zyx for info in record.infos.values()}
+    if len(shapes) > 1:
+        raise DataError(f"the reconstructions of {run.name} differ in shape: {shapes}; train on one of them")
+    info = next(iter(record.infos.values()))
+    size_xyz_A = np.array(info.shape_zyx[::-1]) * info.voxel_A
+    for particle, centres in points.items():
+        outside = np.flatnonzero(((centres < 0) | (centres > size_xyz_A)).any(axis=1))
+        if len(outside):
+            raise DataError(
+                f"{run.picks_folder / particle}.json: point {outside[0]} at {centres[outside[0]].round(1).tolist()} lies "
+                f"outside the tomogram of {size_xyz_A.round(1).tolist()} A (x, y, z); correct or remove it"
+            )
+
+
+def _check_voxel_sizes(records: Iterable[RunRecord]) -> None:
+    sizes = {info.path: info.voxel_A for record in records for info in record.infos.values()}
+    low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    if sizes[high] > sizes[low] * (1 + VOXEL_TOLERANCE):
+        raise DataError(
+            f"voxel sizes differ: {sizes[low]:.3f} A in {low}, {sizes[high]:.3f} A in {high}; resample to one size"
+        )

@@ -1,0 +1,79 @@
+"""Learning rate per optimiser step: linear warm-up, cosine, and a clock where a run has a time limit."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from tomopoint.training.recipes import FitOptions, OptimiserOptions
+
+FIRST_SHARE = 1e-3
+"""Warm-up starts at this share of the peak: zero would waste the first step."""
+
+SWA_START = 0.75
+"""Share of the run after which stochastic weight averaging collects weights (Izmailov et al. 2018)."""
+
+
+@dataclass
+class Clock:
+    """Seconds trained, over interruptions too.
+
+    Attributes
+    ----------
+    earlier_s
+        Seconds before the current process.
+    """
+
+    earlier_s: float = 0.0
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds trained so far."""
+        return self.earlier_s + time.monotonic() - self._started
+
+
+class Schedule:
+    """Share of the peak learning rate at each optimiser step.
+
+    Progress is the share of the steps done or, with a time limit, the share of the time where that is larger.
+
+    Parameters
+    ----------
+    fit, optimiser
+        Length of the run; warm-up and end of the cosine.
+    clock
+        Read only where ``fit.max_minutes`` is set.
+    """
+
+    def __init__(self, fit: FitOptions, optimiser: OptimiserOptions, clock: Clock) -> None:
+        self.n_steps = fit.epochs * fit.steps_per_epoch
+        self.limit_s = fit.max_minutes * 60
+        self.holds_end = fit.averaging == "swa"
+        self.warmup_steps = optimiser.warmup_steps
+        self.final_share = optimiser.final_share
+        self.clock = clock
+
+    def progress(self, step: int) -> float:
+        """Return how much of the run is done after `step` optimiser steps, 0 to 1."""
+        done = step / self.n_steps
+        if self.limit_s:
+            done = max(done, self.clock.seconds / self.limit_s)
+        return min(1.0, done)
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time limit has passed."""
+        return bool(self.limit_s) and self.clock.seconds >= self.limit_s
+
+    def __call__(self, step: int) -> float:
+        """Return the share of the peak for optimiser step number `step` (from 0)."""
+        if step < self.warmup_steps:
+            return FIRST_SHARE + (1 - FIRST_SHARE) * step / self.warmup_steps
+        progress = self.progress(step)
+        if self.holds_end:  # averaging needs steps of a constant size to explore with
+            progress = min(progress, SWA_START)
+        start = self.warmup_steps / self.n_steps
+        share = 1.0 if start >= 1 else min(1.0, max(0.0, (progress - start) / (1 - start)))
+        return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * share))
