@@ -1,8 +1,9 @@
 # %% [markdown]
 # # tomopoint: build the engine
 #
-# Needs one input, the dataset staged by `build_dataset.py`. Leaves `engine.json`: which runtime may be trusted with the
-# graph on this machine, how far it is from PyTorch, and how fast it is. Attach this notebook's output to *tomopoint submit*.
+# Needs one input, the dataset staged by `build_dataset.py`. Leaves `engine.json`: which runtime may be trusted with
+# the graph on this machine, how far it is from PyTorch, and how fast it is. Attach this notebook's output to
+# *tomopoint submit*.
 # Generated from `kernels/build_engine/build_engine.py`; edit that file, then `make kernels`.
 
 # %%
@@ -15,7 +16,7 @@ from pathlib import Path
 ROOT = Path(os.environ.get("KAGGLE_ROOT", "/kaggle"))
 manifests = [*ROOT.glob("input/*/manifest.json"), *ROOT.glob("input/datasets/*/*/manifest.json")]
 kits = [path.parent for path in manifests if "tomopoint" in path.read_text()]
-assert kits, f"no tomopoint kit in {ROOT}/input: attach the dataset of build_dataset.py (Add Input > Datasets), run again"
+assert kits, f"no kit in {ROOT}/input: attach the dataset of build_dataset.py (Add Input > Datasets), then run again"
 
 # %%
 packages = ROOT / "temp" / "packages"  # beside the image's packages, never over them

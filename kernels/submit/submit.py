@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(os.environ.get("KAGGLE_ROOT", "/kaggle"))
 manifests = [*ROOT.glob("input/*/manifest.json"), *ROOT.glob("input/datasets/*/*/manifest.json")]
 kits = [path.parent for path in manifests if "tomopoint" in path.read_text()]
-assert kits, f"no tomopoint kit in {ROOT}/input: attach the dataset of build_dataset.py (Add Input > Datasets), run again"
+assert kits, f"no kit in {ROOT}/input: attach the dataset of build_dataset.py (Add Input > Datasets), then run again"
 
 # %%
 packages = ROOT / "temp" / "packages"  # beside the image's packages, never over them

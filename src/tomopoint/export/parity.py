@@ -1,4 +1,4 @@
-"""Does a graph compute what PyTorch computes? Figures, tolerances and the verdict. numpy only: the kernels use it too."""
+"""Does a graph compute what PyTorch computes? Figures, tolerances, verdict. numpy only: the kernels use it too."""
 
 from __future__ import annotations
 

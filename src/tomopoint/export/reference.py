@@ -19,7 +19,7 @@ from tomopoint.pipeline import Pipeline
 REFERENCE_NAME = "reference.npz"
 
 DIP_SD = 3.0
-"""Depth of a planted particle, in standard deviations of the noise: about what a large particle has in a denoised tomogram."""
+"""Depth of a planted particle, standard deviations of the noise: about that of a large one in a denoised tomogram."""
 DIPS_PER_WINDOW = 12
 SMOOTH_VOX = 1.5
 """Noise of a denoised tomogram is correlated over a few voxels; half of the variance is made so."""

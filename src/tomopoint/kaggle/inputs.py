@@ -32,7 +32,7 @@ def find_kit(root: Path) -> Path:
     folders = [path.parent for path in _matches(root, "datasets/*/*", MANIFEST) if Manifest.is_ours(path)]
     if len(folders) > 1:
         listed = ", ".join(str(folder) for folder in folders)
-        raise DataError(f"several tomopoint kits are attached ({listed}); remove all but one from the notebook's inputs")
+        raise DataError(f"several tomopoint kits are attached ({listed}); remove all but one from the inputs")
     if not folders:
         raise DataError(
             f"no tomopoint kit ({MANIFEST}) under {root / 'input'}: attach the dataset made by build_dataset.py "
@@ -78,4 +78,6 @@ def _attached(root: Path) -> str:
     """Say what is there, since a fresh attachment is sometimes mounted late, as an empty folder."""
     inputs = root / "input"
     names = sorted(entry.name for entry in inputs.iterdir()) if inputs.is_dir() else []
-    return f"attached now: {', '.join(names)}" if names else "nothing is mounted there (a fresh attachment may need a re-run)"
+    if not names:
+        return "nothing is mounted there (a fresh attachment may need a re-run)"
+    return f"attached now: {', '.join(names)}"

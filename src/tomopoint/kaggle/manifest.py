@@ -88,9 +88,11 @@ class Manifest:
         except OSError as error:
             raise DataError(f"cannot read {path} ({error.strerror}); stage the kit with build_dataset.py") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is not a kit's manifest ({error}); stage the kit again with build_dataset.py") from error
+            raise DataError(
+                f"{path} is no kit's manifest ({error}); stage the kit again with build_dataset.py"
+            ) from error
         if (manifest.format, manifest.format_version) != (FORMAT, FORMAT_VERSION):
-            raise DataError(f"{path} has format {manifest.format} {manifest.format_version}, not {FORMAT} {FORMAT_VERSION}")
+            raise DataError(f"{path} has another format than {FORMAT} {FORMAT_VERSION}; stage the kit again")
         return manifest
 
     def save(self, folder: Path) -> None:

@@ -108,7 +108,7 @@ def load_config(path: Path) -> KernelsConfig:
     except OSError as error:
         raise TomopointError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        raise TomopointError(f"{path} is not as expected ({error}); compare it with the one in the repository") from error
+        raise TomopointError(f"{path} is not as expected ({error}); compare with the repository's") from error
 
 
 def dataset_metadata(config: KernelsConfig) -> dict[str, Any]:
@@ -154,8 +154,8 @@ def as_json(metadata: Mapping[str, Any]) -> str:
 
 def check_dataset_metadata(metadata: Mapping[str, Any]) -> None:
     """Raise TomopointError where Kaggle would refuse this ``dataset-metadata.json``."""
-    _check_id(metadata, DATASET_METADATA)
     _check_length(metadata, "title", TITLE_LENGTHS, DATASET_METADATA)
+    _check_id(metadata, DATASET_METADATA)
     if "subtitle" in metadata:
         _check_length(metadata, "subtitle", SUBTITLE_LENGTHS, DATASET_METADATA)
     licenses = metadata.get("licenses")
@@ -165,8 +165,8 @@ def check_dataset_metadata(metadata: Mapping[str, Any]) -> None:
 
 def check_kernel_metadata(metadata: Mapping[str, Any]) -> None:
     """Raise TomopointError where Kaggle would refuse this ``kernel-metadata.json`` or run it on another machine."""
-    _check_id(metadata, KERNEL_METADATA)
     _check_length(metadata, "title", TITLE_LENGTHS, KERNEL_METADATA)
+    _check_id(metadata, KERNEL_METADATA)
     slug = metadata["id"].partition("/")[2]
     if slugify(metadata["title"]) != slug:
         raise TomopointError(f"{KERNEL_METADATA}: title {metadata['title']!r} must become the slug of id, {slug!r}")

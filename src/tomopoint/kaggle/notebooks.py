@@ -65,7 +65,7 @@ def main() -> None:
     """Write the generated files of the checkout's ``kernels/`` and say which changed."""
     folder = checkout_root() / "kernels"
     changed = write_kernels(folder)
-    lines = [f"wrote {path.relative_to(folder.parent)}" for path in changed] or ["notebooks and metadata are up to date"]
+    lines = [f"wrote {path.relative_to(folder.parent)}" for path in changed] or ["notebooks are up to date"]
     sys.stdout.write("\n".join(lines) + "\n")
 
 

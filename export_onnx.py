@@ -1,0 +1,9 @@
+"""Merge trained folds into one averaged ONNX graph: ``python export_onnx.py runs/demo -o ensemble.onnx``."""
+
+import sys
+
+from tomopoint.__main__ import run_script
+
+if __name__ == "__main__":
+    words = ["--out" if word == "-o" else word for word in sys.argv[1:]]
+    run_script("tomopoint.export.command:export_onnx", words, positional=("runs",))

@@ -1,0 +1,45 @@
+"""Keys of what an exported graph says of itself, and the versions it was made with. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from tomopoint import __version__
+from tomopoint.export.parity import ParityRow
+from tomopoint.pipeline import Pipeline
+
+PIPELINE_KEY = "tomopoint.pipeline"
+PARITY_KEY = "tomopoint.parity"
+VERSION_KEY = "tomopoint.version"
+EXPORT_KEY = "tomopoint.export"
+
+EXPORT_TOOLS = ("torch", "monai", "onnx", "onnxscript", "onnxruntime", "numpy")
+KERNEL_TOOLS = ("onnxruntime", "onnxruntime-gpu", "numpy", "zarr")
+
+
+def tool_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of Python, tomopoint and those of `packages` that are installed."""
+    found = {"python": platform.python_version(), "tomopoint": __version__}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def graph_metadata(pipeline: Pipeline, rows: Sequence[ParityRow], export: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata of a graph: its Pipeline, its parity table, and how it was made.
+
+    The Pipeline's members carry the hash of every fold's weights.
+    """
+    return {
+        PIPELINE_KEY: pipeline.to_json(indent=None),
+        PARITY_KEY: json.dumps([row.to_dict() for row in rows], sort_keys=True),
+        VERSION_KEY: __version__,
+        EXPORT_KEY: json.dumps({**export, "versions": tool_versions(EXPORT_TOOLS)}, sort_keys=True),
+    }

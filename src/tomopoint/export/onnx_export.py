@@ -1,0 +1,228 @@
+"""From run folders to one averaged ONNX graph that is proven, before it exists, to compute what PyTorch computes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import nn
+
+from tomopoint.data.normalisation import normalise
+from tomopoint.data.tomograms import read_tomogram
+from tomopoint.errors import EngineError, TomopointError
+from tomopoint.export.graph import OPSET, Graph
+from tomopoint.export.merge import Merged, load_runs
+from tomopoint.export.metadata import graph_metadata
+from tomopoint.export.parity import PRECISIONS, Array, Outputs, ParityRow, compare, format_table, tolerance_for
+from tomopoint.export.precision import with_half_convolutions
+from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
+from tomopoint.files import sha256_of
+from tomopoint.inference.engines.onnx import OnnxEngine
+from tomopoint.networks.ensemble import Ensemble
+from tomopoint.pipeline import Pipeline, Tiling
+
+WHOLE = "whole graph"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a graph is made.
+
+    Attributes
+    ----------
+    window_zyx
+        Static input size, voxels; None for the Pipeline's. Written into the Pipeline of the graph.
+    batch
+        Static number of windows per call.
+    precision
+        ``"fp32"``, or ``"fp16"``: convolutions in float16, everything else and both ports in float32.
+    views
+        Views averaged inside the graph; None for the Pipeline's. Written into the Pipeline of the graph.
+    offset_average
+        ``"mean"`` or ``"score"``, see :class:`~tomopoint.networks.ensemble.Ensemble`.
+    tomogram_path
+        Store to take the reference windows from; None for synthetic ones.
+    """
+
+    window_zyx: tuple[int, int, int] | None = None
+    batch: int = 1
+    precision: str = "fp32"
+    views: tuple[str, ...] | None = None
+    offset_average: str = "mean"
+    tomogram_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise TomopointError(f"--precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.batch < 1:
+            raise TomopointError(f"--batch must be at least 1, got {self.batch}")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how well it agrees with PyTorch."""
+
+    path: Path
+    reference_path: Path
+    onnx_sha256: str
+    n_bytes: int
+    pipeline: Pipeline
+    rows: tuple[ParityRow, ...]
+    seconds: float
+
+
+def export_ensemble(run_folders: Sequence[Path], out: Path, options: ExportOptions) -> ExportReport:
+    """Merge all members of some validated runs into ``out``, with ``reference.npz`` beside it.
+
+    Raises
+    ------
+    PipelineError
+        Runs that are not validated or cannot be averaged.
+    EngineError
+        ONNX Runtime and PyTorch disagree; nothing is written then.
+    TomopointError
+        An illegal window, an unknown view, weights larger than one file holds.
+    """
+    if not run_folders:
+        raise TomopointError("name one or more run folders, e.g. `python export_onnx.py runs/demo -o ensemble.onnx`")
+    return export_merged(load_runs(run_folders), out, options)
+
+
+def export_merged(merged: Merged, out: Path, options: ExportOptions) -> ExportReport:
+    """Export networks that are in memory already; see :func:`export_ensemble`."""
+    start = time.monotonic()
+    pipeline = pipeline_of_graph(merged.pipeline, options)
+    ensemble = Ensemble(
+        merged.networks,
+        weights=[member.weight for member in pipeline.members],
+        views=pipeline.views,
+        offset_average=options.offset_average,
+    ).eval()
+    check_window(pipeline.tiling.window_zyx, ensemble.divisor)
+    windows = reference_windows(pipeline, options)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        trial = _Trial(pipeline, options, windows, Path(folder))
+        rows = [trial.check(name, network)[0] for name, network in merged.architectures.items()]
+        whole, outputs, path = trial.check(WHOLE, ensemble, keep=True)
+        rows.append(whole)
+        _require_parity(rows, out)
+        trial.finish(path, rows)
+        reference = Reference(windows, outputs, options.precision, sha256_of(path))
+        reference_path = out.with_name(REFERENCE_NAME)
+        reference.save(reference_path)
+        path.replace(out)
+    return ExportReport(
+        path=out,
+        reference_path=reference_path,
+        onnx_sha256=reference.onnx_sha256,
+        n_bytes=out.stat().st_size,
+        pipeline=pipeline,
+        rows=tuple(rows),
+        seconds=time.monotonic() - start,
+    )
+
+
+def pipeline_of_graph(pipeline: Pipeline, options: ExportOptions) -> Pipeline:
+    """Return the Pipeline that is true of the graph: with its window and its views.
+
+    An overlap that is not smaller than the new window becomes half of it.
+    """
+    window_zyx = options.window_zyx or pipeline.tiling.window_zyx
+    overlap_zyx = [
+        overlap if overlap < window else window // 2 // pipeline.stride * pipeline.stride
+        for overlap, window in zip(pipeline.tiling.overlap_zyx, window_zyx, strict=True)
+    ]
+    tiling = Tiling(window_zyx, (overlap_zyx[0], overlap_zyx[1], overlap_zyx[2]), pipeline.tiling.edge_weight)
+    return replace(pipeline, tiling=tiling, views=options.views or pipeline.views)
+
+
+def check_window(window_zyx: Sequence[int], divisor: int) -> None:
+    """Refuse a window that the networks cannot take, naming the nearest that they can."""
+    legal = [max(1, ceil(size / divisor)) * divisor for size in window_zyx]
+    if legal != list(window_zyx):
+        given, allowed = (",".join(map(str, sizes)) for sizes in (window_zyx, legal))
+        raise TomopointError(f"--window {given}: these networks take multiples of {divisor}; use --window {allowed}")
+
+
+def reference_windows(pipeline: Pipeline, options: ExportOptions) -> Array:
+    """Return the windows on which the graph is compared with PyTorch: from a tomogram, or synthetic."""
+    window_zyx = pipeline.tiling.window_zyx
+    if options.tomogram_path is None:
+        return synthetic_windows(pipeline, window_zyx, options.batch)
+    tomogram = read_tomogram(options.tomogram_path)
+    volume = normalise(tomogram.volume_zyx, pipeline.normalisation)
+    missing = [max(0, size - have) for size, have in zip(window_zyx, volume.shape, strict=True)]
+    volume = np.pad(volume, [(n // 2, n - n // 2) for n in missing], mode="reflect") if any(missing) else volume
+    room_zyx = np.subtract(volume.shape, window_zyx)
+    shares = np.linspace(0, 1, options.batch + 2)[1:-1]
+    starts = [tuple((room_zyx * share).astype(int)) for share in shares]
+    crops = [volume[tuple(slice(s, s + n) for s, n in zip(start, window_zyx, strict=True))] for start in starts]
+    return np.ascontiguousarray(np.stack(crops)[:, None])
+
+
+def _require_parity(rows: Sequence[ParityRow], out: Path) -> None:
+    if not all(row.ok for row in rows):
+        failed = ", ".join(row.subject for row in rows if not row.ok)
+        raise EngineError(
+            f"ONNX Runtime and PyTorch disagree ({failed}), so {out} was not written:\n{format_table(rows)}\n"
+            "Where --precision is fp16, try fp32; in fp32 the exporter is at fault: try another torch and onnxscript"
+        )
+
+
+class _Trial:
+    """Exports modules into a temporary folder and compares them with PyTorch on the same windows."""
+
+    def __init__(self, pipeline: Pipeline, options: ExportOptions, windows: Array, folder: Path) -> None:
+        self._pipeline, self._options, self._windows, self._folder = pipeline, options, windows, folder
+        self._graph: Graph | None = None
+
+    def check(self, subject: str, module: nn.Module, keep: bool = False) -> tuple[ParityRow, Outputs, Path]:
+        """Export, run both, compare; return the table row, PyTorch's outputs and the trial graph's path."""
+        window_zyx = self._pipeline.tiling.window_zyx
+        logger.info("export %s, %s, window %s", subject, self._options.precision, "x".join(map(str, window_zyx)))
+        half = self._options.precision == "fp16"
+        graph = Graph(with_half_convolutions(module) if half else module, window_zyx, self._options.batch)
+        path = self._folder / f"{subject.replace(' ', '-')}.onnx"
+        graph.save(path, self._metadata([]))
+        if keep:
+            self._graph = graph
+        del graph
+        logger.info("compare %s with PyTorch", subject)
+        with torch.inference_mode():
+            scores, offsets = module(torch.from_numpy(self._windows))
+        expected = Outputs(scores.numpy(), offsets.numpy())
+        got, runtime = self._run_onnx(path)
+        tolerance = tolerance_for(self._options.precision, window_zyx)
+        row = compare(subject, runtime, expected, got, tolerance, self._pipeline.stride)
+        return row, expected, path
+
+    def finish(self, path: Path, rows: Sequence[ParityRow]) -> None:
+        """Write the kept graph again, with the parity table in it."""
+        assert self._graph is not None
+        self._graph.save(path, self._metadata(rows))
+
+    def _run_onnx(self, path: Path) -> tuple[Outputs, str]:
+        engine = OnnxEngine(path, provider="cpu")
+        try:
+            return Outputs(*engine.infer(self._windows)), "CPUExecutionProvider"
+        finally:
+            engine.close()
+
+    def _metadata(self, rows: Sequence[ParityRow]) -> dict[str, str]:
+        export = {
+            "precision": self._options.precision,
+            "batch": self._options.batch,
+            "offset_average": self._options.offset_average,
+            "opset": OPSET,
+        }
+        return graph_metadata(self._pipeline, rows, export)

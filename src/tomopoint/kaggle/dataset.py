@@ -1,0 +1,165 @@
+"""Stage the dataset that carries everything Kaggle needs, and check a staged one.
+
+A kit is one flat folder: package wheel, third-party wheels, graph, reference, Pipeline, manifest. Flat, because the
+kaggle command line skips folders.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tomopoint import __version__
+from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
+from tomopoint.export.metadata import EXPORT_TOOLS, tool_versions
+from tomopoint.export.reference import REFERENCE_NAME, Reference
+from tomopoint.files import sha256_of, write_atomically
+from tomopoint.kaggle.manifest import MANIFEST, MODEL, PIPELINE, REFERENCE, KitFile, Manifest
+from tomopoint.kaggle.metadata import (
+    DATASET_METADATA,
+    as_json,
+    check_dataset_metadata,
+    dataset_metadata,
+    load_config,
+)
+from tomopoint.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
+
+
+def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
+    """Fill `out` with a kit, all or nothing: an earlier kit there is replaced once the new one passes its check.
+
+    Parameters
+    ----------
+    model_path
+        Written by ``export_onnx.py``, with its ``reference.npz`` beside it.
+    out
+        The kit's folder. The same inputs give the same files.
+    checkout
+        Source checkout: the package wheel is built from it, third-party wheels are taken from its ``wheels/``.
+
+    Raises
+    ------
+    EngineError, PipelineError
+        The graph is no tomopoint graph, or not the one its reference was made with.
+    DataError
+        No graph or reference there, or `out` is a folder with something else in it.
+    TomopointError
+        The wheel cannot be built, or ``kernels.toml`` breaks Kaggle's rules.
+    """
+    metadata = dataset_metadata(load_config(checkout / "kernels" / "kernels.toml"))
+    _refuse_foreign(out)
+    pipeline = check_model(model_path, model_path.with_name(REFERENCE_NAME))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as holder:
+        kit = Path(holder) / "kit"
+        kit.mkdir()
+        logger.info("build the package wheel")
+        build_wheel(checkout, kit)
+        for path in sorted((checkout / "wheels").glob("*.whl")):
+            shutil.copyfile(path, kit / path.name)
+        shutil.copyfile(model_path, kit / MODEL)
+        shutil.copyfile(model_path.with_name(REFERENCE_NAME), kit / REFERENCE)
+        pipeline.save(kit / PIPELINE)
+        manifest = _describe(kit, pipeline)
+        manifest.save(kit)
+        write_atomically(kit / DATASET_METADATA, as_json(metadata))
+        logger.info("check the kit")
+        check_dataset(kit)
+        _swap(kit, out, Path(holder) / "replaced")
+    return manifest
+
+
+def check_model(model_path: Path, reference_path: Path) -> Pipeline:
+    """Check that a graph can be loaded and is the one its reference was made with; return its Pipeline."""
+    from tomopoint.inference.engines.load import load_engine
+
+    if not model_path.is_file():
+        raise DataError(f"no graph {model_path}; write one with export_onnx.py")
+    reference = Reference.load(reference_path)
+    reference.require_graph(sha256_of(model_path), model_path)
+    engine, pipeline = load_engine(model_path, prefer="cpu")
+    window_zyx, batch = tuple(engine.window_zyx), engine.batch
+    engine.close()
+    if window_zyx != pipeline.tiling.window_zyx:
+        raise PipelineError(
+            f"{model_path} takes windows of {window_zyx}, not its Pipeline's {pipeline.tiling.window_zyx}; export it again"
+        )
+    if reference.windows.shape != (batch, 1, *window_zyx):
+        raise EngineError(f"{reference_path} does not fit the input of {model_path}; export the graph again")
+    return pipeline
+
+
+def check_dataset(folder: Path) -> Manifest:
+    """Verify a staged kit: hashes, nothing besides, the graph with its reference and Pipeline, Kaggle's rules.
+
+    Raises
+    ------
+    TomopointError
+        The first thing that is wrong, and what to do about it.
+    """
+    import json
+
+    manifest = Manifest.load(folder)
+    manifest.verify(folder)
+    present = {path.name for path in folder.iterdir()} - {MANIFEST, DATASET_METADATA}
+    if extra := sorted(present - set(manifest.files)):
+        raise DataError(f"{folder} holds {', '.join(extra)}, which the manifest does not list; remove or stage again")
+    pipeline = check_model(folder / MODEL, folder / REFERENCE)
+    digests = {pipeline.digest, Pipeline.load(folder / PIPELINE).digest, manifest.pipeline_digest}
+    if len(digests) > 1 or manifest.onnx_sha256 != manifest.files[MODEL].sha256:
+        raise PipelineError(f"manifest, {PIPELINE} and graph of {folder} do not belong together; stage the kit again")
+    if (folder / DATASET_METADATA).exists():
+        check_dataset_metadata(json.loads((folder / DATASET_METADATA).read_text()))
+    for wheel in sorted(folder.glob("*.whl")):
+        if not zipfile.is_zipfile(wheel):
+            raise DataError(f"{wheel} is not a wheel; build or fetch it again")
+    return manifest
+
+
+def build_wheel(checkout: Path, folder: Path) -> Path:
+    """Build the package's wheel into `folder` with the tools of this environment, without a network."""
+    words = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(checkout)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("tomopoint-*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
+        raise TomopointError(f"cannot build the package wheel (it needs the packages build and hatchling):\n{last}")
+    return wheels[0]
+
+
+def _describe(kit: Path, pipeline: Pipeline) -> Manifest:
+    files = {path.name: KitFile.of(path) for path in sorted(kit.iterdir())}
+    return Manifest(
+        tomopoint=__version__,
+        onnx_sha256=files[MODEL].sha256,
+        pipeline_digest=pipeline.digest,
+        install=_distributions(files),
+        versions=tool_versions(EXPORT_TOOLS),
+        files=files,
+    )
+
+
+def _distributions(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the distributions among wheel names as pip takes them: one entry where several Pythons have a wheel."""
+    wheels = [name.split("-")[:2] for name in names if name.endswith(".whl")]
+    return tuple(sorted({f"{name}=={version}" for name, version in wheels}))
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and (Manifest.is_ours(out / MANIFEST) or not any(out.iterdir()))):
+        raise DataError(f"{out} exists and is no kit, it is not overwritten; choose another --out or remove it")
+
+
+def _swap(kit: Path, out: Path, replaced: Path) -> None:
+    """Put the new kit in place; the earlier one goes with the temporary folder."""
+    if out.exists():
+        out.rename(replaced)
+    kit.rename(out)

@@ -1,0 +1,94 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tomopoint.errors import TomopointError
+from tomopoint.kaggle.metadata import (
+    check_dataset_metadata,
+    check_kernel_metadata,
+    dataset_metadata,
+    kernel_metadata,
+    load_config,
+    slugify,
+)
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+
+
+@pytest.fixture
+def config():
+    return load_config(KERNELS / "kernels.toml")
+
+
+def test_submit_attaches_all_it_needs_and_asks_for_the_t4_without_internet(config):
+    metadata = kernel_metadata(config, "submit")
+    assert metadata["competition_sources"] == ["czii-cryo-et-object-identification"]
+    assert metadata["dataset_sources"] == [dataset_metadata(config)["id"]]
+    assert metadata["kernel_sources"] == [kernel_metadata(config, "build_engine")["id"]]
+    assert metadata["machine_shape"] == "NvidiaTeslaT4"
+    assert (metadata["enable_gpu"], metadata["enable_internet"], metadata["is_private"]) == (True, False, True)
+    assert metadata["docker_image_pinning_type"] == "original"
+
+
+def test_every_title_becomes_its_slug(config):
+    for kernel in config.kernels:
+        metadata = kernel_metadata(config, kernel.name)
+        assert metadata["id"] == f"{config.owner}/{slugify(metadata['title'])}"
+        assert (KERNELS / kernel.name / metadata["code_file"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("title", "slug"), [("tomopoint kit", "tomopoint-kit"), ("A, B & C!", "a-b-c"), ("--x  Y2", "x-y2")]
+)
+def test_slugs_as_kaggle_makes_them(title, slug):
+    assert slugify(title) == slug
+
+
+@pytest.mark.parametrize("length", [5, 51])
+def test_dataset_titles_outside_6_to_50_are_refused(config, length):
+    with pytest.raises(TomopointError, match="6 to 50"):
+        dataset_metadata(replace(config, dataset=replace(config.dataset, title="x" * length)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"licenses": []}, "exactly one licence"),
+        ({"licenses": [{"name": "other"}, {"name": "CC0-1.0"}]}, "exactly one licence"),
+        ({"id": "no-owner"}, "owner/slug"),
+        ({"id": "Owner/Slug"}, "owner/slug"),
+        ({"subtitle": "short"}, "20 to 80"),
+    ],
+)
+def test_dataset_metadata_that_kaggle_refuses(config, change, message):
+    with pytest.raises(TomopointError, match=message):
+        check_dataset_metadata({**dataset_metadata(config), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": "another title"}, "must become the slug"),
+        ({"docker_image_pinning_type": "newest"}, "docker_image_pinning_type"),
+        ({"dataset_sources": ["slug-only"]}, "owner/slug"),
+    ],
+)
+def test_kernel_metadata_that_kaggle_refuses(config, change, message):
+    with pytest.raises(TomopointError, match=message):
+        check_kernel_metadata({**kernel_metadata(config, "submit"), **change})
+
+
+@pytest.mark.parametrize("key", ["machine_shape", "enable_internet"])
+def test_keys_whose_absence_kaggle_fills_in_are_required(config, key):
+    metadata = kernel_metadata(config, "submit")
+    del metadata[key]
+    with pytest.raises(TomopointError, match=key):
+        check_kernel_metadata(metadata)
+
+
+def test_a_key_too_many_in_kernels_toml_is_named(tmp_path):
+    path = tmp_path / "kernels.toml"
+    path.write_text((KERNELS / "kernels.toml").read_text().replace("owner =", "onwer ="))
+    with pytest.raises(TomopointError, match="onwer"):
+        load_config(path)
