@@ -17,6 +17,8 @@ VOXEL_FOLDER = "VoxelSpacing10.000"
 RUNS_FOLDER = "ExperimentRuns"
 SAMPLE_SUBMISSION = "sample_submission.csv"
 DEFAULT_TOMO_TYPE = "denoised"
+SIMULATION_RECORD = "simulation.json"
+"""In the root of a simulated project: how it was made. Scores on such data are always called simulated."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Project:
     """A folder with a train and a test split, in the competition's layout."""
 
     root: Path
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether `tomopoint simulate` made the tomograms."""
+        return (self.root / SIMULATION_RECORD).is_file()
 
     def runs(self, split: str) -> list[Run]:
         """List the runs of a split, sorted by name, from what is on disk.
