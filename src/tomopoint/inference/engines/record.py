@@ -1,0 +1,191 @@
+"""EngineRecord: what ``engine.json`` says, and whether the engine may be trusted here. Imports no runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tomopoint.errors import EngineError
+from tomopoint.files import sha256_of, write_atomically
+
+RECORD_NAME = "engine.json"
+ENGINE_NAME = "ensemble.engine"
+
+FORMAT = "tomopoint-engine"
+FORMAT_VERSION = 1
+
+REBUILD = "run the build_engine notebook (or `tomopoint engine`) again"
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """A runtime that reproduced PyTorch's outputs with a graph, on one kind of machine.
+
+    Attributes
+    ----------
+    runtime
+        ``"tensorrt"``, ``"tensorrt_rtx"``, ``"onnxruntime-tensorrt"``, ``"onnxruntime-cuda"``, ``"onnxruntime-cpu"``.
+    runtime_version
+        E.g. ``"10.16.1.11"``. A plan serves exactly the TensorRT that built it.
+    onnx_sha256
+        Hash of the graph.
+    pipeline_digest
+        Digest of the Pipeline in the graph.
+    precision
+        Of the graph: ``"fp32"`` or ``"fp16"``.
+    window_zyx, batch
+        Static input shape ``(batch, 1, D, H, W)``.
+    compute_capability
+        E.g. ``"7.5"``; None: no GPU involved.
+    device
+        Name of the device, e.g. ``"Tesla T4"``; for people.
+    files
+        SHA-256 of each file that belongs to the engine, by path relative to the record: the plan, or a provider's
+        cache. Empty where the runtime needs nothing but the graph.
+    parity
+        Row of the comparison with PyTorch on the device, with its verdict in ``"ok"``; None: never compared.
+    seconds_per_tile
+        Time of one window after warm-up; None: never run.
+    options
+        What the builder or provider was given.
+    passed_over
+        Faster runtimes that were tried first, and why each was not taken.
+    tomopoint
+        Version that made the record.
+    """
+
+    runtime: str
+    runtime_version: str
+    onnx_sha256: str
+    pipeline_digest: str
+    precision: str
+    window_zyx: tuple[int, int, int]
+    batch: int
+    compute_capability: str | None = None
+    device: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    parity: Mapping[str, Any] | None = None
+    seconds_per_tile: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    passed_over: tuple[str, ...] = ()
+    tomopoint: str = ""
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """Return the JSON text, keys sorted."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "the engine record") -> EngineRecord:
+        """Read what :meth:`to_json` wrote; `source` names it in errors.
+
+        Raises
+        ------
+        EngineError
+            Not JSON, a field missing or unknown, or another format version.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            values["window_zyx"] = tuple(map(int, values["window_zyx"]))
+            values["passed_over"] = tuple(values.get("passed_over", ()))
+            record = cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EngineError(f"{source} is no engine record ({error}); {REBUILD}") from error
+        if (record.format, record.format_version) != (FORMAT, FORMAT_VERSION):
+            raise EngineError(
+                f"{source} has format {record.format} {record.format_version}, this tomopoint reads "
+                f"{FORMAT} {FORMAT_VERSION}; {REBUILD}"
+            )
+        return record
+
+    def save(self, folder: Path) -> Path:
+        """Write ``engine.json`` into `folder`, atomically; return its path."""
+        path = folder / RECORD_NAME
+        write_atomically(path, self.to_json() + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> EngineRecord:
+        """Read an ``engine.json``; EngineError as for :meth:`from_json`, or where there is none."""
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise EngineError(f"cannot read {path} ({error}); {REBUILD}") from error
+        return cls.from_json(text, source=str(path))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an engine must have been built for to be used here.
+
+    Attributes
+    ----------
+    onnx_sha256, pipeline_digest
+        Of the graph that is attached.
+    runtime_version
+        Of the runtime that is installed; None: not known, not compared.
+    compute_capability
+        Of the GPU that is here; None: not known, not compared.
+    """
+
+    onnx_sha256: str
+    pipeline_digest: str
+    runtime_version: str | None = None
+    compute_capability: str | None = None
+
+
+def check_engine_record(record: EngineRecord, folder: Path, expected: Expected) -> None:
+    """Refuse an engine that does not belong to the graph, the runtime and the GPU at hand.
+
+    Parameters
+    ----------
+    record
+        The engine's.
+    folder
+        Where the record and the engine's files lie.
+    expected
+        What is at hand.
+
+    Raises
+    ------
+    EngineError
+        One sentence that says which of them does not fit, and what to do.
+    """
+    title = f"the {record.runtime} engine in {folder}"
+    if record.onnx_sha256 != expected.onnx_sha256:
+        raise EngineError(
+            f"{title} was built from another graph (SHA-256 {record.onnx_sha256[:12]}, attached is "
+            f"{expected.onnx_sha256[:12]}); {REBUILD} with this graph"
+        )
+    if record.pipeline_digest != expected.pipeline_digest:
+        raise EngineError(f"{title} was built for another pipeline than the one in the graph; {REBUILD}")
+    if expected.runtime_version is not None and record.runtime_version != expected.runtime_version:
+        raise EngineError(
+            f"{title} was built with {record.runtime} {record.runtime_version}, installed is "
+            f"{expected.runtime_version}; attach the wheels it was built with, or {REBUILD}"
+        )
+    if None not in (expected.compute_capability, record.compute_capability) and (
+        record.compute_capability != expected.compute_capability
+    ):
+        raise EngineError(
+            f"{title} was built for compute capability {record.compute_capability}, this GPU has "
+            f"{expected.compute_capability}; choose the same accelerator in both notebooks, or {REBUILD}"
+        )
+    if record.parity is None or not record.parity.get("ok"):
+        raise EngineError(f"{title} was never found to reproduce PyTorch's outputs on a device; {REBUILD}")
+    _check_files(record, folder, title)
+
+
+def _check_files(record: EngineRecord, folder: Path, title: str) -> None:
+    for name, sha256 in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise EngineError(f"{title} has lost its file {name}; {REBUILD}")
+        if sha256_of(path) != sha256:
+            raise EngineError(
+                f"{title} is damaged: {name} is not the file that was tested (its SHA-256 differs); {REBUILD}"
+            )
