@@ -1,0 +1,87 @@
+"""The command ``tomopoint simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tomopoint.command import CommandResult
+from tomopoint.errors import DataError
+from tomopoint.simulate.options import SimulationOptions
+
+DEFAULT_SHAPE = "96,320,320"
+DEFAULT_OPTIONS = SimulationOptions()
+
+
+def simulate(
+    out: Path,
+    train_runs: int = 6,
+    test_runs: int = 2,
+    shape: str = DEFAULT_SHAPE,
+    seed: int = 0,
+    workers: int = 0,
+    device: str = "auto",
+    content: SimulationOptions = DEFAULT_OPTIONS,
+) -> CommandResult:
+    """Write simulated tomograms as a project in the competition's layout.
+
+    Run it again to go on where it stopped, or with more runs to add some; finished runs are not made again.
+
+    Parameters
+    ----------
+    out
+        Folder to write: train/, test/, sample_submission.csv, and the test runs' truth in truth/.
+    train_runs
+        Runs with labels.
+    test_runs
+        Runs without labels.
+    shape
+        Depth, height and width in voxels of 10 A; the competition's is 184,630,630.
+    seed
+        Same seed and version: same data.
+    workers
+        Processes; 0 chooses by cores, memory and the amount of work.
+    device
+        Where the FFTs run: auto, cpu or cuda.
+    content
+        What the runs hold: contrast, crowding, label mistakes, reconstruction types.
+    """
+    from tomopoint.simulate.particles import PARTICLE_NAMES
+    from tomopoint.simulate.project import ProjectPlan, write_project
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise DataError(f"device must be auto, cpu or cuda, got {device!r}")
+    if workers < 0:
+        raise DataError(f"workers must not be negative, got {workers}; 0 chooses a number")
+    plan = ProjectPlan(out, train_runs, test_runs, parse_shape(shape), seed, content, device)
+    records = write_project(plan, workers)
+    counts = {name: sum(record.counts[name] for record in records) for name in PARTICLE_NAMES}
+    listing = ", ".join(f"{count} {name}" for name, count in counts.items())
+    text = (
+        f"{out}: {train_runs} training and {test_runs} test runs of {shape} voxels with {listing}.\n"
+        f"Next: tomopoint train --data {out}"
+    )
+    figures = {
+        "data": str(out),
+        "train_runs": [record.run for record in records if record.split == "train"],
+        "test_runs": [record.run for record in records if record.split == "test"],
+        "particles": counts,
+        "seconds_per_run": round(sum(record.seconds for record in records) / len(records), 2),
+    }
+    return CommandResult(text, figures)
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """Read ``"184,630,630"``.
+
+    Raises
+    ------
+    DataError
+        Not three whole numbers, or too small.
+    """
+    from tomopoint.simulate.options import check_shape
+
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(f"the shape {text!r} does not fit: give depth,height,width, e.g. {DEFAULT_SHAPE}") from None
+    return check_shape(sizes)

@@ -1,0 +1,105 @@
+"""What a user can choose about simulated tomograms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tomopoint.errors import DataError
+
+TOMO_TYPES: tuple[str, ...] = ("denoised", "wbp", "ctfdeconvolved", "isonetcorrected")
+"""The four reconstructions the competition ships of a training run."""
+
+VOXEL_A = 10.012444309
+"""Edge of a voxel, the mean of the three values in the competition's metadata."""
+
+FULL_SHAPE_ZYX = (184, 630, 630)
+"""Shape of the competition's tomograms, voxels."""
+
+MIN_AXIS_VOX = 16
+"""Smallest box: about one large particle."""
+
+
+def _require(condition: Any, message: str) -> None:
+    if not condition:
+        raise DataError(message)
+
+
+@dataclass(frozen=True)
+class LabelImperfections:
+    """How the labels of training runs differ from the truth. Test truth is always exact.
+
+    The defaults are the level found in the real labels.
+
+    Attributes
+    ----------
+    missing
+        Share of beta-galactosidase and thyroglobulin that is there but not labelled.
+    jitter_A
+        Spread of a label about the true centre, per axis, Angstrom (6 is 10 A root mean square in 3-D).
+    conflicting
+        Share of beta-galactosidase that is labelled a second time as thyroglobulin or beta-amylase.
+    double
+        Share of apo-ferritin that is labelled twice.
+    """
+
+    missing: float = 0.04
+    jitter_A: float = 6.0
+    conflicting: float = 0.07
+    double: float = 0.003
+
+    def __post_init__(self) -> None:
+        for name in ("missing", "conflicting", "double"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{name} is a share and must lie in [0, 1), got {value}")
+        _require(0 <= self.jitter_A <= 50, f"jitter_A must lie in [0, 50] Angstrom, got {self.jitter_A}")
+
+
+PERFECT_LABELS = LabelImperfections(missing=0.0, jitter_A=0.0, conflicting=0.0, double=0.0)
+"""Labels that are the truth."""
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """What decides the content of a simulated run, apart from its shape and seed.
+
+    Attributes
+    ----------
+    difficulty
+        1 is the contrast of real denoised tomograms; 2 halves the signal at the same noise, 0.5 doubles it.
+    variation
+        Width of the per-run ranges of the imaging parameters: 1 as in real data sets, 0 every run nominal.
+    crowding
+        Smallest and largest volume share of unlabelled, albumin-like protein inside the ice.
+    labels
+        Imperfections of training labels.
+    tomo_types
+        The reconstructions to make; ``denoised`` is always among them.
+    """
+
+    difficulty: float = 1.0
+    variation: float = 1.0
+    crowding: tuple[float, float] = (0.005, 0.02)
+    labels: LabelImperfections = field(default_factory=LabelImperfections)
+    tomo_types: tuple[str, ...] = ("denoised",)
+
+    def __post_init__(self) -> None:
+        _require(0.1 <= self.difficulty <= 10, f"difficulty must lie in [0.1, 10], got {self.difficulty}")
+        _require(0 <= self.variation <= 1, f"variation must lie in [0, 1], got {self.variation}")
+        low, high = self.crowding
+        _require(0 <= low <= high <= 0.05, f"crowding must satisfy 0 <= low <= high <= 0.05, got {self.crowding}")
+        unknown = sorted(set(self.tomo_types) - set(TOMO_TYPES))
+        _require(not unknown, f"unknown tomogram type {', '.join(unknown)}; known are {', '.join(TOMO_TYPES)}")
+        _require("denoised" in self.tomo_types, "tomogram types must contain 'denoised': it is what training reads")
+        _require(len(set(self.tomo_types)) == len(self.tomo_types), f"a tomogram type is named twice: {self.tomo_types}")
+
+
+def check_shape(shape_zyx: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the shape, or raise DataError when it is not three sensible axis lengths in voxels."""
+    _require(
+        len(shape_zyx) == 3 and all(size >= MIN_AXIS_VOX for size in shape_zyx),
+        f"the shape {shape_zyx} does not fit: give depth, height and width in voxels, each at least {MIN_AXIS_VOX}, "
+        f"e.g. {','.join(map(str, FULL_SHAPE_ZYX))}",
+    )
+    depth, height, width = shape_zyx
+    return depth, height, width

@@ -1,0 +1,204 @@
+"""A run before it is imaged: everything in the box, and its density."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from tomopoint.simulate.density import Array, Blobs, Volume, add_blobs, random_direction
+from tomopoint.simulate.matter import ALBUMIN_VOLUME_A3, albumin, medium_complex, membrane_protein
+from tomopoint.simulate.options import VOXEL_A, SimulationOptions
+from tomopoint.simulate.particles import PARTICLE_NAMES
+from tomopoint.simulate.placement import (
+    Molecule,
+    Occupancy,
+    Slab,
+    draw_slab,
+    place_particles,
+    random_place,
+)
+from tomopoint.simulate.statistics import FULL_WIDTH_A
+from tomopoint.simulate.structures import (
+    MEMBRANE_CLEARANCE_A,
+    FilmEdge,
+    Vesicle,
+    add_film_edge,
+    add_vesicle,
+    draw_film_edge,
+    draw_vesicle,
+)
+
+COMPLEXES_PER_RUN = (5.0, 20.0)
+VESICLES_PER_RUN = 4.0
+FILM_SHARE = 0.2
+"""Share of full-size runs in which a film edge crosses a corner."""
+
+MEMBRANE_PROTEINS_PER_A2 = 1.5e-5
+"""One protein per about 260 x 260 A of membrane."""
+
+_ALBUMIN_CLEARANCE_A = 32.0
+_RIM_A = 60.0
+_INTERIOR = {"virus-like-particle": 145.0, "apo-ferritin": 65.0}
+"""Closed shells: no albumin within this distance of the centre, Angstrom."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All matter of a run.
+
+    Attributes
+    ----------
+    shape_zyx
+        Box, voxels.
+    slab
+        The ice.
+    molecules
+        Labelled particles and unlabelled complexes.
+    vesicles, film
+        Large structures.
+    crowd
+        Albumin-like and membrane proteins: (centre, density) each.
+    """
+
+    shape_zyx: tuple[int, int, int]
+    slab: Slab
+    molecules: tuple[Molecule, ...]
+    vesicles: tuple[Vesicle, ...]
+    film: FilmEdge | None
+    crowd: tuple[tuple[Array, Blobs], ...]
+
+    def points_xyz_A(self) -> dict[str, Array]:
+        """Return the true centres of labelled particles inside the box, ``(N, 3)`` x, y, z, per name."""
+        depth_A = self.shape_zyx[0] * VOXEL_A
+        inside = [m for m in self.molecules if 0.0 <= m.centre_zyx_A[0] <= depth_A]
+        return {
+            name: np.array([m.centre_zyx_A[::-1] for m in inside if m.name == name]).reshape(-1, 3)
+            for name in PARTICLE_NAMES
+        }
+
+    def density(self) -> Volume:
+        """Render everything, ``(D, H, W)`` float32."""
+        volume = np.zeros(self.shape_zyx, dtype=np.float32)
+        for vesicle in self.vesicles:
+            add_vesicle(volume, vesicle, VOXEL_A)
+        if self.film is not None:
+            add_film_edge(volume, self.film, VOXEL_A)
+        for molecule in self.molecules:
+            add_blobs(volume, molecule.blobs, molecule.centre_zyx_A, VOXEL_A)
+        for centre, blobs in self.crowd:
+            add_blobs(volume, blobs, centre, VOXEL_A)
+        return volume
+
+
+def draw_scene(rng: np.random.Generator, options: SimulationOptions, shape_zyx: tuple[int, int, int]) -> Scene:
+    """Draw a run's content at the real density of everything, whatever the box."""
+    extent = np.asarray(shape_zyx) * VOXEL_A
+    slab = draw_slab(rng, extent)
+    film = _draw_film(rng, slab)
+    vesicles = _draw_vesicles(rng, slab, film)
+    occupancy = Occupancy(vesicles, film)
+    place_particles(rng, slab, occupancy)
+    _place_complexes(rng, slab, occupancy)
+    crowd = _draw_membrane_proteins(rng, vesicles, occupancy) + _draw_albumin(rng, options, slab, occupancy)
+    return Scene(shape_zyx, slab, tuple(occupancy.molecules), vesicles, film, tuple(crowd))
+
+
+def _area_share(extent_zyx_A: Array) -> float:
+    return float(extent_zyx_A[1] * extent_zyx_A[2] / FULL_WIDTH_A**2)
+
+
+def _draw_film(rng: np.random.Generator, slab: Slab) -> FilmEdge | None:
+    """Draw whether a film edge crosses the box: its length, not its area, decides how often."""
+    if rng.random() >= FILM_SHARE * np.sqrt(_area_share(slab.extent_zyx_A)):
+        return None
+    return draw_film_edge(rng, slab.extent_zyx_A, slab.middle_A)
+
+
+def _draw_vesicles(rng: np.random.Generator, slab: Slab, film: FilmEdge | None) -> tuple[Vesicle, ...]:
+    """Draw vesicles that touch neither each other nor the film."""
+    vesicles: list[Vesicle] = []
+    for _ in range(int(rng.poisson(VESICLES_PER_RUN * _area_share(slab.extent_zyx_A)))):
+        y, x = (float(value) for value in rng.uniform(0.0, slab.extent_zyx_A[1:]))
+        vesicle = draw_vesicle(rng, np.zeros(3), 0.42 * slab.thickness_A)
+        room = max(0.5 - float(vesicle.semi_axes_zyx_A[0]) / slab.thickness_A, 0.0)
+        centre = np.array([slab.height_A(0.5 + float(rng.uniform(-room, room)), y, x), y, x])
+        vesicle = Vesicle(centre, vesicle.semi_axes_zyx_A, vesicle.waves, vesicle.leaflet_density)
+        reach = float(vesicle.semi_axes_zyx_A.max())
+        apart = all(
+            np.linalg.norm(centre - other.centre_zyx_A) > 1.1 * (reach + float(other.semi_axes_zyx_A.max())) + 60.0
+            for other in vesicles
+        )
+        rim = np.array([vesicle.surface(random_direction(rng))[0] for _ in range(40)])
+        if apart and not (film is not None and bool(film.contains(rim).any())):
+            vesicles.append(vesicle)
+    return tuple(vesicles)
+
+
+def _place_complexes(rng: np.random.Generator, slab: Slab, occupancy: Occupancy) -> None:
+    """Place unlabelled complexes among the labelled particles."""
+    expected = float(rng.uniform(*COMPLEXES_PER_RUN)) * slab.area_share()
+    for _ in range(int(rng.poisson(expected))):
+        for _ in range(20):
+            blobs = medium_complex(rng)
+            candidate = Molecule("complex", random_place(rng, slab, (1.3, 1.3)), blobs, 30.0)
+            if slab.contains(candidate.centre_zyx_A) and occupancy.fits(candidate):
+                occupancy.molecules.append(candidate)
+                break
+
+
+def _draw_membrane_proteins(
+    rng: np.random.Generator, vesicles: tuple[Vesicle, ...], occupancy: Occupancy
+) -> list[tuple[Array, Blobs]]:
+    """Stud membranes with unlabelled proteins, outside only, away from the particles beside them."""
+    taken = cKDTree(_blob_positions(occupancy.molecules))
+    proteins: list[tuple[Array, Blobs]] = []
+    for vesicle in vesicles:
+        area = 4 * np.pi * float(np.prod(vesicle.semi_axes_zyx_A)) ** (2 / 3)
+        for _ in range(int(rng.poisson(area * MEMBRANE_PROTEINS_PER_A2))):
+            point, normal = vesicle.surface(random_direction(rng))
+            protein = membrane_protein(rng, normal)
+            if taken.query(protein.positions_zyx_A + point)[0].min() > _ALBUMIN_CLEARANCE_A:
+                proteins.append((point, protein))
+    return proteins
+
+
+def _draw_albumin(
+    rng: np.random.Generator, options: SimulationOptions, slab: Slab, occupancy: Occupancy
+) -> list[tuple[Array, Blobs]]:
+    """Fill a share of the ice with small proteins that touch nothing and one another at most."""
+    share = float(rng.uniform(*options.crowding))
+    extent = slab.extent_zyx_A
+    volume = slab.thickness_A * float(np.prod(extent[1:] + 2 * _RIM_A))
+    count = int(rng.poisson(share * volume / ALBUMIN_VOLUME_A3))
+    centres = np.empty((count, 3))
+    centres[:, 1:] = rng.uniform(-_RIM_A, extent[1:] + _RIM_A, (count, 2))
+    centres[:, 0] = slab.middle_A + (centres[:, 1:] - extent[1:] / 2) @ slab.slope_yx
+    centres[:, 0] += rng.uniform(-0.5, 0.5, count) * slab.thickness_A
+    centres = centres[(centres[:, 0] > -_RIM_A) & (centres[:, 0] < extent[0] + _RIM_A)]
+    centres = centres[_free(centres, occupancy)]
+    return [(centre, albumin(rng)) for centre in centres]
+
+
+def _free(centres: Array, occupancy: Occupancy) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Tell which small proteins overlap nothing, and keep one of two that overlap each other."""
+    free = cKDTree(_blob_positions(occupancy.molecules)).query(centres)[0] > _ALBUMIN_CLEARANCE_A
+    for name, radius in _INTERIOR.items():
+        shells = np.array([m.centre_zyx_A for m in occupancy.molecules if m.name == name]).reshape(-1, 3)
+        if len(shells):
+            free &= cKDTree(shells).query(centres)[0] > radius
+    for vesicle in occupancy.vesicles:
+        free &= np.abs(vesicle.distance_A(centres)) > MEMBRANE_CLEARANCE_A + 15.0
+    if occupancy.film is not None:
+        free &= ~occupancy.film.contains(centres)
+    for first, second in sorted(cKDTree(centres).query_pairs(45.0)):
+        if free[first]:
+            free[second] = False
+    return np.asarray(free)
+
+
+def _blob_positions(molecules: list[Molecule]) -> Array:
+    """Return all blob centres; a far point stands in where there are no molecules."""
+    parts = [m.blobs.positions_zyx_A + m.centre_zyx_A for m in molecules]
+    return np.concatenate(parts) if parts else np.full((1, 3), -1e9)

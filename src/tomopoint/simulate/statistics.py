@@ -1,0 +1,96 @@
+"""Numbers of real runs that placement follows: counts, depth in the ice, clusters.
+
+Measured on the labels of the competition's seven training runs (1269 particles in boxes of 184 x 630 x 630 voxels).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tomopoint.simulate.options import FULL_SHAPE_ZYX, VOXEL_A
+
+FULL_DEPTH_A = FULL_SHAPE_ZYX[0] * VOXEL_A
+FULL_WIDTH_A = FULL_SHAPE_ZYX[2] * VOXEL_A
+
+SLAB_THICKNESS_A = (950.0, 200.0)
+"""Mean and spread over runs of the depth between the 5 % and 95 % quantile of all particles."""
+
+SLAB_CENTRE_A = (770.0, 90.0)
+"""Mean and spread over runs of the slab's middle, from the bottom of a full-depth tomogram."""
+
+SLAB_TILT_DEG = 3.0
+"""Spread over runs of the slab's tilt."""
+
+SLAB_FULL_SHARE = 1.15
+"""Full thickness of the ice over that between the quantiles."""
+
+DEPTH_LIMITS_A = (35.0, 1560.0)
+"""No label lies outside, from the bottom of a full-depth tomogram."""
+
+EDGE_MARGIN_A = 80.0
+"""Labels keep this distance from the edges in x and y (real ones begin at 70 A; 0.5 % are nearer than 100 A)."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """How a particle gathers.
+
+    Attributes
+    ----------
+    shares
+        Share of particles alone, in clusters of 2-5, and of 6 and more.
+    largest
+        Size of the largest clusters grown on purpose.
+    spacing_A
+        Mean and spread of the distance between neighbours in a cluster.
+    chain
+        True: each next one follows the last (polysomes). False: it touches any (aggregates).
+    """
+
+    shares: tuple[float, float, float]
+    largest: int
+    spacing_A: tuple[float, float]
+    chain: bool
+
+
+@dataclass(frozen=True)
+class ParticleStatistics:
+    """One particle in a full-size run.
+
+    Attributes
+    ----------
+    mean, spread
+        Mean and standard deviation of the count per run.
+    depth_beta
+        Parameters of the beta distribution of its place between the lower (0) and upper (1) face of the ice.
+    apart_A
+        Smallest distance to another particle of its kind outside a cluster.
+    clusters
+        None where it does not gather.
+    """
+
+    mean: float
+    spread: float
+    depth_beta: tuple[float, float]
+    apart_A: float = 0.0
+    clusters: Clusters | None = None
+
+    @property
+    def dispersion(self) -> float:
+        """Shape ``r`` of the negative binomial with this mean and spread: variance = mean + mean**2 / r."""
+        return self.mean**2 / (self.spread**2 - self.mean)
+
+
+PLACEMENT_ORDER: dict[str, ParticleStatistics] = {
+    "virus-like-particle": ParticleStatistics(16.1, 7.0, (3.2, 3.2), apart_A=290.0),
+    "ribosome": ParticleStatistics(
+        47.3, 19.0, (1.9, 1.2), clusters=Clusters((0.42, 0.43, 0.15), 10, (290.0, 24.0), chain=True)
+    ),
+    "thyroglobulin": ParticleStatistics(35.9, 8.0, (1.8, 1.7), apart_A=230.0),
+    "beta-galactosidase": ParticleStatistics(16.0, 5.0, (2.0, 2.0), apart_A=200.0),
+    "apo-ferritin": ParticleStatistics(
+        53.6, 21.0, (0.70, 1.15), clusters=Clusters((0.44, 0.42, 0.14), 10, (124.0, 4.0), chain=False)
+    ),
+    "beta-amylase": ParticleStatistics(12.4, 4.0, (1.1, 1.0), apart_A=180.0),
+}
+"""Statistics by name; large particles are placed first, while there is room."""
