@@ -174,7 +174,7 @@ def test_scores_pull_their_own_targets_but_targets_do_not_follow():
     assigned = loop_assignment(logits.detach(), offsets, points)
     normaliser = max(1.0, sum(target for _, target, *_ in assigned.values()))
     for (b, cell), (label, target, *_) in assigned.items():
-        p = sigmoid(float(logits[(b, label, *cell)]))
+        p = sigmoid(float(logits.detach()[(b, label, *cell)]))
         expected = target * (p - target) / normaliser  # d/dx of target * BCE(x, target)
         assert float(logits.grad[(b, label, *cell)]) == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
