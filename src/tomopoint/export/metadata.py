@@ -18,7 +18,6 @@ VERSION_KEY = "tomopoint.version"
 EXPORT_KEY = "tomopoint.export"
 
 EXPORT_TOOLS = ("torch", "monai", "onnx", "onnxscript", "onnxruntime", "numpy")
-KERNEL_TOOLS = ("onnxruntime", "onnxruntime-gpu", "numpy", "zarr")
 
 
 def tool_versions(packages: Sequence[str]) -> dict[str, str]:

@@ -5,6 +5,8 @@ It travels beside the graph as ``reference.npz``, so that an engine can be teste
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +54,11 @@ class Reference:
         depth, height, width = self.windows.shape[2:]
         return depth, height, width
 
+    @property
+    def stride(self) -> int:
+        """Voxels per cell of the outputs."""
+        return int(self.windows.shape[2] // self.outputs.scores.shape[2])
+
     def save(self, path: Path) -> None:
         """Write ``reference.npz``, atomically."""
         temporary = path.with_name(f".{path.name}.partial")
@@ -76,12 +83,12 @@ class Reference:
             Missing, damaged, or another file of that name.
         """
         try:
-            with np.load(path) as stored:
+            with path.open("rb") as stream, np.load(stream) as stored:
                 outputs = Outputs(stored["scores"], stored["offsets"])
                 reference = cls(stored["windows"], outputs, str(stored["precision"]), str(stored["onnx_sha256"]))
         except OSError as error:
             raise DataError(f"cannot read {path} ({error.strerror or error}); export the graph again") from error
-        except (ValueError, KeyError, EOFError) as error:
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path} is damaged or no reference ({error}); export the graph again") from error
         if reference.precision not in PRECISIONS or reference.windows.ndim != 5:
             raise DataError(f"{path} is no reference of a graph; export the graph again")

@@ -90,7 +90,7 @@ def check_model(model_path: Path, reference_path: Path) -> Pipeline:
     engine.close()
     if window_zyx != pipeline.tiling.window_zyx:
         raise PipelineError(
-            f"{model_path} takes windows of {window_zyx}, not its Pipeline's {pipeline.tiling.window_zyx}; export it again"
+            f"{model_path} takes windows of {window_zyx}, its Pipeline {pipeline.tiling.window_zyx}; export it again"
         )
     if reference.windows.shape != (batch, 1, *window_zyx):
         raise EngineError(f"{reference_path} does not fit the input of {model_path}; export the graph again")

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from tomopoint.data.project import SAMPLE_SUBMISSION
 from tomopoint.errors import DataError
+from tomopoint.inference.engines.record import RECORD_NAME
 from tomopoint.kaggle.manifest import MANIFEST, Manifest
-
-ENGINE_RECORD = "engine.json"
 
 
 def find_kit(root: Path) -> Path:
@@ -63,7 +62,7 @@ def find_competition(root: Path) -> Path:
 
 def find_engine_record(root: Path) -> Path | None:
     """Return the ``engine.json`` in the attached output of the build_engine notebook, or None."""
-    found = _matches(root, "notebooks/*/*", ENGINE_RECORD)
+    found = _matches(root, "notebooks/*/*", RECORD_NAME)
     return found[0] if found else None
 
 

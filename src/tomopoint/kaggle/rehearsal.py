@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError, TomopointError
+from tomopoint.inference.engines.record import RECORD_NAME
 from tomopoint.kaggle.dataset import check_dataset
-from tomopoint.kaggle.inputs import ENGINE_RECORD
 from tomopoint.kaggle.metadata import KernelsConfig, load_config
 
 LAYOUTS = ("flat", "nested")
@@ -87,7 +87,7 @@ def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: 
         logger.info("execute the notebook %s", name)
         notebooks.append(_execute(kernels_folder / name / f"{name}.ipynb", root, out / "executed" / f"{name}.ipynb"))
         seconds[name] = time.monotonic() - start
-    submission, engine = second_root / "working" / "submission.csv", first_root / "working" / ENGINE_RECORD
+    submission, engine = second_root / "working" / "submission.csv", first_root / "working" / RECORD_NAME
     for path in (submission, engine):
         if not path.is_file():
             raise TomopointError(f"the notebooks ran but left no {path}; see {out / 'executed'}")

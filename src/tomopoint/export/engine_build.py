@@ -1,0 +1,199 @@
+"""A TensorRT plan from an ONNX graph. One path for TensorRT and TensorRT-RTX: what is tested without a GPU runs on one.
+
+Precision is in the graph, not in a flag (TensorRT 11 and RTX have none): networks are built strongly typed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tomopoint.errors import EngineError
+from tomopoint.export.build_progress import make_monitor
+from tomopoint.inference.engines.flavour import CLASSIC, TensorRT, make_logger, require_gpu
+
+BYTES_PER_GIB = 1 << 30
+T4_COMPUTE_CAPABILITY = "7.5"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a plan is built.
+
+    Attributes
+    ----------
+    workspace_gib
+        Most scratch memory a layer may take on the device, GiB. A T4 has 15.
+    optimization_level
+        0 to 5: time the builder spends on looking for faster kernels.
+    timing_cache_path
+        Classic TensorRT only (RTX measures nothing): timings of kernels, read before and written after the build; a
+        second build on the same kind of GPU is faster. None: not kept.
+    compute_capability
+        TensorRT-RTX only: GPU to build for, which need not be here. Classic TensorRT builds for the GPU at hand.
+    """
+
+    workspace_gib: float = 12.0
+    optimization_level: int = 4
+    timing_cache_path: Path | None = None
+    compute_capability: str = T4_COMPUTE_CAPABILITY
+
+    def __post_init__(self) -> None:
+        if self.workspace_gib <= 0:
+            raise EngineError(f"--workspace-gib must be positive, got {self.workspace_gib:g}")
+        if not 0 <= self.optimization_level <= 5:
+            raise EngineError(f"--optimization-level must lie between 0 and 5, got {self.optimization_level}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, without paths."""
+        return {name: value for name, value in asdict(self).items() if name != "timing_cache_path"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A built plan.
+
+    Attributes
+    ----------
+    data
+        Buffer with the serialised engine.
+    compute_capability
+        GPU it is for.
+    n_layers
+        Layers of the parsed network.
+    parse_seconds, build_seconds
+        How long it took.
+    """
+
+    data: Any
+    compute_capability: str
+    n_layers: int
+    parse_seconds: float
+    build_seconds: float
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the plan."""
+        return int(memoryview(self.data).nbytes)
+
+    def save(self, path: Path) -> None:
+        """Write the plan, atomically."""
+        write_bytes(path, self.data)
+
+
+def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
+    """Build a plan.
+
+    Parameters
+    ----------
+    onnx_path
+        Graph with static shapes.
+    trt
+        From :func:`~tomopoint.inference.engines.flavour.load_tensorrt`.
+    options
+        How.
+
+    Raises
+    ------
+    EngineError
+        No GPU where one is needed, a graph that TensorRT cannot parse (names the node and its operator) or cannot
+        compile, shapes that are not static.
+    """
+    if trt.flavour == CLASSIC:  # its Builder fails without a device, its Runtime ends the process
+        target = require_gpu(f"building an engine with {trt.title}").compute_capability
+    else:
+        target = options.compute_capability
+    log = make_logger(trt)
+    builder = trt.module.Builder(log)
+    start = time.monotonic()
+    network, _parser = _parse(onnx_path, trt, builder, log)
+    parsed = time.monotonic()
+    logger.info("%s: %d layers parsed, building for compute capability %s", onnx_path, network.num_layers, target)
+    config, _monitor = _configure(trt, builder, options)
+    if trt.flavour != CLASSIC:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(_find_capability(trt, target), 0)
+    cache_path = options.timing_cache_path if trt.flavour == CLASSIC else None
+    if cache_path is not None:
+        attach_timing_cache(config, cache_path)
+    data = builder.build_serialized_network(network, config)
+    if data is None:
+        why = log.errors[-1] if log.errors else "it gives no reason"
+        raise EngineError(f"{trt.title} cannot build {onnx_path} for compute capability {target}: {why}")
+    if cache_path is not None:
+        write_bytes(cache_path, config.get_timing_cache().serialize())
+    return Plan(data, target, network.num_layers, parsed - start, time.monotonic() - parsed)
+
+
+def _parse(onnx_path: Path, trt: TensorRT, builder: Any, log: Any) -> tuple[Any, Any]:
+    """Return the parsed network, and the parser, which must live as long: it owns the weights."""
+    if not onnx_path.is_file():
+        raise EngineError(f"no graph {onnx_path}; write one with export_onnx.py")
+    flags = 1 << int(trt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.module.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx_path)):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        raise EngineError(f"{trt.title} cannot parse {onnx_path}: {_describe_errors(errors)}")
+    ports = [network.get_input(index) for index in range(network.num_inputs)]
+    dynamic = [port.name for port in ports if any(size < 0 for size in port.shape)]
+    if dynamic:
+        raise EngineError(
+            f"{onnx_path} leaves sizes of {', '.join(dynamic)} open; export it with a static window and batch"
+        )
+    return network, parser
+
+
+def _describe_errors(errors: Sequence[Any]) -> str:
+    """Name operator and node of each parser error, once."""
+    lines = []
+    for error in errors:
+        where = f"operator {error.node_operator()} (node {error.node_name()})" if error.node_operator() else "the file"
+        kind = error.code().name.lower().replace("_", " ")
+        lines.append(f"{where}: {kind} ({error.desc().strip()})")
+    return "; ".join(dict.fromkeys(lines)) or "it gives no reason"
+
+
+def _configure(trt: TensorRT, builder: Any, options: BuildOptions) -> tuple[Any, Any]:
+    """Return the builder's configuration, and its progress monitor, which must live as long."""
+    config = builder.create_builder_config()
+    n_bytes = int(options.workspace_gib * BYTES_PER_GIB)
+    config.set_memory_pool_limit(trt.module.MemoryPoolType.WORKSPACE, n_bytes)
+    config.builder_optimization_level = options.optimization_level
+    monitor = make_monitor(trt)
+    if monitor is not None:
+        config.progress_monitor = monitor
+    return config, monitor
+
+
+def _find_capability(trt: TensorRT, compute_capability: str) -> Any:
+    name = f"SM{compute_capability.replace('.', '')}"
+    known = trt.module.ComputeCapability
+    if name not in known.__members__:
+        names = [f"{n[2:-1]}.{n[-1]}" for n in known.__members__ if n.startswith("SM")]
+        raise EngineError(f"{trt.title} builds for compute capability {', '.join(names)}, not {compute_capability}")
+    return getattr(known, name)
+
+
+def attach_timing_cache(config: Any, path: Path) -> None:
+    """Give the builder the cache stored at `path`, or a new one where that is of another TensorRT or GPU, or nothing."""
+    stored = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(stored)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        logger.info("the timing cache %s is of another TensorRT or GPU; starting a new one", path)
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def write_bytes(path: Path, data: Any) -> None:
+    """Write a buffer to `path`, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as stream:
+        stream.write(memoryview(data))
+    temporary.replace(path)

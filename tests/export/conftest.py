@@ -1,0 +1,87 @@
+"""Small networks with weights that make every output count, as run folders and in memory."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tomopoint.export.merge import Merged
+from tomopoint.networks.build import build_network
+from tomopoint.networks.config import NetworkConfig
+from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Normalisation, Pipeline, Tiling
+from tomopoint.training.checkpoints import WEIGHTS, MemberRecord, save_weights
+
+WINDOW = (32, 32, 40)
+SEGRESNET = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8)
+DYNUNET = NetworkConfig("dynunet", filters=(8, 8, 8, 8), features=8, class_width=8, offset_width=8)
+
+
+def random_network(config, seed):
+    """Fresh heads answer nearly constant maps, on which any graph agrees: spread their weights."""
+    torch.manual_seed(seed)
+    network = build_network(config, len(COMPETITION_PARTICLES)).eval().requires_grad_(False)
+    for parameter in network.head.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=1.5 / parameter[0].numel() ** 0.5)
+    return network
+
+
+@pytest.fixture(scope="session")
+def pipeline():
+    tiling = Tiling(WINDOW, (16, 16, 16), 0.1)
+    return Pipeline(particles=COMPETITION_PARTICLES, voxel_A=10.0, tiling=tiling)
+
+
+@pytest.fixture(scope="session")
+def merged(pipeline):
+    networks = (random_network(SEGRESNET, 0), random_network(DYNUNET, 1), random_network(SEGRESNET, 2))
+    members = tuple(
+        Member(f"fold{k}", network, ("TS_1",), 0.5, f"{k:064x}", weight=1.0 + k)
+        for k, network in enumerate(("segresnet", "dynunet", "segresnet"))
+    )
+    return Merged(networks, replace(pipeline, members=members))
+
+
+@pytest.fixture
+def write_run(tmp_path, pipeline):
+    """Write a run folder as `tomopoint train` and `tomopoint validate` leave it."""
+
+    def write(name, seeds=(0, 1), validated=None, **changes) -> Path:
+        folder = tmp_path / name
+        members = []
+        for fold, seed in enumerate(seeds):
+            config = (SEGRESNET, DYNUNET)[fold % 2].resolved()
+            path = folder / f"fold{fold}" / config.title
+            sha256 = save_weights(random_network(config, seed).state_dict(), path / WEIGHTS)
+            _record(config, f"fold{fold}", sha256, changes.pop("particles_in_record", None)).save(path)
+            members.append(Member(f"fold{fold}", config.title, (f"TS_{fold}",), 0.1 * fold, sha256))
+        replace(pipeline, members=tuple(members[:validated]), **changes).save(folder / "pipeline.json")
+        return folder
+
+    return write
+
+
+def _record(config, fold, sha256, particles):
+    return MemberRecord(
+        fold=fold,
+        network=config,
+        particles=particles or tuple(p.name for p in COMPETITION_PARTICLES),
+        stride=2,
+        voxel_A=10.0,
+        normalisation=Normalisation(),
+        training_runs=("TS_9",),
+        validation_runs=("TS_1",),
+        data_root="data",
+        data_sha256="0" * 64,
+        recipe_sha256="0" * 64,
+        weights_sha256=sha256,
+        recipe="demo",
+        tomopoint="0.1.0",
+        epochs=1,
+        steps=1,
+        kept="last",
+        seconds=1.0,
+        device="cpu",
+        precision="fp32",
+    )

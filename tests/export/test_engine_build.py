@@ -1,0 +1,160 @@
+"""Graphs through TensorRT's real ONNX parser and, for a T4 that is not here, through TensorRT-RTX's compiler.
+
+This proves that operators, shapes and types are accepted. It says nothing of numbers: those need the device.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from tomopoint.errors import EngineError
+from tomopoint.export.engine_build import BuildOptions, Plan, attach_timing_cache, build_plan, write_bytes
+from tomopoint.export.graph import Graph
+from tomopoint.export.precision import with_half_convolutions
+from tomopoint.inference.engines.flavour import RTX, TensorRT, load_tensorrt, make_logger
+from tomopoint.networks.build import build_network
+from tomopoint.networks.config import NETWORK_NAMES, NetworkConfig
+from tomopoint.networks.ensemble import Ensemble
+
+N_CLASSES = 6
+SMALL_ZYX = (64, 64, 64)
+FULL_ZYX = (192, 128, 128)
+
+NARROW = {
+    "segresnet": NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=6, offset_width=4),
+    "dynunet": NetworkConfig("dynunet", filters=(4, 8, 16), features=8, class_width=6, offset_width=4),
+    "dynunet-residual": NetworkConfig(
+        "dynunet-residual", filters=(4, 8, 16), features=8, class_width=6, offset_width=4
+    ),
+    "heatmap": NetworkConfig("heatmap", init_filters=8, blocks_down=(1, 1, 1), class_width=6),
+}
+
+
+@pytest.fixture(scope="module")
+def rtx() -> TensorRT:
+    return load_tensorrt(RTX)
+
+
+def export(module: nn.Module, path: Path, window_zyx=SMALL_ZYX, half: bool = True) -> Path:
+    """Write a graph the way the exporter does."""
+    module = module.eval()
+    Graph(with_half_convolutions(module) if half else module, window_zyx, batch=1).save(path)
+    return path
+
+
+def network(name: str, config: NetworkConfig | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    return build_network(config or NARROW[name], N_CLASSES)
+
+
+def tiny_graph(path: Path, nodes, size=(1, 3, 3), opset: int = 20) -> Path:
+    """Write a graph of some nodes from tensor `a` to tensor `b`."""
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name in "ab"]
+    graph = helper.make_graph(nodes, "tiny", ports[:1], ports[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+def test_every_network_with_half_convolutions_compiles_for_a_t4(name, rtx, tmp_path):
+    graph = export(network(name), tmp_path / "net.onnx")
+    plan = build_plan(graph, rtx, BuildOptions())
+    assert plan.compute_capability == "7.5"
+    assert plan.n_layers > 30
+    weights = sum(np.prod(tensor.dims) for tensor in onnx.load(graph).graph.initializer)
+    assert plan.n_bytes > weights  # at least a byte of each weight is in it
+
+
+def test_a_merged_graph_with_views_and_offsets_by_score_compiles_for_a_t4(rtx, tmp_path):
+    ensemble = Ensemble(
+        [network("segresnet"), network("dynunet")],
+        weights=[2, 1],
+        views=("identity", "flip_x"),
+        offset_average="score",
+    )
+    plan = build_plan(export(ensemble, tmp_path / "merged.onnx"), rtx, BuildOptions())
+    assert plan.n_bytes > 0
+
+
+def test_a_graph_in_float32_parses_but_turing_has_no_such_convolution(rtx, tmp_path):
+    graph = export(network("dynunet"), tmp_path / "net.onnx", half=False)
+    with pytest.raises(EngineError, match=r"cannot build .*net\.onnx for compute capability 7\.5: .*FP32 3D"):
+        build_plan(graph, rtx, BuildOptions())
+    assert build_plan(graph, rtx, BuildOptions(compute_capability="8.0")).compute_capability == "8.0"
+
+
+@pytest.mark.parametrize("operator", ["Det", "Frobnicate"])
+def test_an_unsupported_operator_is_named_with_its_node(operator, rtx, tmp_path):
+    domain = "" if operator == "Det" else "example"
+    nodes = [helper.make_node("Relu", ["a"], ["c"]), helper.make_node(operator, ["c"], ["b"], "culprit", domain=domain)]
+    graph = tiny_graph(tmp_path / "odd.onnx", nodes)
+    with pytest.raises(EngineError, match=rf"cannot parse .*odd\.onnx: operator {operator} \(node culprit\)"):
+        build_plan(graph, rtx, BuildOptions())
+
+
+def test_what_is_no_graph_is_refused(rtx, tmp_path):
+    (tmp_path / "junk.onnx").write_bytes(b"junk" * 100)
+    with pytest.raises(EngineError, match="cannot parse"):
+        build_plan(tmp_path / "junk.onnx", rtx, BuildOptions())
+    with pytest.raises(EngineError, match=r"no graph .*absent\.onnx"):
+        build_plan(tmp_path / "absent.onnx", rtx, BuildOptions())
+
+
+def test_open_sizes_are_refused(rtx, tmp_path):
+    graph = tiny_graph(tmp_path / "open.onnx", [helper.make_node("Relu", ["a"], ["b"])], size=("n", 3, 3))
+    with pytest.raises(EngineError, match=r"sizes of a open; export it with a static window"):
+        build_plan(graph, rtx, BuildOptions())
+
+
+def test_options_are_checked(rtx, tmp_path):
+    graph = tiny_graph(tmp_path / "relu.onnx", [helper.make_node("Relu", ["a"], ["b"])])
+    with pytest.raises(EngineError, match=r"builds for compute capability 7\.5, .*, not 6\.0"):
+        build_plan(graph, rtx, BuildOptions(compute_capability="6.0"))
+    with pytest.raises(EngineError, match="workspace"):
+        BuildOptions(workspace_gib=0)
+    with pytest.raises(EngineError, match="optimization-level"):
+        BuildOptions(optimization_level=6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # RTX keeps these calls, as no-ops
+def test_the_timing_cache_is_kept_and_a_damaged_one_replaced(rtx, tmp_path):
+    config = rtx.module.Builder(make_logger(rtx)).create_builder_config()
+    path = tmp_path / "kept" / "timing.cache"
+    attach_timing_cache(config, path)
+    empty = bytes(config.get_timing_cache().serialize())
+    write_bytes(path, config.get_timing_cache().serialize())
+    assert path.read_bytes() == empty
+    path.write_bytes(b"not a cache")
+    attach_timing_cache(config, path)
+    assert bytes(config.get_timing_cache().serialize()) == empty
+
+
+def test_progress_is_reported(rtx, tmp_path, caplog):
+    graph = tiny_graph(tmp_path / "relu.onnx", [helper.make_node("Relu", ["a"], ["b"])])
+    with caplog.at_level("INFO", logger="tomopoint.progress"):
+        build_plan(graph, rtx, BuildOptions())
+    counts = [record.getMessage().split(":")[1].split(",")[0].strip() for record in caplog.records]
+    assert counts
+    done, total = counts[-1].split("/")
+    assert done == total
+    assert len(counts) == int(total)  # each step once
+
+
+def test_a_plan_is_written_whole(tmp_path):
+    plan = Plan(b"serialised", "7.5", 1, 0.0, 0.0)
+    plan.save(tmp_path / "out" / "ensemble.engine")
+    assert (tmp_path / "out" / "ensemble.engine").read_bytes() == b"serialised"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ensemble.engine"]
+    assert plan.n_bytes == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+def test_every_network_of_full_width_compiles_for_a_t4_at_the_full_window(name, rtx, tmp_path):
+    graph = export(network(name, NetworkConfig(name)), tmp_path / "full.onnx", FULL_ZYX)
+    assert build_plan(graph, rtx, BuildOptions()).n_bytes > 2_000_000

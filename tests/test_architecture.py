@@ -1,0 +1,108 @@
+"""The arrows of the design: who may import whom, and how light the path is that runs on Kaggle."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "tomopoint"
+
+BASE = {"", "errors", "files", "progress", "command"}
+ALLOWED = {
+    "pipeline": BASE,
+    "data": BASE | {"pipeline"},
+    "simulate": BASE | {"pipeline", "data"},
+    "networks": BASE | {"pipeline", "data"},
+    "inference": BASE | {"pipeline", "data"},
+    "evaluation": BASE | {"pipeline", "data", "inference"},
+    "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation"},
+    "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
+    "kaggle": BASE | {"pipeline", "data", "inference", "evaluation", "export"},
+}
+ONLY_ENGINES_IMPORT = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda"}
+NEVER_IN_THE_KERNEL_PATH = ("torch", "monai", "lightning", "pytorch_lightning", "onnx", "matplotlib", "jupytext")
+KERNEL_PATH = ("kaggle.inputs", "kaggle.submit", "kaggle.engine_kernel", "inference", "data", "pipeline")
+HEAVY = ("torch", "monai", "lightning", "onnxruntime", "onnx", "matplotlib", "plotly")
+
+
+def _modules():
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def _imports(path):
+    """Absolute names imported anywhere in a file, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _package(path):
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return parts[0]
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_packages_import_only_what_lies_below_them(package):
+    wrong = []
+    for path in _modules():
+        if _package(path) != package:
+            continue
+        for name in _imports(path):
+            root, _, rest = name.partition(".")
+            if root == "tomopoint":
+                target = rest.split(".")[0] if (SOURCE / rest.split(".")[0]).is_dir() or _is_module(rest) else ""
+                if target not in ALLOWED[package] | {package}:
+                    wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
+    assert wrong == []
+
+
+def _is_module(rest):
+    return (SOURCE / f"{rest.split('.')[0]}.py").is_file()
+
+
+def test_only_the_engines_import_runtimes():
+    wrong = [
+        f"{path.relative_to(SOURCE)} imports {name}"
+        for path in _modules()
+        for name in _imports(path)
+        if name.split(".")[0] in ONLY_ENGINES_IMPORT and path.parent.name != "engines"
+    ]
+    assert wrong == []
+
+
+def _kernel_modules():
+    for path in _modules():
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        engine_of_torch = name == "inference.engines.torch"
+        if name.startswith(KERNEL_PATH) and not engine_of_torch:
+            yield f"tomopoint.{name}"
+
+
+def _loaded_after(modules, suspects):
+    code = f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m)\n"
+    code += f"print(*sorted(set({suspects!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_the_kernel_path_loads_neither_torch_nor_monai_nor_lightning():
+    modules = list(_kernel_modules())
+    assert "tomopoint.kaggle.submit" in modules
+    assert "tomopoint.inference.predict" in modules
+    assert _loaded_after(modules, NEVER_IN_THE_KERNEL_PATH) == []
+
+
+def test_commands_are_light_to_import():
+    modules = [
+        "tomopoint." + ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+        for path in _modules()
+        if path.stem == "command" or path.stem.endswith("_command")
+    ]
+    assert _loaded_after([*modules, "tomopoint.__main__"], HEAVY) == []
