@@ -182,7 +182,7 @@ def _find_capability(trt: TensorRT, compute_capability: str) -> Any:
 
 
 def attach_timing_cache(config: Any, path: Path) -> None:
-    """Give the builder the cache stored at `path`, or a new one where that is of another TensorRT or GPU, or nothing."""
+    """Give the builder the cache stored at `path`, or a new one where there is none that fits."""
     stored = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(stored)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
