@@ -39,6 +39,46 @@ def score(submission: Path, truth: Path) -> CommandResult:
     return CommandResult(text, figures)
 
 
+def report(  # noqa: PLR0913 - the options of a command
+    data: Path,
+    submission: Path,
+    truth: Path,
+    out: Path = Path("report.html"),
+    run: Path | None = None,
+    prediction: Path | None = None,
+    model: Path | None = None,
+) -> CommandResult:
+    """Write one HTML page about a submission: scores, counts, slices with picks, curves, timings. It opens offline.
+
+    Parameters
+    ----------
+    data
+        Project folder that holds the tomograms.
+    submission
+        CSV with experiment, particle_type, x, y, z (Angstrom).
+    truth
+        Folder of true picks: a project, its overlay, or any folder with <run>/<particle>.json.
+    out
+        The page.
+    run
+        Validated training run, e.g. runs/first: adds threshold curves and out-of-fold scores.
+    prediction
+        Folder that `tomopoint predict` wrote: adds timings; default the folder of the submission.
+    model
+        The exported graph: adds its parity with PyTorch.
+    """
+    from tomopoint.evaluation.report import ReportSources, build_report
+    from tomopoint.files import write_atomically
+
+    sources = ReportSources(data, submission, truth, run, prediction or submission.parent, model)
+    built = build_report(sources)
+    write_atomically(out, built.html)
+    kind = "simulated score" if built.simulated else "score"
+    text = f"{kind}: {built.score.score:.4f}\nwrote {out} ({len(built.html) / 1e6:.1f} MB); open it in a browser"
+    figures = {"report": str(out), "simulated": built.simulated, **score_figures(built.score)}
+    return CommandResult(text, figures)
+
+
 def score_figures(score: Score) -> dict[str, Any]:
     """Return a score as plain JSON types."""
     from dataclasses import asdict

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tomopoint.command import CommandResult
+from tomopoint.errors import TomopointError
 
 if TYPE_CHECKING:
     from tomopoint.data.project import Project
@@ -71,8 +72,6 @@ def validate(  # noqa: PLR0913  each is an option of the command line
 
 def parse_sizes(name: str, text: str | None) -> tuple[int, int, int] | None:
     """Read ``"192,128,128"``; TomopointError for anything else but None."""
-    from tomopoint.errors import TomopointError
-
     if text is None:
         return None
     parts = text.split(",")
@@ -84,7 +83,6 @@ def parse_sizes(name: str, text: str | None) -> tuple[int, int, int] | None:
 
 def parse_thresholds(text: str) -> CalibrationOptions | Path:
     """Read ``"curve"``, ``"counts"``, ``"counts:1.5"`` or the path of a ``pipeline.json``."""
-    from tomopoint.errors import TomopointError
     from tomopoint.evaluation.calibration import CalibrationOptions
 
     method, _, number = text.partition(":")
@@ -129,6 +127,11 @@ def _calibrate(
     from tomopoint.training.validation import PIPELINE, calibrated, predict_held_out, save_validation
 
     options, choice = how
+    if not trained.held_out:
+        raise TomopointError(
+            f"no network of {trained.folder} holds a run out, so thresholds cannot be measured; "
+            "take those of a validated run with --thresholds runs/NAME/pipeline.json"
+        )
     truth = read_held_out_truth(trained, project)
     picks, records = predict_held_out(trained, pipeline, project, options)
     choice = replace(choice, floor=pipeline.decoding.floor)

@@ -1,0 +1,231 @@
+"""The report: one HTML page about a submission, its truth, and the networks behind it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tomopoint import __version__
+from tomopoint.data.project import Project, Run
+from tomopoint.data.tables import read_pick_table
+from tomopoint.data.tomograms import read_tomogram
+from tomopoint.evaluation.figures import FOUND, MISSED, WRONG, draw_slices, marker_of
+from tomopoint.evaluation.page import Markup, number, page, paragraph, picture, section, table, tiles
+from tomopoint.evaluation.score import Score, score_picks
+from tomopoint.evaluation.slices import choose_slabs, judge_picks
+from tomopoint.evaluation.timings import timings_section
+from tomopoint.evaluation.training_sections import parity_section, read_validation, validation_sections
+from tomopoint.evaluation.truth import read_truth
+from tomopoint.files import sha256_of
+from tomopoint.pipeline import COMPETITION_PARTICLES, Particle, Pipeline
+
+SHOWN_RUNS = 4
+"""Runs with pictures: the worst, the best and some between."""
+
+LISTED_RUNS = 30
+"""Runs with a row in the table of runs; beyond that the lowest scores are listed."""
+
+SYMBOLS = {"o": "●", "^": "▲", "s": "■", "D": "◆", "h": "⬢", "v": "▼", "p": "⬟", "*": "★"}
+PACKAGES = ("tomopoint", "numpy", "scipy", "pandas", "zarr", "torch", "monai", "onnxruntime", "matplotlib")
+
+
+@dataclass(frozen=True)
+class ReportSources:
+    """What the report is made from.
+
+    Attributes
+    ----------
+    data
+        Project folder with the tomograms.
+    submission
+        The CSV.
+    truth
+        Folder of true picks.
+    run
+        Folder of the training run, validated; None leaves its sections out.
+    prediction
+        Folder with the log of the prediction; None leaves timings out.
+    model
+        The graph; None leaves the parity table out.
+    """
+
+    data: Path
+    submission: Path
+    truth: Path
+    run: Path | None = None
+    prediction: Path | None = None
+    model: Path | None = None
+
+    @property
+    def particles(self) -> tuple[Particle, ...]:
+        """Those of the validated run, else the competition's."""
+        return self.pipeline.particles if self.pipeline else COMPETITION_PARTICLES
+
+    @cached_property
+    def pipeline(self) -> Pipeline | None:
+        """What validation wrote."""
+        return Pipeline.load(self.run / "pipeline.json") if self.run else None
+
+    @cached_property
+    def validation(self) -> dict[str, Any] | None:
+        """Content of ``validation.json``; None where thresholds came from another run."""
+        return read_validation(self.run) if self.run else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page and the score it shows."""
+
+    html: str
+    score: Score
+    simulated: bool
+
+
+def build_report(sources: ReportSources) -> Report:
+    """Build the page.
+
+    Raises
+    ------
+    DataError
+        The submission, the truth or a tomogram cannot be read.
+    PipelineError
+        `run` is given and not validated.
+    """
+    picks = read_pick_table(sources.submission)
+    truth = read_truth(sources.truth, [particle.name for particle in sources.particles])
+    score = score_picks(truth, picks, sources.particles)
+    simulated = Project(sources.data).is_simulated
+    parts = [
+        _headline(score, sources, simulated),
+        _classes(score),
+        _runs(score),
+        _pictures(score, truth, picks, sources),
+        *validation_sections(sources.run),
+        *timings_section(sources.prediction),
+        *parity_section(sources.model),
+        _provenance(sources, simulated),
+    ]
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    badge = "SIMULATED" if simulated else ""
+    subtitle = f"{sources.submission.name}, {len(score.runs)} runs, made {now} by tomopoint {__version__}"
+    return Report(page("tomopoint report", badge, subtitle, parts), score, simulated)
+
+
+def _headline(score: Score, sources: ReportSources, simulated: bool) -> Markup:
+    kind = "simulated test runs" if simulated else "scored runs"
+    values = [(number(score.score, 4), f"official F4 score, {kind}")]
+    validation = sources.validation
+    if validation:
+        values.append((number(validation["score"], 4), "out of fold, thresholds chosen on the same runs"))
+        if validation["score_left_out"] is not None:
+            values.append((number(validation["score_left_out"], 4), "out of fold, thresholds of the other folds"))
+    n_truth = sum(item.n_truth for item in score.per_class.values())
+    n_picks = sum(item.n_picks for item in score.per_class.values())
+    values.append((f"{n_picks} / {n_truth}", "picks / true particles"))
+    tile = tiles(values)
+    note = "Simulated tomograms: these figures say nothing about the leaderboard." if simulated else ""
+    return Markup(tile.html + (paragraph(note, soft=True).html if note else ""))
+
+
+def _classes(score: Score) -> Markup:
+    rows = [
+        (
+            *(name, f"{c.weight:g}", number(c.f_beta), number(c.recall), number(c.precision)),
+            *(c.n_truth, c.n_picks, c.tp, c.fp, c.fn, number(c.localisation_A, 1)),
+        )
+        for name, c in score.per_class.items()
+    ]
+    head = ("particle", "weight", "F4", "recall", "precision", "true", "picks", "found", "wrong", "missed", "error A")
+    note = (
+        "F4 counts recall far above precision. A centre is found if a pick of its kind lies within half the particle's "
+        "radius; error is the mean distance of found centres to their nearest pick."
+    )
+    return section("Score per particle", table(head, rows), paragraph(note, soft=True))
+
+
+def _runs(score: Score) -> Markup:
+    names = list(score.per_class)
+    scores = {run: score.of_runs([run]) for run in score.runs}
+    listed = sorted(scores, key=lambda run: scores[run].score)[:LISTED_RUNS]
+    rows = []
+    for run in sorted(listed):
+        own = scores[run].per_class
+        rows.append((run, number(scores[run].score), *(f"{own[n].n_picks} / {own[n].n_truth}" for n in names)))
+    every = score.per_class
+    rows.append(("all", number(score.score), *(f"{every[n].n_picks} / {every[n].n_truth}" for n in names)))
+    note = "Picks / true particles. A run's score is the official one as if it were alone."
+    if len(scores) > LISTED_RUNS:
+        note += f" Of {len(scores)} runs, the {LISTED_RUNS} with the lowest score are listed."
+    return section("Counts per run", table(("run", "score", *names), rows, total=True), paragraph(note, soft=True))
+
+
+def _pictures(score: Score, truth: Mapping[str, Any], picks: pd.DataFrame, sources: ReportSources) -> Markup:
+    """Slabs of the worst run, the best, and some between."""
+    by_score = sorted(score.runs, key=lambda run: score.of_runs([run]).score)
+    count = min(SHOWN_RUNS, len(by_score))
+    chosen = [by_score[round(i * (len(by_score) - 1) / max(1, count - 1))] for i in range(count)]
+    marks = [(p.name, p.radius_A) for p in sources.particles]
+    shown: list[Markup] = []
+    for name in chosen:
+        run = _find_run(Project(sources.data), name)
+        if run is None:
+            shown.append(paragraph(f"{sources.data} has no tomogram of {name}.", soft=True))
+            continue
+        tomogram = read_tomogram(run.tomogram_path())
+        own = picks.loc[picks["experiment"] == name]
+        judged = judge_picks(truth[name], own, sources.particles, tomogram.voxel_A)
+        views = choose_slabs(tomogram, judged, name)
+        shown.append(picture(draw_slices(views, marks), "; ".join(view.title for view in views)))
+    return section("Slices with picks", _key([p.name for p in sources.particles]), *shown)
+
+
+def _key(names: Sequence[str]) -> Markup:
+    colours = (("found", FOUND), ("wrong", WRONG), ("missed", MISSED))
+    dots = "".join(f'<span><i class="dot" style="border-color:{colour}"></i>{what}</span>' for what, colour in colours)
+    shapes = "".join(f"<span>{SYMBOLS[marker_of(index)]} {name}</span>" for index, name in enumerate(names))
+    return Markup(f'<p class="key">{dots}</p><p class="key soft">{shapes}</p>')
+
+
+def _find_run(project: Project, name: str) -> Run | None:
+    for split in ("test", "train"):
+        run = Run(name, split, project.root)
+        if run.tomogram_path().is_dir():
+            return run
+    return None
+
+
+def _provenance(sources: ReportSources, simulated: bool) -> Markup:
+    files = [("submission", sources.submission), ("model", sources.model)]
+    rows: list[tuple[str, Any]] = [
+        ("data", f"{sources.data.resolve()}{' (simulated)' if simulated else ''}"),
+        ("truth", sources.truth.resolve()),
+        *((what, f"{path.resolve()}, sha256 {sha256_of(path)}") for what, path in files if path is not None),
+    ]
+    pipeline = sources.pipeline
+    if pipeline is not None:
+        tiling = pipeline.tiling
+        rows += [
+            ("pipeline", f"sha256 {pipeline.digest}"),
+            ("tiling", f"window {tiling.window_zyx}, overlap {tiling.overlap_zyx}, views {', '.join(pipeline.views)}"),
+            *((f"{m.fold}/{m.network}", f"weights sha256 {m.weights_sha256}") for m in pipeline.members),
+        ]
+    rows.append(("software", f"Python {platform.python_version()}, {', '.join(_versions())}"))
+    return section("Where this comes from", table(("what", "value"), rows, text=(1,)))
+
+
+def _versions() -> list[str]:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {__version__ if name == 'tomopoint' else version(name)}")
+        except PackageNotFoundError:
+            continue
+    return found

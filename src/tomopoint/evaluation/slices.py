@@ -1,0 +1,121 @@
+"""Which slabs of a tomogram the report shows, and what lies in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tomopoint.data.tables import COORDINATES
+from tomopoint.data.tomograms import Tomogram
+from tomopoint.evaluation.matching import match_points
+from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
+from tomopoint.pipeline import Particle
+
+Floats = npt.NDArray[np.float64]
+
+SLAB_VOX = 8
+"""Slices averaged into one picture: enough to see particles through the noise, less than the smallest diameter."""
+
+REACH_VOX = 10
+"""Centres up to this far from the slab's middle are drawn: the particle then still touches the slab."""
+
+
+@dataclass(frozen=True)
+class SliceView:
+    """One slab and the marks on it.
+
+    Attributes
+    ----------
+    title
+        Run, slices and counts, in words.
+    image_yx
+        ``(H, W)``: mean over the slab.
+    voxel_A
+        Edge of a voxel, Angstrom.
+    found, wrong, missed
+        Particle -> ``(N, 2)`` x, y in voxels: picks that reach a true centre, picks that reach none, and centres
+        that no pick reaches.
+    """
+
+    title: str
+    image_yx: npt.NDArray[np.float32]
+    voxel_A: float
+    found: dict[str, Floats]
+    wrong: dict[str, Floats]
+    missed: dict[str, Floats]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All picks and missed centres of a run, as voxels x, y, z.
+
+    Attributes
+    ----------
+    found, wrong, missed
+        Particle -> ``(N, 3)``, see :class:`SliceView`.
+    """
+
+    found: dict[str, Floats]
+    wrong: dict[str, Floats]
+    missed: dict[str, Floats]
+
+
+def judge_picks(
+    truth: Mapping[str, Floats], picks: pd.DataFrame, particles: Sequence[Particle], voxel_A: float
+) -> Judged:
+    """Sort the picks of one run into found and wrong, and name the centres that were missed.
+
+    Parameters
+    ----------
+    truth
+        Particle -> ``(N, 3)`` x, y, z in Angstrom.
+    picks
+        ``particle_type, x, y, z`` of this run.
+    particles
+        Whose radii decide.
+    voxel_A
+        Edge of a voxel, Angstrom.
+    """
+    judged = Judged({}, {}, {})
+    for particle in particles:
+        centres = truth.get(particle.name, np.zeros((0, 3)))
+        own = picks.loc[picks["particle_type"] == particle.name, list(COORDINATES)].to_numpy(dtype=np.float64)
+        match = match_points(centres, own, particle.radius_A * DISTANCE_MULTIPLIER)
+        judged.found[particle.name] = own[match.hits] / voxel_A
+        judged.wrong[particle.name] = own[~match.hits] / voxel_A
+        judged.missed[particle.name] = centres[~match.found] / voxel_A
+    return judged
+
+
+def choose_slabs(tomogram: Tomogram, judged: Judged, run: str, count: int = 2) -> list[SliceView]:
+    """Return the slabs with most marks, one in each of `count` equal parts of the depth."""
+    depth = tomogram.volume_zyx.shape[0]
+    marks = np.concatenate([p[:, 2] for part in (judged.found, judged.wrong, judged.missed) for p in part.values()])
+    edges = np.linspace(0, depth, count + 1).round().astype(int)
+    views = []
+    for first, end in pairwise(edges.tolist()):
+        middles = np.arange(first, end)
+        near = (np.abs(marks[None, :] - (middles[:, None] + 0.5)) <= REACH_VOX).sum(axis=1)
+        # Of equally full slabs, the one in the middle of the part: no preference for its edge.
+        best = np.flatnonzero(near == near.max())
+        views.append(_view(tomogram, judged, run, int(middles[best[len(best) // 2]])))
+    return views
+
+
+def _view(tomogram: Tomogram, judged: Judged, run: str, middle: int) -> SliceView:
+    depth = tomogram.volume_zyx.shape[0]
+    low = max(0, min(middle - SLAB_VOX // 2, depth - SLAB_VOX))
+    high = min(depth, low + SLAB_VOX)
+    near = {
+        kind: {name: points[np.abs(points[:, 2] - (middle + 0.5)) <= REACH_VOX, :2] for name, points in part.items()}
+        for kind, part in (("found", judged.found), ("wrong", judged.wrong), ("missed", judged.missed))
+    }
+    counts = {kind: sum(map(len, part.values())) for kind, part in near.items()}
+    listing = ", ".join(f"{counts[kind]} {kind}" for kind in ("found", "wrong", "missed"))
+    title = f"{run}, slices {low}-{high - 1} of {depth}: {listing}"
+    return SliceView(title, tomogram.volume_zyx[low:high].mean(axis=0), tomogram.voxel_A, **near)

@@ -1,0 +1,117 @@
+"""The report's sections about the training run and the graph: what was measured before the submission was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tomopoint.data.tables import COORDINATES, read_pick_table
+from tomopoint.errors import DataError
+from tomopoint.evaluation.figures import draw_curves, draw_histograms
+from tomopoint.evaluation.matching import match_points
+from tomopoint.evaluation.page import Markup, number, paragraph, picture, section, table
+from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
+from tomopoint.evaluation.truth import read_truth
+from tomopoint.pipeline import Pipeline
+
+
+def read_validation(run_folder: Path) -> dict[str, Any] | None:
+    """Return the content of ``validation.json``; None where the thresholds came from another run."""
+    path = run_folder / "validation.json"
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def validation_sections(run_folder: Path | None) -> list[Markup]:
+    """Return curves, the table per particle and fold, and score histograms, where `run_folder` is a validated run."""
+    validation = read_validation(run_folder) if run_folder else None
+    if validation is None or run_folder is None:
+        return []
+    pipeline = Pipeline.load(run_folder / "pipeline.json")
+    names = list(pipeline.particle_names)
+    thresholds = {p.name: p.threshold for p in pipeline.particles}
+    curves = picture(draw_curves(names, validation, thresholds), "F4, recall and precision over the threshold")
+    parts = [
+        _folds(validation, names),
+        section("Threshold curves", paragraph("Shaded: F4 within 1 % of the chosen threshold's.", soft=True), curves),
+    ]
+    judged = _judge_out_of_fold(run_folder, validation, pipeline)
+    if judged is not None:
+        bars = picture(draw_histograms(judged, names, thresholds), "histograms of the scores of out-of-fold picks")
+        note = "Out-of-fold picks above the floor. The line is the threshold; bars stack, the scale is logarithmic."
+        parts.append(section("Scores of right and wrong picks", paragraph(note, soft=True), bars))
+    return parts
+
+
+def _folds(validation: Mapping[str, Any], names: Sequence[str]) -> Markup:
+    """Out-of-fold F4, per particle and fold."""
+    groups, left_out = validation["per_group"], validation["per_class_left_out"]
+    rows: list[tuple[str, ...]] = []
+    for name in names:
+        choice = validation["thresholds"][name]
+        other = left_out[name]["f_beta"] if left_out else None
+        rows.append(
+            (
+                *(name, number(choice["threshold"]), f"{choice['flat_low']:.3f} to {choice['flat_high']:.3f}"),
+                *(number(validation["per_class"][name]["f_beta"]), number(other)),
+                *(number(group["f_beta"][name]) for group in groups.values()),
+            )
+        )
+    scores = (number(group["score"]) for group in groups.values())
+    rows.append(("score", "", "", number(validation["score"]), number(validation["score_left_out"]), *scores))
+    head = ("particle", "threshold", "flat within 1 %", "F4", "left out", *groups)
+    residual = validation["residual"]
+    note = (
+        f"Left out: thresholds chosen on the other folds. Mean error of {residual['n']} found picks (x, y, z): "
+        f"{_triple(residual['mean_xyz_A'])} A; subtracted from every pick: {_triple(residual['correction_xyz_A'])} A."
+    )
+    return section("Out-of-fold F4 per particle and fold", table(head, rows, total=True), paragraph(note, soft=True))
+
+
+def _judge_out_of_fold(run_folder: Path, validation: Mapping[str, Any], pipeline: Pipeline) -> pd.DataFrame | None:
+    """Return every out-of-fold pick with whether it hits; None where the training data is no longer there."""
+    try:
+        truth = read_truth(Path(validation["data_root"]), pipeline.particle_names, list(validation["predictions"]))
+        tables = [read_pick_table(run_folder / "validation" / f"{name}.csv") for name in truth]
+    except DataError:
+        return None
+    parts = []
+    for points, picks in zip(truth.values(), tables, strict=True):
+        for particle in pipeline.particles:
+            own = picks.loc[picks["particle_type"] == particle.name]
+            reach_A = particle.radius_A * DISTANCE_MULTIPLIER
+            hits = match_points(points[particle.name], own.loc[:, list(COORDINATES)].to_numpy(), reach_A).hits
+            parts.append(own.assign(hit=hits))
+    return pd.concat(parts, ignore_index=True)
+
+
+def parity_section(model: Path | None) -> list[Markup]:
+    """Return the table that the export left in the graph's metadata: how far each runtime is from PyTorch."""
+    if model is None:
+        return []
+    import onnx
+
+    graph = onnx.load(str(model), load_external_data=False)
+    found = {entry.key: entry.value for entry in graph.metadata_props}
+    rows = json.loads(found.get("tomopoint.parity", "[]"))
+    head = ("outputs of", "runtime", "scores, max", "scores, mean", "offsets, max (voxels)", "best pick equal", "")
+    cells = [
+        (
+            *(row["subject"], row["runtime"], f"{row['scores_max']:.1e}", f"{row['scores_mean']:.1e}"),
+            *(f"{row['offsets_max_vox']:.1e}", f"{100 * row['top1_agreement']:.0f} %"),
+            "within tolerance" if row["ok"] else "OUTSIDE tolerance",
+        )
+        for row in rows
+    ]
+    note = f"Absolute difference from PyTorch in float32, as measured when {model.name} was exported."
+    return [section("Parity of the exported graph", table(head, cells, text=(1,)), paragraph(note, soft=True))]
+
+
+def _triple(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.2f}" for value in values)
