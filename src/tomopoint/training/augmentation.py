@@ -46,13 +46,14 @@ class CropTransform:
     @property
     def extent_zyx(self) -> Matrix:
         """Return the size of the box in the volume that holds the whole crop, voxels."""
-        extent: Matrix = np.abs(self.matrix_zyx) @ np.array(self.size_zyx)
-        return extent
+        extent = np.abs(self.matrix_zyx) @ np.array(self.size_zyx)
+        return extent.astype(np.float64)
 
     @property
     def copies_voxels(self) -> bool:
-        """Whether A only swaps and reverses axes, so that no interpolation is needed."""
-        return bool(np.all(np.isin(np.abs(self.matrix_zyx), (0.0, 1.0))))
+        """Whether A only swaps and reverses axes and the corner is a voxel's corner: no interpolation is needed."""
+        corner = self.centre_zyx - self.extent_zyx / 2
+        return bool(np.all(np.isin(np.abs(self.matrix_zyx), (0.0, 1.0))) and np.all(corner == np.rint(corner)))
 
     def to_crop(self, points_zyx: Matrix) -> Matrix:
         """Move ``(N, 3)`` volume coordinates to crop coordinates."""

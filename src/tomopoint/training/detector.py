@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -106,7 +107,7 @@ class DetectorModule(LightningModule):
         if self.average is not None and self.recipe.fit.averaging == "swa" and late:
             self.average.update_parameters(self.network)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, its rate set before every step."""
         options = self.recipe.optimiser
         optimiser = torch.optim.AdamW(
@@ -127,8 +128,8 @@ class DetectorModule(LightningModule):
 
     def _stop_not_finite(self, what: str, values: str) -> None:
         raise TomopointError(
-            f"the {what} is not finite ({values}) in epoch {self.current_epoch}, step {self.global_step}; the batch holds "
-            f"{'; '.join(self._origins)}. Look at these places, or lower learning_rate or use precision bf16 or fp32"
+            f"the {what} is not finite ({values}) in epoch {self.current_epoch}, step {self.global_step}; the batch "
+            f"holds {'; '.join(self._origins)}. Look at these places, or lower learning_rate or use precision bf16 or fp32"
         )
 
 

@@ -118,8 +118,10 @@ def erase_cuboid(crop: Crop, rng: np.random.Generator) -> Crop:
 def _draw_patch(
     rng: np.random.Generator, runs: Sequence[TrainingRun]
 ) -> tuple[Tensor, npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Cut a patch around a particle; return it with all particles in its ball, the chosen one within half a voxel of
-    the middle."""
+    """Cut a patch around a particle; return it with all particles in its ball.
+
+    The chosen one lies within half a voxel of the middle.
+    """
     filled = [run for run in runs if len(run.labels)]
     run = filled[int(rng.integers(len(filled)))]
     label = rng.choice(np.unique(run.labels))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -292,8 +293,9 @@ def recipe_from_dict(content: Any, source: str) -> Recipe:
         recipe = parser.instantiate(parser.parse_object({"recipe": content})).recipe
     except TomopointError as error:
         raise TomopointError(f"{source}: {error}") from error
-    except Exception as error:  # jsonargparse wraps what a dataclass raises, and its own checks, in several kinds
-        raise TomopointError(f"{source} is not a valid recipe: {_last_line(error)}") from error
+    except ArgumentError as error:
+        reason = " ".join(str(error).replace("Parser key", "option").replace('"recipe.', '"').split())
+        raise TomopointError(f"{source}: {reason}") from error
     assert isinstance(recipe, Recipe)
     return recipe
 
@@ -339,12 +341,6 @@ def _refuse_unknown(cls: type, content: Any, where: str) -> None:
         if isinstance(element, type) and is_dataclass(element) and isinstance(value, Sequence):
             for index, item in enumerate(value):
                 _refuse_unknown(element, item, f"{where}, {key}[{index}]")
-
-
-def _last_line(error: Exception) -> str:
-    """Return the most telling line of a nested parser error."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _require(condition: bool, message: str) -> None:

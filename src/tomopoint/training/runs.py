@@ -151,8 +151,8 @@ def _check_record(record: RunRecord) -> None:
         outside = np.flatnonzero(((centres < 0) | (centres > size_xyz_A)).any(axis=1))
         if len(outside):
             raise DataError(
-                f"{run.picks_folder / particle}.json: point {outside[0]} at {centres[outside[0]].round(1).tolist()} lies "
-                f"outside the tomogram of {size_xyz_A.round(1).tolist()} A (x, y, z); correct or remove it"
+                f"{run.picks_folder / particle}.json: point {outside[0]} at {centres[outside[0]].round(1).tolist()} "
+                f"lies outside the tomogram of {size_xyz_A.round(1).tolist()} A (x, y, z); correct or remove it"
             )
 
 
