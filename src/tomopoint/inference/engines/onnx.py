@@ -1,0 +1,148 @@
+"""ONNX Runtime: the exported graph on CUDA or on the CPU.
+
+ONNX Runtime lists providers it cannot load and hands back a CPU session without an error, so what a session really
+got is checked after it is made.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from tomopoint.errors import EngineError, PipelineError
+from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.engines.protocol import Array
+from tomopoint.pipeline import Pipeline
+
+PIPELINE_KEY = "tomopoint.pipeline"
+INPUT, SCORES, OFFSETS = "volume", "scores", "offsets"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What the session is given beside its provider.
+
+    Attributes
+    ----------
+    threads
+        Threads of the CPU provider; 0: all cores.
+    provider_options
+        Options of the provider, as ONNX Runtime names them.
+    """
+
+    threads: int = 0
+    provider_options: dict[str, str] | None = None
+
+
+class OnnxEngine:
+    """An exported graph in ONNX Runtime.
+
+    Parameters
+    ----------
+    path
+        The graph, with its Pipeline in the metadata.
+    provider
+        ``"cuda"``, ``"cpu"``, or ``"auto"``: CUDA where there is a GPU, which is then also what must come out.
+    options
+        See :class:`SessionOptions`.
+
+    Raises
+    ------
+    EngineError
+        The file is no graph, is damaged, or the provider asked for cannot be had.
+    PipelineError
+        The metadata is missing, or the graph's inputs and outputs are not those of its Pipeline.
+    """
+
+    def __init__(self, path: Path, provider: str = "auto", options: SessionOptions | None = None) -> None:
+        if provider == "auto":
+            provider = "cuda" if find_gpus() else "cpu"
+        if provider not in PROVIDERS:
+            raise EngineError(f"unknown provider {provider!r}; use auto, {', '.join(PROVIDERS)}")
+        self.path = path
+        self.provider = provider
+        self._session = _make_session(path, provider, options or SessionOptions())
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if PIPELINE_KEY not in metadata:
+            raise PipelineError(f"{path} carries no Pipeline in its metadata; write the graph with export_onnx.py")
+        self.pipeline = Pipeline.from_json(metadata[PIPELINE_KEY], source=f"the metadata of {path}")
+        self.batch, self.window_zyx = _check_signature(self._session, self.pipeline, path)
+
+    def infer(self, windows: Array) -> tuple[Array, Array]:
+        """Run the graph, see :class:`~tomopoint.inference.engines.protocol.Engine`."""
+        count = len(windows)
+        if count < self.batch:  # the graph's batch is fixed
+            padding = np.zeros((self.batch - count, *windows.shape[1:]), dtype=np.float32)
+            windows = np.concatenate([windows, padding])
+        try:
+            scores, offsets = self._session.run([SCORES, OFFSETS], {INPUT: np.ascontiguousarray(windows)})
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            raise EngineError(f"ONNX Runtime failed on {self.path} ({self.provider}): {error}") from error
+        return scores[:count].astype(np.float32, copy=False), offsets[:count].astype(np.float32, copy=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Return runtime, version, provider and input shape."""
+        return {
+            "runtime": f"onnxruntime-{self.provider}",
+            "version": onnxruntime.__version__,
+            "provider": self._session.get_providers()[0],
+            "model": str(self.path),
+            "batch": self.batch,
+            "window_zyx": list(self.window_zyx),
+        }
+
+    def close(self) -> None:
+        """Let go of the session, and with it its memory."""
+        del self._session
+
+
+def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
+    if not path.is_file():
+        raise EngineError(f"no such graph: {path}; write one with export_onnx.py")
+    if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds cuDNN and cuBLAS in the nvidia-*-cu12 packages
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path),
+            sess_options=settings,
+            providers=[PROVIDERS[provider]],
+            provider_options=[options.provider_options or {}],
+        )
+    except Exception as error:  # as above
+        raise EngineError(f"ONNX Runtime cannot load {path} ({error}); the file is damaged, export it again") from error
+    got = session.get_providers()[0]
+    if got != PROVIDERS[provider]:
+        raise EngineError(
+            f"asked ONNX Runtime for {PROVIDERS[provider]}, it gave {got}: the libraries of that provider do not load "
+            "here; check the GPU and the CUDA packages, or ask for the CPU"
+        )
+    return session
+
+
+def _check_signature(session: Any, pipeline: Pipeline, path: Path) -> tuple[int, tuple[int, int, int]]:
+    """Return batch and window of a graph; PipelineError where its shapes are not those of its Pipeline."""
+    inputs = {node.name: list(node.shape) for node in session.get_inputs()}
+    outputs = {node.name: list(node.shape) for node in session.get_outputs()}
+    shape = inputs.get(INPUT, [])
+    if len(shape) != 5 or not all(isinstance(size, int) for size in shape):
+        raise PipelineError(f"{path} takes {inputs}, not one static input {INPUT!r}; write it with export_onnx.py")
+    batch, channels, *window = shape
+    cells = [size // pipeline.stride for size in window]
+    expected = {SCORES: [batch, len(pipeline.particles), *cells], OFFSETS: [batch, 3, *cells]}
+    if channels != 1 or tuple(window) != pipeline.tiling.window_zyx or outputs != expected:
+        raise PipelineError(
+            f"{path} maps {shape} to {outputs}, its Pipeline needs windows of {pipeline.tiling.window_zyx} and "
+            f"{expected}; graph and metadata do not belong together, export it again"
+        )
+    return batch, (window[0], window[1], window[2])
