@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from torch.nn.functional import grid_sample
 
 from tomopoint.training.recipes import AugmentationOptions
 
-Matrix = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,15 @@ class CropTransform:
     @property
     def extent_zyx(self) -> Matrix:
         """Return the size of the box in the volume that holds the whole crop, voxels."""
-        extent = np.abs(self.matrix_zyx) @ np.array(self.size_zyx)
-        return extent.astype(np.float64)
+        extent: Matrix = np.abs(self.matrix_zyx) @ np.array(self.size_zyx, dtype=np.float64)
+        return extent
 
     @property
     def copies_voxels(self) -> bool:
         """Whether A only swaps and reverses axes and the corner is a voxel's corner: no interpolation is needed."""
         corner = self.centre_zyx - self.extent_zyx / 2
-        return bool(np.all(np.isin(np.abs(self.matrix_zyx), (0.0, 1.0))) and np.all(corner == np.rint(corner)))
+        swaps_only = np.isin(np.abs(self.matrix_zyx), (0.0, 1.0)).all()
+        return bool(swaps_only and (corner == np.rint(corner)).all())
 
     def to_crop(self, points_zyx: Matrix) -> Matrix:
         """Move ``(N, 3)`` volume coordinates to crop coordinates."""

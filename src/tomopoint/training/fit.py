@@ -203,6 +203,7 @@ def _build_loader(
         pin_memory=machine.on_gpu,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else every start of a loader moves on the generator that dropout draws from
     )
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tomopoint.training.augmentation import CropTransform, inside, resample
+from tomopoint.training.augmentation import CropTransform, Matrix, inside, resample
 from tomopoint.training.recipes import AugmentationOptions
 from tomopoint.training.runs import TrainingRun
 
@@ -41,7 +41,7 @@ class Crop:
     """
 
     volume_zyx: Tensor
-    centres_zyx: npt.NDArray[np.float64]
+    centres_zyx: Matrix
     labels: npt.NDArray[np.int64]
     scale: float
     origin: str
@@ -115,9 +115,7 @@ def erase_cuboid(crop: Crop, rng: np.random.Generator) -> Crop:
     return replace(crop, volume_zyx=volume, centres_zyx=crop.centres_zyx[kept], labels=crop.labels[kept])
 
 
-def _draw_patch(
-    rng: np.random.Generator, runs: Sequence[TrainingRun]
-) -> tuple[Tensor, npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def _draw_patch(rng: np.random.Generator, runs: Sequence[TrainingRun]) -> tuple[Tensor, Matrix, npt.NDArray[np.int64]]:
     """Cut a patch around a particle; return it with all particles in its ball.
 
     The chosen one lies within half a voxel of the middle.
