@@ -100,19 +100,21 @@ def export_ensemble(run_folders: Sequence[Path], out: Path, options: ExportOptio
 def export_merged(merged: Merged, out: Path, options: ExportOptions) -> ExportReport:
     """Export networks that are in memory already; see :func:`export_ensemble`."""
     start = time.monotonic()
-    pipeline = pipeline_of_graph(merged.pipeline, options)
     ensemble = Ensemble(
         merged.networks,
-        weights=[member.weight for member in pipeline.members],
-        views=pipeline.views,
+        weights=[member.weight for member in merged.pipeline.members],
+        views=options.views or merged.pipeline.views,
         offset_average=options.offset_average,
     ).eval()
-    check_window(pipeline.tiling.window_zyx, ensemble.divisor)
+    check_window(options.window_zyx or merged.pipeline.tiling.window_zyx, ensemble.divisor)
+    pipeline = pipeline_of_graph(merged.pipeline, options)
     windows = reference_windows(pipeline, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         trial = _Trial(pipeline, options, windows, Path(folder))
-        rows = [trial.check(name, network)[0] for name, network in merged.architectures.items()]
+        # A single network in a single view is the whole graph already.
+        parts = merged.architectures if len(merged.networks) * len(pipeline.views) > 1 else {}
+        rows = [trial.check(name, network)[0] for name, network in parts.items()]
         whole, outputs, path = trial.check(WHOLE, ensemble, keep=True)
         rows.append(whole)
         _require_parity(rows, out)
