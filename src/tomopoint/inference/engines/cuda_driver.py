@@ -1,0 +1,148 @@
+"""The few calls the native TensorRT engine makes to CUDA, as an interface, and their implementation with pycuda.
+
+``PycudaDriver`` has never met a GPU: every line of it that calls pycuda was written from pycuda's documentation and has
+run neither on a T4 nor elsewhere. It is kept free of decisions for that reason; what decides (buffers, order, errors)
+is in ``pipelined.py`` and is tested against a driver that keeps the same promises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tomopoint.errors import EngineError
+
+
+class CudaDriver(Protocol):
+    """One device and one stream on it. Copies return at once; the stream does them in the order they were asked for.
+
+    Every call but :meth:`close` must happen inside :meth:`current`.
+    """
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream, a ``CUstream``."""
+        ...
+
+    def current(self) -> contextlib.AbstractContextManager[None]:
+        """Make the device the calling thread's; CUDA's errors inside become EngineError."""
+        ...
+
+    def allocate(self, n_bytes: int) -> int:
+        """Return the address of new device memory."""
+        ...
+
+    def page_locked(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return a new array in page-locked host memory, which copies need to be asynchronous."""
+        ...
+
+    def copy_to_device(self, address: int, host: npt.NDArray[Any]) -> None:
+        """Ask for a copy of a page-locked array; it must not change until an event recorded later has happened."""
+        ...
+
+    def copy_to_host(self, host: npt.NDArray[Any], address: int) -> None:
+        """Ask for a copy into a page-locked array; it must not be read before an event recorded later has happened."""
+        ...
+
+    def record(self) -> Any:
+        """Return an event that happens when all that was asked for so far is done."""
+        ...
+
+    def wait(self, event: Any) -> None:
+        """Return when `event` has happened."""
+        ...
+
+    def close(self) -> None:
+        """Finish the stream and free all device memory."""
+        ...
+
+
+class PycudaDriver:
+    """CudaDriver on pycuda and the device's primary context, which PyTorch and ONNX Runtime share.
+
+    Parameters
+    ----------
+    index
+        Ordinal within ``CUDA_VISIBLE_DEVICES``.
+
+    Raises
+    ------
+    EngineError
+        pycuda is not installed, or the device cannot be opened.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        try:
+            self._cuda: Any = importlib.import_module("pycuda.driver")
+        except ImportError as error:
+            raise EngineError(
+                f"the native TensorRT engine needs pycuda ({error}); Kaggle's GPU image has it, elsewhere "
+                "`pip install pycuda` builds it with the CUDA toolkit"
+            ) from error
+        try:
+            self._cuda.init()
+            self._context = self._cuda.Device(index).retain_primary_context()
+        except self._cuda.Error as error:
+            raise EngineError(f"GPU {index} cannot be opened ({error}); is another process holding it?") from error
+        self._allocations: dict[int, Any] = {}
+        with self.current():
+            self._stream = self._cuda.Stream()
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream."""
+        return int(self._stream.handle)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Push the context, pop it at the end."""
+        self._context.push()
+        try:
+            yield
+        except self._cuda.Error as error:
+            raise EngineError(f"CUDA failed: {error}") from error
+        finally:
+            self._cuda.Context.pop()
+
+    def allocate(self, n_bytes: int) -> int:
+        """Return the address of new device memory."""
+        allocation = self._cuda.mem_alloc(n_bytes)
+        self._allocations[int(allocation)] = allocation
+        return int(allocation)
+
+    def page_locked(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return a new page-locked array."""
+        array: npt.NDArray[Any] = self._cuda.pagelocked_empty(tuple(shape), np.dtype(dtype))
+        return array
+
+    def copy_to_device(self, address: int, host: npt.NDArray[Any]) -> None:
+        """Copy on the stream."""
+        self._cuda.memcpy_htod_async(address, host, self._stream)
+
+    def copy_to_host(self, host: npt.NDArray[Any], address: int) -> None:
+        """Copy on the stream."""
+        self._cuda.memcpy_dtoh_async(host, address, self._stream)
+
+    def record(self) -> Any:
+        """Record an event that is waited for without spinning: Kaggle's two cores have other work."""
+        flags = self._cuda.event_flags
+        return self._cuda.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING).record(self._stream)
+
+    def wait(self, event: Any) -> None:
+        """Block until the event has happened."""
+        event.synchronize()
+
+    def close(self) -> None:
+        """Free everything and release the context."""
+        with self.current():
+            self._stream.synchronize()
+            for allocation in self._allocations.values():
+                allocation.free()
+            self._allocations.clear()
+            del self._stream
+        self._context.detach()
