@@ -152,7 +152,7 @@ def _profiles(centres: Array, sigmas: Array, low: int, high: int) -> npt.NDArray
     """Return ``(N, high - low)``: each blob's normalised Gaussian along one axis."""
     distance = (np.arange(low, high)[None, :] - centres[:, None]) / sigmas[:, None]
     values = np.exp(-0.5 * distance**2) / (np.sqrt(2 * np.pi) * sigmas[:, None])
-    return values.astype(np.float32)
+    return np.asarray(values, dtype=np.float32)
 
 
 def _unit(vector: npt.NDArray[Any]) -> Array:

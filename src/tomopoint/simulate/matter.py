@@ -20,18 +20,21 @@ from tomopoint.simulate.density import (
 )
 
 ALBUMIN_KDA = 66.0
-ALBUMIN_VOLUME_A3 = 8.0e4
-"""Volume of one albumin: 66 kDa at 1.21 cubic Angstrom per Dalton (Harpaz et al. 1994)."""
+MASS_SPREAD = 0.45
+"""Spread of the logarithm of the masses of small proteins: albumin and what else a cell lysate holds."""
+
+SMALL_PROTEIN_VOLUME_A3 = 8.8e4
+"""Mean volume of one small protein: 73 kDa (the mean of the masses drawn) at 1.21 A^3 per Da (Harpaz et al. 1994)."""
 
 _ALBUMIN_LOBES_A = np.array([[0.0, 20.0, 0.0], [0.0, -11.0, 19.0], [0.0, -11.0, -19.0]])
 
 
-def albumin(rng: np.random.Generator) -> Blobs:
-    """Draw a small globular protein: three lobes in a triangle as in albumin, 40-90 kDa."""
-    mass = ALBUMIN_KDA * float(np.clip(np.exp(rng.normal(0.0, 0.25)), 0.6, 1.4))
+def small_protein(rng: np.random.Generator) -> Blobs:
+    """Draw a small globular protein: three lobes in a triangle as in albumin, 35-200 kDa, mostly about 66."""
+    mass = ALBUMIN_KDA * float(np.clip(np.exp(rng.normal(0.0, MASS_SPREAD)), 0.55, 3.0))
     size = (mass / ALBUMIN_KDA) ** (1 / 3)
     positions = size * (_ALBUMIN_LOBES_A + rng.normal(0.0, 3.0, (3, 3)))
-    blobs = Blobs(positions, np.full(3, 11.0 * size), rng.uniform(0.7, 1.3, 3))
+    blobs = Blobs(positions, np.full(3, 12.5 * size), rng.uniform(0.7, 1.3, 3))
     return blobs.with_integral(mass * UNITS_PER_KDA).centred().rotated(random_rotation(rng))
 
 
@@ -40,6 +43,11 @@ def medium_complex(rng: np.random.Generator) -> Blobs:
     kinds: tuple[Callable[[np.random.Generator], Blobs], ...] = (_barrel, _double_ring, _rod, _clump)
     blobs = kinds[int(rng.integers(len(kinds)))](rng)
     return blobs.centred().rotated(random_rotation(rng))
+
+
+def aggregate(rng: np.random.Generator) -> Blobs:
+    """Draw a dense, shapeless lump of denatured protein, 1-5 MDa: dark, large, and not a ribosome."""
+    return _grown(rng, n_domains=int(rng.integers(20, 70)), distance_A=(36.0, 46.0), mass_kda=(35.0, 90.0)).centred()
 
 
 def membrane_protein(rng: np.random.Generator, outward: Array) -> Blobs:
@@ -79,12 +87,19 @@ def _rod(rng: np.random.Generator) -> Blobs:
 
 def _clump(rng: np.random.Generator) -> Blobs:
     """An irregular assembly of 5-14 globular domains, each touching an earlier one."""
+    return _grown(rng, n_domains=int(rng.integers(5, 15)), distance_A=(38.0, 52.0), mass_kda=(30.0, 80.0))
+
+
+def _grown(
+    rng: np.random.Generator, n_domains: int, distance_A: tuple[float, float], mass_kda: tuple[float, float]
+) -> Blobs:
+    """Grow an assembly: each globular domain touches a random earlier one."""
     centres = [np.zeros(3)]
-    for _ in range(int(rng.integers(4, 14))):
-        centres.append(centres[int(rng.integers(len(centres)))] + rng.uniform(38.0, 52.0) * random_direction(rng))
-    domains = [
-        _blobs(rng, centre + rng.normal(0.0, 9.0, (4, 3)), 11.0, rng.uniform(30.0, 80.0)) for centre in centres
-    ]
+    while len(centres) < n_domains:
+        candidate = centres[int(rng.integers(len(centres)))] + rng.uniform(*distance_A) * random_direction(rng)
+        if np.linalg.norm(np.asarray(centres) - candidate, axis=1).min() > 0.8 * distance_A[0]:
+            centres.append(candidate)
+    domains = [_blobs(rng, centre + rng.normal(0.0, 9.0, (4, 3)), 11.0, rng.uniform(*mass_kda)) for centre in centres]
     return joined(domains)
 
 

@@ -45,7 +45,7 @@ class LabelImperfections:
 
     missing: float = 0.04
     jitter_A: float = 6.0
-    conflicting: float = 0.07
+    conflicting: float = 0.06
     double: float = 0.003
 
     def __post_init__(self) -> None:
@@ -91,7 +91,8 @@ class SimulationOptions:
         unknown = sorted(set(self.tomo_types) - set(TOMO_TYPES))
         _require(not unknown, f"unknown tomogram type {', '.join(unknown)}; known are {', '.join(TOMO_TYPES)}")
         _require("denoised" in self.tomo_types, "tomogram types must contain 'denoised': it is what training reads")
-        _require(len(set(self.tomo_types)) == len(self.tomo_types), f"a tomogram type is named twice: {self.tomo_types}")
+        n_types = len(set(self.tomo_types))
+        _require(n_types == len(self.tomo_types), f"a tomogram type is named twice: {self.tomo_types}")
 
 
 def check_shape(shape_zyx: tuple[int, ...]) -> tuple[int, int, int]:

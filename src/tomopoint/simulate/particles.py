@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from tomopoint.simulate.density import Array, Blobs, joined, random_rotation, with_semi_axes
 
-TEXTURE_WEIGHT = 0.15
+TEXTURE_WEIGHT = 0.12
 """Spread (of the logarithm) of blob weights between two copies of a molecule: conformations, radiation damage."""
 
 TEXTURE_A = 2.5
@@ -72,7 +72,7 @@ def _apo_ferritin() -> Blobs:
     unit = np.array([[-0.830, -0.111, 0.547], [0.247, -0.960, 0.130], [-0.741, 0.385, 0.550]])
     unit *= (np.array([46.0, 51.0, 56.0]) / np.linalg.norm(unit, axis=1))[:, None]
     positions = _orbit(unit, Rotation.create_group("O"))
-    return Blobs(positions, np.full(len(positions), 9.0), np.ones(len(positions)))
+    return Blobs(positions, np.full(len(positions), 9.5), np.ones(len(positions)))
 
 
 def _virus_like_particle() -> Blobs:
@@ -86,9 +86,7 @@ def _virus_like_particle() -> Blobs:
     capsid = np.concatenate([r * _unit_rows(axes + s * across) for r in (122.0, 138.0) for s in (-0.12, 0.12)])
     rna = 70.0 * _sphere_points(60)
     share = 0.955
-    weights = np.concatenate(
-        [np.full(len(capsid), share / len(capsid)), np.full(len(rna), (1 - share) / len(rna))]
-    )
+    weights = np.concatenate([np.full(len(capsid), share / len(capsid)), np.full(len(rna), (1 - share) / len(rna))])
     sigmas = np.concatenate([np.full(len(capsid), 10.0), np.full(len(rna), 10.0)])
     return Blobs(np.concatenate([capsid, rna]), sigmas, weights)
 
@@ -96,14 +94,14 @@ def _virus_like_particle() -> Blobs:
 def _ribosome() -> Blobs:
     """80S: a round large and a flat small subunit, RNA-dense cores under a rim of protein, fine texture."""
     rng = np.random.default_rng(_MODEL_SEED)
-    large = _filled_ellipsoid(rng, (100.0, 108.0, 116.0), spacing_A=24.0) + np.array([0.0, 0.0, -38.0])
-    small = _filled_ellipsoid(rng, (62.0, 78.0, 112.0), spacing_A=24.0)[:, [0, 2, 1]] + np.array([0.0, 8.0, 78.0])
+    large = _filled_ellipsoid(rng, (100.0, 108.0, 116.0), spacing_A=26.0) + np.array([0.0, 0.0, -38.0])
+    small = _filled_ellipsoid(rng, (62.0, 78.0, 112.0), spacing_A=26.0)[:, [0, 2, 1]] + np.array([0.0, 8.0, 78.0])
     positions = np.concatenate([large, small])
     # RNA scatters about 1.5 times as strongly as protein; it fills the core of either subunit.
     depth = np.concatenate([_depth(large), _depth(small)])
     rna = np.where(depth < 0.72, 1.5, 1.0)
-    texture = np.exp(rng.normal(0.0, 0.35, len(positions)))
-    blobs = Blobs(positions, np.full(len(positions), 11.0), rna * texture)
+    texture = np.exp(rng.normal(0.0, 0.25, len(positions)))
+    blobs = Blobs(positions, np.full(len(positions), 12.4), rna * texture)
     return with_semi_axes(_principal(blobs), (103.0, 116.0, 148.0))
 
 
@@ -123,7 +121,7 @@ def _thyroglobulin() -> Blobs:
 def _beta_galactosidase() -> Blobs:
     """D2 tetramer, 174 x 134 x 82 A."""
     rng = np.random.default_rng(_MODEL_SEED + 2)
-    subunit = _filled_ellipsoid(rng, (31.0, 36.0, 44.0), spacing_A=18.0) + np.array([8.0, 32.0, 44.0])
+    subunit = _filled_ellipsoid(rng, (31.0, 36.0, 44.0), spacing_A=22.0) + np.array([8.0, 32.0, 44.0])
     return _d2_tetramer(rng, subunit, sigma_A=11.0, semi_axes_A=(41.0, 67.0, 87.0))
 
 
@@ -143,9 +141,7 @@ def _d2_tetramer(
     return with_semi_axes(joined(parts), semi_axes_A)
 
 
-def _filled_ellipsoid(
-    rng: np.random.Generator, semi_axes_A: tuple[float, float, float], spacing_A: float
-) -> Array:
+def _filled_ellipsoid(rng: np.random.Generator, semi_axes_A: tuple[float, float, float], spacing_A: float) -> Array:
     """Fill an ellipsoid with irregular points no closer than about `spacing_A` (dart throwing), z, y, x."""
     axes = np.asarray(semi_axes_A)
     darts = rng.uniform(-1.0, 1.0, (12000, 3))

@@ -33,6 +33,9 @@ from tomopoint.simulate.structures import MEMBRANE_CLEARANCE_A, FilmEdge, Vesicl
 CONTACT_A = 10.0
 """Blob centres of two molecules keep this distance: their surfaces touch (apo-ferritins 122 A apart)."""
 
+UNLABELLED = "unlabelled"
+"""Name of molecules that are no labelled particle."""
+
 ON_MEMBRANE_SHARE = 0.06
 """Share of ribosome clusters that begin at a membrane, where there is one."""
 
@@ -99,19 +102,22 @@ class Molecule:
     Attributes
     ----------
     name
-        Particle name, or ``"complex"`` for an unlabelled one.
+        Particle name, or :data:`UNLABELLED`.
     centre_zyx_A
         ``(3,)`` centre of mass.
     blobs
         Its density, turned and textured, about the centre.
     core_A
         Radius nothing else may enter.
+    room_A
+        Particles of different kinds are at least the sum of both apart; 0 for unlabelled ones.
     """
 
     name: str
     centre_zyx_A: Array
     blobs: Blobs
     core_A: float
+    room_A: float = 0.0
 
 
 @dataclass
@@ -127,6 +133,8 @@ class Occupancy:
         points = candidate.blobs.positions_zyx_A + candidate.centre_zyx_A
         if self.film is not None and bool(self.film.contains(points).any()):
             return False
+        if self._crowded(candidate):
+            return False
         reach = candidate.blobs.reach_A
         for vesicle in self.vesicles:
             near = abs(float(vesicle.distance_A(candidate.centre_zyx_A))) < reach + 3 * MEMBRANE_CLEARANCE_A
@@ -138,6 +146,14 @@ class Occupancy:
         """Return the distance to the nearest molecule of a kind; infinity where there is none."""
         centres = [m.centre_zyx_A for m in self.molecules if m.name == name]
         return float(np.linalg.norm(np.asarray(centres) - point_zyx_A, axis=1).min()) if centres else math.inf
+
+    def _crowded(self, candidate: Molecule) -> bool:
+        """Tell whether a labelled particle of another kind is too near."""
+        others = [m for m in self.molecules if m.room_A > 0 and m.name != candidate.name]
+        if candidate.room_A == 0 or not others:
+            return False
+        distances = np.linalg.norm(np.stack([m.centre_zyx_A for m in others]) - candidate.centre_zyx_A, axis=1)
+        return bool((distances < candidate.room_A + np.array([m.room_A for m in others])).any())
 
     def _near(self, centre: Array, reach: float) -> Iterator[Molecule]:
         if not self.molecules:
@@ -218,7 +234,7 @@ def _place_cluster(rng: np.random.Generator, name: str, size: int, slab: Slab, o
             centre = random_place(rng, slab, statistics.depth_beta)
         if not slab.contains(centre) or (not placed and occupancy.nearest_A(name, centre) < statistics.apart_A):
             continue
-        candidate = Molecule(name, centre, model.instance(rng), model.core_A)
+        candidate = Molecule(name, centre, model.instance(rng), model.core_A, statistics.room_A)
         if occupancy.fits(candidate):
             occupancy.molecules.append(candidate)
             placed.append(centre)

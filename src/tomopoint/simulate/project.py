@@ -248,7 +248,8 @@ def _check_folder(plan: ProjectPlan) -> None:
     differing = _differences(recorded, plan.settings())
     if differing:
         raise DataError(
-            f"{plan.out} was simulated with other settings ({'; '.join(differing)}); repeat those, or give another folder"
+            f"{plan.out} was simulated with other settings ({'; '.join(differing)}); repeat those, "
+            "or give another folder"
         )
     for split in SPLITS:
         if _record_path(plan.out, split, plan.count(split)).exists():

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from tomopoint.simulate.density import Array, Blobs, Volume, add_blobs, random_direction
-from tomopoint.simulate.matter import ALBUMIN_VOLUME_A3, albumin, medium_complex, membrane_protein
+from tomopoint.simulate.matter import (
+    SMALL_PROTEIN_VOLUME_A3,
+    aggregate,
+    medium_complex,
+    membrane_protein,
+    small_protein,
+)
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions
 from tomopoint.simulate.particles import PARTICLE_NAMES
 from tomopoint.simulate.placement import (
+    UNLABELLED,
     Molecule,
     Occupancy,
     Slab,
@@ -31,6 +39,7 @@ from tomopoint.simulate.structures import (
 )
 
 COMPLEXES_PER_RUN = (5.0, 20.0)
+AGGREGATES_PER_RUN = (2.0, 10.0)
 VESICLES_PER_RUN = 4.0
 FILM_SHARE = 0.2
 """Share of full-size runs in which a film edge crosses a corner."""
@@ -38,10 +47,11 @@ FILM_SHARE = 0.2
 MEMBRANE_PROTEINS_PER_A2 = 1.5e-5
 """One protein per about 260 x 260 A of membrane."""
 
-_ALBUMIN_CLEARANCE_A = 32.0
+_CLEARANCE_A = 32.0
+_ATTEMPTS = 20
 _RIM_A = 60.0
 _INTERIOR = {"virus-like-particle": 145.0, "apo-ferritin": 65.0}
-"""Closed shells: no albumin within this distance of the centre, Angstrom."""
+"""Closed shells: no small protein within this distance of the centre, Angstrom."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,9 @@ def draw_scene(rng: np.random.Generator, options: SimulationOptions, shape_zyx: 
     vesicles = _draw_vesicles(rng, slab, film)
     occupancy = Occupancy(vesicles, film)
     place_particles(rng, slab, occupancy)
-    _place_complexes(rng, slab, occupancy)
-    crowd = _draw_membrane_proteins(rng, vesicles, occupancy) + _draw_albumin(rng, options, slab, occupancy)
+    _place_unlabelled(rng, slab, occupancy, COMPLEXES_PER_RUN, medium_complex)
+    _place_unlabelled(rng, slab, occupancy, AGGREGATES_PER_RUN, aggregate)
+    crowd = _draw_membrane_proteins(rng, vesicles, occupancy) + _draw_small_proteins(rng, options, slab, occupancy)
     return Scene(shape_zyx, slab, tuple(occupancy.molecules), vesicles, film, tuple(crowd))
 
 
@@ -124,7 +135,7 @@ def _draw_vesicles(rng: np.random.Generator, slab: Slab, film: FilmEdge | None) 
         vesicle = draw_vesicle(rng, np.zeros(3), 0.42 * slab.thickness_A)
         room = max(0.5 - float(vesicle.semi_axes_zyx_A[0]) / slab.thickness_A, 0.0)
         centre = np.array([slab.height_A(0.5 + float(rng.uniform(-room, room)), y, x), y, x])
-        vesicle = Vesicle(centre, vesicle.semi_axes_zyx_A, vesicle.waves, vesicle.leaflet_density)
+        vesicle = replace(vesicle, centre_zyx_A=centre)
         reach = float(vesicle.semi_axes_zyx_A.max())
         apart = all(
             np.linalg.norm(centre - other.centre_zyx_A) > 1.1 * (reach + float(other.semi_axes_zyx_A.max())) + 60.0
@@ -136,14 +147,20 @@ def _draw_vesicles(rng: np.random.Generator, slab: Slab, film: FilmEdge | None) 
     return tuple(vesicles)
 
 
-def _place_complexes(rng: np.random.Generator, slab: Slab, occupancy: Occupancy) -> None:
-    """Place unlabelled complexes among the labelled particles."""
-    expected = float(rng.uniform(*COMPLEXES_PER_RUN)) * slab.area_share()
+def _place_unlabelled(
+    rng: np.random.Generator,
+    slab: Slab,
+    occupancy: Occupancy,
+    per_run: tuple[float, float],
+    draw: Callable[[np.random.Generator], Blobs],
+) -> None:
+    """Place unlabelled complexes or aggregates among the labelled particles; `per_run` in a full-size box."""
+    expected = float(rng.uniform(*per_run)) * slab.area_share()
     for _ in range(int(rng.poisson(expected))):
-        for _ in range(20):
-            blobs = medium_complex(rng)
-            candidate = Molecule("complex", random_place(rng, slab, (1.3, 1.3)), blobs, 30.0)
-            if slab.contains(candidate.centre_zyx_A) and occupancy.fits(candidate):
+        for _ in range(_ATTEMPTS):
+            place = random_place(rng, slab, (1.3, 1.3))
+            candidate = Molecule(UNLABELLED, place, draw(rng), core_A=30.0)
+            if slab.contains(place) and occupancy.fits(candidate):
                 occupancy.molecules.append(candidate)
                 break
 
@@ -159,31 +176,31 @@ def _draw_membrane_proteins(
         for _ in range(int(rng.poisson(area * MEMBRANE_PROTEINS_PER_A2))):
             point, normal = vesicle.surface(random_direction(rng))
             protein = membrane_protein(rng, normal)
-            if taken.query(protein.positions_zyx_A + point)[0].min() > _ALBUMIN_CLEARANCE_A:
+            if float(np.min(taken.query(protein.positions_zyx_A + point)[0])) > _CLEARANCE_A:
                 proteins.append((point, protein))
     return proteins
 
 
-def _draw_albumin(
+def _draw_small_proteins(
     rng: np.random.Generator, options: SimulationOptions, slab: Slab, occupancy: Occupancy
 ) -> list[tuple[Array, Blobs]]:
     """Fill a share of the ice with small proteins that touch nothing and one another at most."""
     share = float(rng.uniform(*options.crowding))
     extent = slab.extent_zyx_A
     volume = slab.thickness_A * float(np.prod(extent[1:] + 2 * _RIM_A))
-    count = int(rng.poisson(share * volume / ALBUMIN_VOLUME_A3))
+    count = int(rng.poisson(share * volume / SMALL_PROTEIN_VOLUME_A3))
     centres = np.empty((count, 3))
     centres[:, 1:] = rng.uniform(-_RIM_A, extent[1:] + _RIM_A, (count, 2))
     centres[:, 0] = slab.middle_A + (centres[:, 1:] - extent[1:] / 2) @ slab.slope_yx
     centres[:, 0] += rng.uniform(-0.5, 0.5, count) * slab.thickness_A
     centres = centres[(centres[:, 0] > -_RIM_A) & (centres[:, 0] < extent[0] + _RIM_A)]
     centres = centres[_free(centres, occupancy)]
-    return [(centre, albumin(rng)) for centre in centres]
+    return [(centre, small_protein(rng)) for centre in centres]
 
 
 def _free(centres: Array, occupancy: Occupancy) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Tell which small proteins overlap nothing, and keep one of two that overlap each other."""
-    free = cKDTree(_blob_positions(occupancy.molecules)).query(centres)[0] > _ALBUMIN_CLEARANCE_A
+    free = np.asarray(cKDTree(_blob_positions(occupancy.molecules)).query(centres)[0] > _CLEARANCE_A)
     for name, radius in _INTERIOR.items():
         shells = np.array([m.centre_zyx_A for m in occupancy.molecules if m.name == name]).reshape(-1, 3)
         if len(shells):

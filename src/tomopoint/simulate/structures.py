@@ -16,6 +16,10 @@ LEAFLET_SIGMA_A = 8.0
 MEMBRANE_CLEARANCE_A = 38.0
 """Nothing is placed nearer to a bilayer's middle than this."""
 
+_MEMBRANE_GRAIN = 0.4
+_FILM_GRAIN = 0.8
+"""Voxel-wise spread of the density of membranes (proteins, lipid patches) and film, over its mean."""
+
 _FILM_SOFTNESS_A = 12.0
 _FILM_CLEARANCE_A = 40.0
 
@@ -34,12 +38,15 @@ class Vesicle:
         ``(K, 4)``: direction z, y, x times wave number, and amplitude, of gentle undulations.
     leaflet_density
         Peak density of one head group layer.
+    grain_seed
+        Seed of its granular texture.
     """
 
     centre_zyx_A: Array
     semi_axes_zyx_A: Array
     waves: Array
     leaflet_density: float
+    grain_seed: int
 
     def distance_A(self, points_zyx_A: Array) -> Array:
         """Signed distance of ``(..., 3)`` points from the middle surface, outside positive (to first order)."""
@@ -99,7 +106,7 @@ def draw_vesicle(rng: np.random.Generator, centre_zyx_A: Array, largest_A: float
     numbers = rng.uniform(2.0, 4.5, (3, 1))
     directions *= numbers / np.linalg.norm(directions, axis=1, keepdims=True)
     waves = np.concatenate([directions, rng.uniform(0.005, 0.035, (3, 1))], axis=1)
-    return Vesicle(centre_zyx_A, axes, waves, float(rng.uniform(8.0, 15.0)))
+    return Vesicle(centre_zyx_A, axes, waves, float(rng.uniform(7.0, 13.0)), int(rng.integers(2**31)))
 
 
 def add_vesicle(volume_zyx: Volume, vesicle: Vesicle, voxel_A: float) -> None:
@@ -110,14 +117,16 @@ def add_vesicle(volume_zyx: Volume, vesicle: Vesicle, voxel_A: float) -> None:
     if (low >= high).any():
         return
     y, x = ((np.arange(low[axis], high[axis]) + 0.5) * voxel_A for axis in (1, 2))
+    rng = np.random.default_rng(vesicle.grain_seed)
     points = np.empty((len(y), len(x), 3))
     points[..., 1] = y[:, None]
     points[..., 2] = x[None, :]
     for plane in range(low[0], high[0]):
         points[..., 0] = (plane + 0.5) * voxel_A
         distance = vesicle.distance_A(points)
-        leaflets = sum(np.exp(-0.5 * ((distance - side * LEAFLET_DISTANCE_A / 2) / LEAFLET_SIGMA_A) ** 2) for side in (-1, 1))
-        volume_zyx[plane, low[1] : high[1], low[2] : high[2]] += vesicle.leaflet_density * leaflets
+        leaflets = np.exp(-0.5 * ((np.abs(distance) - LEAFLET_DISTANCE_A / 2) / LEAFLET_SIGMA_A) ** 2)
+        grain = 1.0 + _MEMBRANE_GRAIN * rng.standard_normal(distance.shape, dtype=np.float32)
+        volume_zyx[plane, low[1] : high[1], low[2] : high[2]] += vesicle.leaflet_density * leaflets * grain
 
 
 def draw_film_edge(rng: np.random.Generator, extent_zyx_A: Array, middle_z_A: float) -> FilmEdge:
@@ -128,7 +137,11 @@ def draw_film_edge(rng: np.random.Generator, extent_zyx_A: Array, middle_z_A: fl
     depth, radius = rng.uniform(250.0, 1100.0), rng.uniform(5000.0, 10000.0)
     centre = corner * extent_zyx_A[1:] + inward * (radius + depth)
     return FilmEdge(
-        centre, radius, middle_z_A + rng.normal(0.0, 60.0), rng.uniform(50.0, 110.0), rng.uniform(4.0, 9.0),
+        centre,
+        radius,
+        middle_z_A + rng.normal(0.0, 60.0),
+        rng.uniform(50.0, 110.0),
+        rng.uniform(4.0, 9.0),
         int(rng.integers(2**31)),
     )
 
@@ -149,5 +162,5 @@ def add_film_edge(volume_zyx: Volume, film: FilmEdge, voxel_A: float) -> None:
         share = 1.0 / (1.0 + math.exp(min(max(outside / _FILM_SOFTNESS_A, -40.0), 40.0)))
         if share < 1e-3:
             continue
-        grain = 1.0 + 0.8 * rng.standard_normal(across.shape, dtype=np.float32)
+        grain = 1.0 + _FILM_GRAIN * rng.standard_normal(across.shape, dtype=np.float32)
         volume_zyx[plane][area] += film.density * share * across * grain
