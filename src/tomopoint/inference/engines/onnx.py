@@ -15,7 +15,6 @@ import numpy as np
 import onnxruntime
 
 from tomopoint.errors import EngineError, PipelineError
-from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.protocol import Array
 from tomopoint.pipeline import Pipeline
 
@@ -50,7 +49,7 @@ class OnnxEngine:
     path
         The graph, with its Pipeline in the metadata.
     provider
-        ``"cuda"``, ``"cpu"``, or ``"auto"``: CUDA where there is a GPU, which is then also what must come out.
+        ``"cuda"`` or ``"cpu"``; it is what the session gets, or there is an error.
     options
         See :class:`SessionOptions`.
 
@@ -62,11 +61,9 @@ class OnnxEngine:
         The metadata is missing, or the graph's inputs and outputs are not those of its Pipeline.
     """
 
-    def __init__(self, path: Path, provider: str = "auto", options: SessionOptions | None = None) -> None:
-        if provider == "auto":
-            provider = "cuda" if find_gpus() else "cpu"
+    def __init__(self, path: Path, provider: str = "cpu", options: SessionOptions | None = None) -> None:
         if provider not in PROVIDERS:
-            raise EngineError(f"unknown provider {provider!r}; use auto, {', '.join(PROVIDERS)}")
+            raise EngineError(f"unknown provider {provider!r}; use auto, {' or '.join(PROVIDERS)}")
         self.path = path
         self.provider = provider
         self._session = _make_session(path, provider, options or SessionOptions())

@@ -1,0 +1,167 @@
+"""A prediction's folder: what is done, who works on what, and the log. Everything a resume needs.
+
+::
+
+    prediction.json     which graph made this
+    parts/<run>.csv     picks of a run, all above the floor; its presence means the run is done
+    claims/<run>.json   who works on a run
+    failed/<run>.txt    why a run cannot be done; tried again when the command is run again
+    log.jsonl           one event per line
+    pipeline.json       the Pipeline of the graph, so that thresholds can change later without it
+    picks.csv           all parts joined
+    submission.csv      those above the thresholds
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomopoint.errors import TomopointError
+from tomopoint.files import write_atomically
+
+HEARTBEAT_SECONDS = 30.0
+"""A worker touches its claims this often."""
+
+STALE_SECONDS = 20 * HEARTBEAT_SECONDS
+"""A claim of another machine that was not touched for this long belongs to a dead process."""
+
+
+@dataclass(frozen=True)
+class PredictionFolder:
+    """Paths and protocol of a prediction's folder."""
+
+    path: Path
+
+    @property
+    def submission_path(self) -> Path:
+        """The competition's CSV."""
+        return self.path / "submission.csv"
+
+    @property
+    def pipeline_path(self) -> Path:
+        """The Pipeline of the graph; written by the first worker that loaded it."""
+        return self.path / "pipeline.json"
+
+    @property
+    def picks_path(self) -> Path:
+        """All picks with scores."""
+        return self.path / "picks.csv"
+
+    def part_path(self, run: str) -> Path:
+        """Picks of one run; exists exactly when the run is done."""
+        return self.path / "parts" / f"{run}.csv"
+
+    def claim_path(self, run: str) -> Path:
+        """Claim of one run."""
+        return self.path / "claims" / f"{run}.json"
+
+    def failure_path(self, run: str) -> Path:
+        """Why one run failed."""
+        return self.path / "failed" / f"{run}.txt"
+
+    def open(self, identity: dict[str, Any]) -> None:
+        """Make the folder, or enter it again; forget earlier failures and the claims of dead processes.
+
+        Raises
+        ------
+        TomopointError
+            It holds picks made with another graph.
+        """
+        for name in ("parts", "claims", "failed"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        record = self.path / "prediction.json"
+        if record.exists():
+            earlier = json.loads(record.read_text())
+            differing = [key for key in identity if earlier.get(key) != identity[key]]
+            if differing:
+                raise TomopointError(
+                    f"{self.path} holds picks made with another {', '.join(differing)}; "
+                    "choose another --out, or delete that folder to start over"
+                )
+        else:
+            write_atomically(record, json.dumps(identity, indent=2) + "\n")
+        for failure in (self.path / "failed").glob("*.txt"):
+            failure.unlink()
+        for claim in (self.path / "claims").glob("*.json"):
+            if not _owner_lives(claim):
+                claim.unlink(missing_ok=True)
+
+    def claim(self, run: str, worker: int) -> bool:
+        """Take a run; False where it is done, failed, or taken by someone else. Atomic across processes."""
+        if self.part_path(run).exists() or self.failure_path(run).exists():
+            return False
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "worker": worker, "time": time.time()}
+        try:
+            handle = os.open(self.claim_path(run), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return False
+        with os.fdopen(handle, "w") as stream:
+            json.dump(owner, stream)
+        if self.part_path(run).exists():  # done and released between the two looks
+            self.release(run)
+            return False
+        return True
+
+    def touch(self, run: str) -> None:
+        """Show that the owner of a claim still lives."""
+        path = self.claim_path(run)
+        if path.exists():
+            os.utime(path)
+
+    def release(self, run: str) -> None:
+        """Give a claim back."""
+        self.claim_path(run).unlink(missing_ok=True)
+
+    def claims_of(self, pid: int) -> list[str]:
+        """Return the runs that a process of this machine has claimed."""
+        found = []
+        for path in sorted((self.path / "claims").glob("*.json")):
+            owner = _owner(path)
+            if owner.get("pid") == pid and owner.get("host") == socket.gethostname():
+                found.append(path.stem)
+        return found
+
+    def fail(self, run: str, message: str) -> None:
+        """Record that a run cannot be done, then give back its claim."""
+        write_atomically(self.failure_path(run), message + "\n")
+        self.release(run)
+
+    def log(self, event: str, **details: Any) -> None:
+        """Append one event; a single write, so that lines of several processes do not mix."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **details}) + "\n"
+        handle = os.open(self.path / "log.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        try:
+            os.write(handle, line.encode())
+        finally:
+            os.close(handle)
+
+
+def _owner(claim: Path) -> dict[str, Any]:
+    """Return who made a claim; empty where it was written by half or is gone."""
+    try:
+        content = json.loads(claim.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _owner_lives(claim: Path) -> bool:
+    owner = _owner(claim)
+    if owner.get("host") == socket.gethostname():
+        try:
+            os.kill(int(owner["pid"]), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # somebody else's process: it lives
+            return True
+        return True
+    try:
+        return time.time() - claim.stat().st_mtime < STALE_SECONDS
+    except FileNotFoundError:
+        return False

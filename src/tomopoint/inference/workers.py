@@ -1,0 +1,301 @@
+"""Many tomograms, one process per device: start the workers, watch them, join what they leave.
+
+Workers pull runs by claiming them, so uneven runs end together and a dead worker loses at most the run it held, which
+another takes over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from tomopoint import __version__
+from tomopoint.data.project import DEFAULT_TOMO_TYPE, Run
+from tomopoint.errors import EngineError
+from tomopoint.files import sha256_of
+from tomopoint.inference.budget import Budget
+from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.submission import Joined, join_parts
+from tomopoint.inference.worker import ENGINE_FAILED, Job, work
+from tomopoint.pipeline import Pipeline
+from tomopoint.progress import track
+
+MAX_CRASHES = 2
+"""A run that took this many workers down with it is given up."""
+
+POLL_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How a prediction is spread over the machine.
+
+    Attributes
+    ----------
+    workers
+        Processes; 0: one per GPU, or one where there is none.
+    provider
+        See :func:`~tomopoint.inference.engines.load.load_engine`.
+    tomo_type
+        Reconstruction to read.
+    limit_hours
+        Time after which no further run is started; None: no limit.
+    """
+
+    workers: int = 0
+    provider: str = "auto"
+    tomo_type: str = DEFAULT_TOMO_TYPE
+    limit_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What became of one run.
+
+    Attributes
+    ----------
+    run
+        Its name.
+    status
+        ``"done"``, ``"failed"`` or ``"not processed"``.
+    message
+        Why it is not done.
+    """
+
+    run: str
+    status: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """What became of all runs, and where the results are.
+
+    Attributes
+    ----------
+    outcomes
+        One per run, in the order given.
+    joined
+        The tables made of what is done.
+    folder
+        Where everything is.
+    seconds, mean_run_seconds
+        Wall time of the command; seconds one worker spends on a run (0 where none was predicted).
+    n_workers
+        Processes that shared the runs.
+    """
+
+    outcomes: tuple[RunOutcome, ...]
+    joined: Joined
+    folder: PredictionFolder
+    seconds: float
+    mean_run_seconds: float
+    n_workers: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether every run is done."""
+        return all(outcome.status == "done" for outcome in self.outcomes)
+
+    @property
+    def failed(self) -> tuple[RunOutcome, ...]:
+        """Runs that are not done."""
+        return tuple(outcome for outcome in self.outcomes if outcome.status != "done")
+
+
+def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: PredictOptions) -> PredictionSummary:
+    """Predict runs with worker processes and write ``picks.csv`` and ``submission.csv``.
+
+    Runs that are done already in `out` are not repeated. A valid submission comes out whatever happens to single
+    runs; ``ok`` of the summary and its outcomes tell.
+
+    Raises
+    ------
+    EngineError
+        No worker could load an engine.
+    TomopointError
+        `out` holds picks of another graph.
+    """
+    start = time.time()
+    folder = PredictionFolder(out)
+    gpus = [] if options.provider == "cpu" else find_gpus()
+    n_workers = options.workers or max(1, len(gpus))
+    identity = {"graph": sha256_of(model_path) if model_path.is_file() else None, "tomogram type": options.tomo_type}
+    if identity["graph"] is None:
+        raise EngineError(f"no such graph: {model_path}; write one with export_onnx.py")
+    folder.open(identity)
+    folder.log("prediction", tomopoint=__version__, n_runs=len(runs), workers=n_workers, model=str(model_path))
+    todo = tuple(run for run in runs if not folder.part_path(run.name).exists())
+    if len(todo) < len(runs):
+        logger.info("%d of %d runs are done already in %s", len(runs) - len(todo), len(runs), out)
+    n_workers = max(1, min(n_workers, len(todo)))
+    job = Job(
+        runs=todo,
+        folder=folder,
+        model_path=model_path,
+        provider=options.provider,
+        threads=max(1, len(os.sched_getaffinity(0)) // n_workers),
+        tomo_type=options.tomo_type,
+        n_workers=n_workers,
+        started=start,
+        limit=options.limit_hours * 3600 if options.limit_hours else None,
+    )
+    crew = _Crew(job, [gpu.index for gpu in gpus])
+    if todo:
+        crew.run()
+    outcomes = tuple(_outcome(folder, run.name) for run in runs)
+    joined = join_parts(folder, [o.run for o in outcomes if o.status == "done"], _pipeline(folder))
+    seconds = time.time() - start
+    folder.log("joined", n_picks=joined.n_picks, n_submitted=joined.n_submitted, total_seconds=round(seconds, 2))
+    return PredictionSummary(outcomes, joined, folder, seconds, crew.budget.mean_cost, n_workers)
+
+
+def _pipeline(folder: PredictionFolder) -> Pipeline:
+    if not folder.pipeline_path.exists():
+        raise EngineError(f"no worker got as far as loading its engine; see {folder.path / 'log.jsonl'}")
+    return Pipeline.load(folder.pipeline_path)
+
+
+def _outcome(folder: PredictionFolder, run: str) -> RunOutcome:
+    if folder.part_path(run).exists():
+        return RunOutcome(run, "done")
+    failure = folder.failure_path(run)
+    if failure.exists():
+        return RunOutcome(run, "failed", failure.read_text().strip())
+    return RunOutcome(run, "not processed", "the time was up, no worker was left, or another process holds it")
+
+
+class _Crew:
+    """The worker processes of one prediction."""
+
+    def __init__(self, job: Job, gpu_indices: Sequence[int]) -> None:
+        self.job = job
+        self.gpu_indices = list(gpu_indices)
+        self.budget = Budget(job.limit, job.n_workers)
+        self.crashes: Counter[str] = Counter()
+        self.processes: dict[int, BaseProcess] = {}
+        self.engine_failures = 0
+        self.idle_crashes = 0
+
+    def run(self) -> None:
+        """Start the workers and wait until every run is settled or the time is up."""
+        for worker in range(self.job.n_workers):
+            self._start(worker)
+        warned = False
+        try:
+            last = time.time()
+            settled = track(self._settled(), "predict", total=len(self.job.runs))
+            for n_settled, _ in enumerate(settled, start=1):
+                # Workers run side by side: a run settles about every cost / n_workers seconds.
+                self.budget.add((time.time() - last) * self.job.n_workers)
+                last = time.time()
+                warning = self.budget.warning(last - self.job.started, len(self.job.runs) - n_settled)
+                if warning and not warned:
+                    warned = True
+                    logger.warning("%s", warning)
+                    self.job.folder.log("warning", message=warning)
+        finally:
+            for process in self.processes.values():
+                process.terminate()
+            for process in self.processes.values():
+                process.join()
+
+    def _start(self, worker: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        process = context.Process(target=work, args=(self.job, worker), name=f"tomopoint-worker-{worker}")
+        with _visible_gpu(self.gpu_indices, worker):
+            process.start()
+        self.processes[worker] = process
+
+    def _settled(self) -> Iterator[str]:
+        """Yield each run's name once it is done or failed; end when no worker is left."""
+        open_runs = [run.name for run in self.job.runs]
+        while True:
+            alive = self._look_after_workers()
+            for run in list(open_runs):
+                failure = self.job.folder.failure_path(run)
+                if failure.exists():
+                    logger.error("%s failed: %s", run, failure.read_text().strip())
+                elif not self.job.folder.part_path(run).exists():
+                    continue
+                open_runs.remove(run)
+                yield run
+            if not open_runs or not alive:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _look_after_workers(self) -> bool:
+        """Deal with workers that ended; return whether any is left.
+
+        Raises
+        ------
+        EngineError
+            None of them could load an engine.
+        """
+        for worker, process in list(self.processes.items()):
+            if process.exitcode is None:
+                continue
+            del self.processes[worker]
+            if process.exitcode == ENGINE_FAILED:
+                self.engine_failures += 1
+                logger.error("worker %d has no engine, see %s", worker, self.job.folder.path / "log.jsonl")
+                if self.engine_failures == self.job.n_workers:
+                    raise EngineError(f"no worker could load an engine: {_last_engine_failure(self.job.folder)}")
+            elif process.exitcode != 0:
+                self._after_crash(worker, process)
+        return bool(self.processes)
+
+    def _after_crash(self, worker: int, process: BaseProcess) -> None:
+        """Free the runs a dead worker held, give up those that kill workers, and start another in its place."""
+        held = self.job.folder.claims_of(process.pid or -1)
+        for run in held:
+            self.crashes[run] += 1
+            message = f"its worker process died (exit status {process.exitcode}) {self.crashes[run]} times"
+            self.job.folder.log("crashed", held=run, worker=worker, message=message)
+            logger.error("worker %d died (exit status %s) over %s", worker, process.exitcode, run)
+            if self.crashes[run] >= MAX_CRASHES:
+                self.job.folder.fail(run, f"{message}; see the machine's memory and the file")
+            else:
+                self.job.folder.release(run)
+        if not held:
+            self.idle_crashes += 1
+        # Every restart is paid for by a run's crash or an idle one, so there is an end to them.
+        if self.idle_crashes < MAX_CRASHES:
+            self._start(worker)
+
+
+@contextmanager
+def _visible_gpu(gpu_indices: Sequence[int], worker: int) -> Iterator[None]:
+    """Let a process started inside see one GPU only, as its device 0.
+
+    ONNX Runtime's TensorRT provider fails on other device numbers (onnxruntime issue 21276).
+    """
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    if gpu_indices:
+        index = gpu_indices[worker % len(gpu_indices)]
+        os.environ[name] = before.split(",")[index] if before else str(index)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+def _last_engine_failure(folder: PredictionFolder) -> str:
+    events = [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
+    return next((e["message"] for e in reversed(events) if e["event"] == "engine_failed"), "see log.jsonl")
