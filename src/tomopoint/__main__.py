@@ -131,6 +131,7 @@ def _parse(
     _add_by_hand(parser, function, entry.positional, flags)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     parser.add_argument("--verbose", action="store_true", help="log more")
+    _use_dashes(parser)
     parsed = parser.instantiate(parser.parse_args(words))
     options = {name: getattr(parsed, name) for name in (*added, *entry.positional, *flags)}
     return options, parsed.json, parsed.verbose
@@ -151,6 +152,14 @@ def _add_by_hand(
         parser.add_argument(name, type=kind, help=docs.get(name), **({"nargs": "+"} if many else {}))
     for name in flags:
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, action="store_true", help=docs.get(name))
+
+
+def _use_dashes(parser: Any) -> None:
+    """Show and take ``--train-runs`` where jsonargparse makes ``--train_runs``, which stays accepted."""
+    for action in parser._actions:
+        dashed = [option.replace("_", "-") for option in action.option_strings]
+        parser._option_string_actions.update(dict.fromkeys(dashed, action))
+        action.option_strings = dashed
 
 
 def _description(function: Callable[..., CommandResult]) -> str:
