@@ -6,7 +6,7 @@ the top-k mask as a sum of one-hot rows; it is written here, from the formulas. 
 own, whose peak memory is counted above what it held before the call. Times are processor seconds on one thread, so
 that other work on the machine does not enter them.
 
-    python benchmarks/assignment.py
+    python benchmarks/assign.py
 """
 
 from __future__ import annotations

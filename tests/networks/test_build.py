@@ -83,6 +83,8 @@ def test_a_config_survives_its_record():
         ({"name": "heatmap", "offset_width": 8}, "offset_width has no effect"),
         ({"name": "segresnet", "init_filters": 12}, "norm_groups to one of 1, 2, 3, 4, 6, 12"),
         ({"name": "dynunet", "filters": (8,)}, "two or more"),
+        ({"name": "dynunet", "filters": (8, 0, 8)}, "at least 1"),
+        ({"name": "segresnet", "blocks_down": (1, -1, 1)}, "at least 0"),
         ({"name": "dynunet", "dropout": 1.0}, "dropout"),
         ({"name": "dynunet", "features": 0}, "at least 1"),
         ({"name": "dynunet", "width": 8}, "no option width"),

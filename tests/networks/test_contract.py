@@ -144,6 +144,16 @@ def test_a_stride_no_decoder_stage_reaches_is_refused():
         build_network(NARROW["segresnet"], 0)
 
 
+def test_a_first_level_without_blocks_keeps_the_contract():
+    config = NetworkConfig("segresnet", init_filters=8, blocks_down=(0, 1, 1), class_width=6, offset_width=4)
+    torch.manual_seed(0)
+    network = build_network(config, N_CLASSES)
+    logits, offsets_vox = network.logits(torch.randn(1, 1, 8, 8, 16))
+    assert logits.shape == (1, N_CLASSES, 4, 4, 8)
+    (logits.sum() + offsets_vox.sum()).backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
 @pytest.mark.parametrize("name", ["segresnet", "dynunet"])
 def test_other_strides(name):
     network = build_network(NARROW[name], 2, stride=1).eval()
