@@ -1,0 +1,186 @@
+"""What the submit notebook calls: every test run, shared between the GPUs, into a submission that is always valid."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tomopoint.data.project import Project, Run
+from tomopoint.data.tables import SUBMISSION_COLUMNS, empty_pick_table, write_submission
+from tomopoint.errors import DataError, EngineError
+from tomopoint.inference.engines.gpus import Gpu, find_gpus
+from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
+from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.workers import PredictionSummary, PredictOptions, predict_runs
+from tomopoint.kaggle.inputs import find_competition, find_engine_record, find_kit
+from tomopoint.kaggle.manifest import MODEL, PIPELINE, Manifest
+from tomopoint.pipeline import Pipeline
+
+LIMIT_HOURS = 11.5
+"""Kaggle ends a GPU notebook after 12 hours; the rest is for installing, starting and joining."""
+
+CPU_WORKERS = 2
+HIDDEN_RUNS = 500
+"""About so many tomograms are in the hidden test set: the commit run's speed is projected to it."""
+
+_PROVIDERS = {"onnxruntime-cuda": "cuda", "onnxruntime-cpu": "cpu"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SubmitResult:
+    """What the notebook shows.
+
+    Attributes
+    ----------
+    text
+        Which engine was taken and why, times, and runs that failed.
+    table
+        One row per run: status, seconds, submitted picks per particle.
+    submission_path
+        ``submission.csv``.
+    runs, particles
+        Names that may occur in it.
+    ok
+        Whether every run is in it.
+    """
+
+    text: str
+    table: pd.DataFrame
+    submission_path: Path
+    runs: tuple[str, ...]
+    particles: tuple[str, ...]
+    ok: bool
+
+
+def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
+    """Predict all test runs of the attached competition; leave ``<root>/working/submission.csv``.
+
+    A submission without picks is written first, so that there is one whatever happens. Runs that fail are reported
+    and the others come out; a runtime that does not start is replaced by the CPU.
+
+    Parameters
+    ----------
+    root
+        ``/kaggle``, or the root of a rehearsal.
+    limit_hours
+        Time after which no further run is started.
+
+    Raises
+    ------
+    DataError
+        An input is not attached, or the kit is damaged.
+    EngineError
+        Not even the CPU can run the graph.
+    """
+    out = PredictionFolder(root / "working")
+    write_submission(empty_pick_table(), out.submission_path)
+    kit = find_kit(root)
+    manifest = Manifest.load(kit)
+    manifest.verify(kit)
+    runs = Project(find_competition(root)).runs("test")
+    pipeline = Pipeline.load(kit / PIPELINE)
+    gpus = find_gpus()
+    provider, why = choose_provider(find_engine_record(root), manifest, gpus)
+    lines = [why]
+    summary = _predict(runs, kit / MODEL, out, (provider, len(gpus), limit_hours), lines)
+    table = _table(summary, pipeline.particle_names)
+    lines += _report(summary)
+    names = tuple(run.name for run in runs)
+    return SubmitResult("\n".join(lines), table, out.submission_path, names, pipeline.particle_names, summary.ok)
+
+
+def choose_provider(record_path: Path | None, manifest: Manifest, gpus: Sequence[Gpu]) -> tuple[str, str]:
+    """Return what computes the graph, and why, in one line.
+
+    An ``engine.json`` that does not belong to the kit or to this machine is not used: the graph is then run by what
+    ONNX Runtime has here, which is slower at worst.
+    """
+    fallback = f"plain ONNX Runtime on {gpus[0].name if gpus else 'the CPU'}"
+    if record_path is None:
+        return "auto", f"no engine.json attached (the output of tomopoint build engine): {fallback}"
+    capability = gpus[0].compute_capability if gpus else None
+    try:
+        record = EngineRecord.load(record_path)
+        expected = Expected(manifest.onnx_sha256, manifest.pipeline_digest, compute_capability=capability)
+        check_engine_record(record, record_path.parent, expected)
+    except EngineError as error:
+        return "auto", f"engine.json not used: {error}: {fallback}"
+    if bool(gpus) != (record.compute_capability is not None):
+        return "auto", f"engine.json not used: it was made on {record.device}, this machine differs: {fallback}"
+    if record.runtime not in _PROVIDERS:
+        return "auto", f"engine.json not used: unknown runtime {record.runtime}: {fallback}"
+    return _PROVIDERS[record.runtime], f"engine.json fits: {record.runtime} on {record.device}"
+
+
+def check_submission(path: Path, runs: Sequence[str], particles: Sequence[str]) -> int:
+    """Check a submission as the competition would; return its number of picks.
+
+    Raises
+    ------
+    DataError
+        Other columns, ids that are not 0, 1, 2 ..., a coordinate that is not finite, an unknown run or particle.
+    """
+    table = pd.read_csv(path, dtype={"experiment": str, "particle_type": str})
+    if tuple(table.columns) != SUBMISSION_COLUMNS:
+        raise DataError(f"{path} has the columns {', '.join(table.columns)}, not {', '.join(SUBMISSION_COLUMNS)}")
+    if not np.array_equal(table["id"].to_numpy(), np.arange(len(table))):
+        raise DataError(f"the ids of {path} are not 0, 1, 2 ...")
+    if not np.isfinite(table[["x", "y", "z"]].to_numpy(dtype=np.float64)).all():
+        raise DataError(f"{path} has coordinates that are not finite")
+    for column, known in (("experiment", runs), ("particle_type", particles)):
+        if unknown := set(table[column]) - set(known):
+            raise DataError(f"{path} names an unknown {column}: {', '.join(map(str, unknown))}")
+    return len(table)
+
+
+def _predict(
+    runs: Sequence[Run], model: Path, out: PredictionFolder, device: tuple[str, int, float], lines: list[str]
+) -> PredictionSummary:
+    """Predict with the chosen provider; where it does not start at all, with the CPU, and say so in `lines`."""
+    provider, n_gpus, limit_hours = device
+    options = PredictOptions(workers=n_gpus or CPU_WORKERS, provider=provider, limit_hours=limit_hours)
+    try:
+        return predict_runs(runs, model, out.path, options)
+    except EngineError as error:
+        if provider == "cpu" or not n_gpus:
+            raise
+        lines.append(f"that did not start ({error}): the CPU instead, which is far slower")
+        logger.warning(lines[-1])
+        options = PredictOptions(workers=CPU_WORKERS, provider="cpu", limit_hours=limit_hours)
+        return predict_runs(runs, model, out.path, options)
+
+
+def _table(summary: PredictionSummary, particles: Sequence[str]) -> pd.DataFrame:
+    """Return status, seconds and counts per run."""
+    submitted = pd.read_csv(summary.folder.submission_path, dtype={"experiment": str, "particle_type": str})
+    seconds = _seconds(summary.folder)
+    rows = []
+    for outcome in summary.outcomes:
+        found = submitted.loc[submitted["experiment"] == outcome.run, "particle_type"]
+        counts = {name: int((found == name).sum()) for name in particles}
+        rows.append({"run": outcome.run, "status": outcome.status, "seconds": seconds.get(outcome.run), **counts})
+    return pd.DataFrame(rows).set_index("run")
+
+
+def _seconds(folder: PredictionFolder) -> dict[str, float]:
+    events = [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
+    return {event["run"]: event["seconds"] for event in events if event["event"] == "done"}
+
+
+def _report(summary: PredictionSummary) -> list[str]:
+    n_done = len(summary.outcomes) - len(summary.failed)
+    hours = HIDDEN_RUNS * summary.mean_run_seconds / summary.n_workers / 3600
+    lines = [
+        f"{n_done} of {len(summary.outcomes)} runs in {summary.seconds:.0f} s by {summary.n_workers} workers, "
+        f"{summary.mean_run_seconds:.1f} s per run and worker; {HIDDEN_RUNS} runs would take {hours:.1f} h",
+        f"{summary.joined.n_submitted} picks submitted, of {summary.joined.n_picks} above the floor",
+    ]
+    return lines + [f"{outcome.run}: {outcome.status}, {outcome.message}" for outcome in summary.failed]
