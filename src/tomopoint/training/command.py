@@ -8,7 +8,7 @@ from typing import Literal
 from tomopoint.command import CommandResult
 
 
-def train(  # noqa: PLR0913  each is an option of the command line
+def train(
     data: Path,
     out: Path,
     recipe: str = "default",

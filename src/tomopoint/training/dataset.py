@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from tomopoint.training import crops as crops_module
-from tomopoint.training.augmentation import draw_transform, inside, resample
+from tomopoint.training.augmentation import Matrix, draw_transform, inside, resample
 from tomopoint.training.mixing import Crop, vary
-from tomopoint.training.points import PointBatch, collate
+from tomopoint.training.points import BORDER_RADII, FIRST_BORDER_LABEL, PointBatch, collate
 from tomopoint.training.recipes import AugmentationOptions, CropOptions
 from tomopoint.training.runs import TrainingRun
 
@@ -70,6 +71,9 @@ class CropDataset(Dataset[Crop]):
         Everything random derives from it, the epoch and the position.
     sampler
         What chooses places; by default :class:`~tomopoint.training.crops.CropSampler`.
+    radii_vox
+        Radius of each class. With them, particles centred less than half a radius outside a crop are listed too,
+        with border labels (:mod:`tomopoint.training.borders`).
     """
 
     def __init__(
@@ -79,8 +83,10 @@ class CropDataset(Dataset[Crop]):
         augmentation: AugmentationOptions,
         seed: int,
         sampler: crops_module.Sampler | None = None,
+        radii_vox: Sequence[float] | None = None,
     ) -> None:
         self.runs = runs
+        self.border_vox = None if radii_vox is None else BORDER_RADII * np.array(radii_vox)
         self.crops = crops
         self.augmentation = augmentation
         self.seed = seed
@@ -100,22 +106,33 @@ class CropDataset(Dataset[Crop]):
     def _cut(self, position: int, rng: np.random.Generator, scale: float | None = None) -> Crop:
         """Take one crop with its particles; the one resampling of the volume happens here.
 
-        A particle is kept where its centre lies in the crop: it has a cell of its own there. Outside there is no
-        cell to answer for it, and what is seen of it is background.
+        A particle is kept where its centre lies in the crop: it has a cell of its own there.
         """
         origin = self.sampler.draw(position, rng)
         run = self.runs[origin.run]
         transform = draw_transform(rng, self.augmentation, origin.centre_zyx, self.crops.size_zyx, scale)
         centres_zyx = transform.to_crop(run.centres_zyx)
-        kept = inside(centres_zyx, self.crops.size_zyx)
+        kept, labels = self._listed(centres_zyx, run.labels, transform.scale)
         place = ", ".join(f"{value:.1f}" for value in transform.centre_zyx)
         return Crop(
             volume_zyx=resample(run.volumes_zyx[origin.tomo_type], transform),
             centres_zyx=centres_zyx[kept],
-            labels=run.labels[kept],
+            labels=labels[kept],
             scale=transform.scale,
             origin=f"{run.name} ({origin.tomo_type}) at z, y, x = {place} voxels",
         )
+
+    def _listed(
+        self, centres_zyx: Matrix, labels: npt.NDArray[np.int64], scale: float
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Return which particles belong to a crop, and their labels: of those just outside, the border label."""
+        size = self.crops.size_zyx
+        kept = inside(centres_zyx, size)
+        if self.border_vox is None:
+            return kept, labels
+        beyond_vox = np.maximum(-centres_zyx, centres_zyx - np.array(size)).clip(0)
+        near = ~kept & (np.linalg.norm(beyond_vox, axis=1) < self.border_vox[labels] * scale)
+        return kept | near, np.where(near, FIRST_BORDER_LABEL - labels, labels)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -156,9 +173,11 @@ def collate_crops(crops: Sequence[Crop]) -> CropBatch:
     return CropBatch(volume, points, tuple(crop.origin for crop in crops))
 
 
-def fixed_batches(runs: Sequence[TrainingRun], crops: CropOptions, n_crops: int, batch_size: int) -> list[CropBatch]:
+def fixed_batches(
+    runs: Sequence[TrainingRun], crops: CropOptions, n_crops: int, batch_size: int, radii_vox: Sequence[float]
+) -> list[CropBatch]:
     """Return the same few crops every time, not augmented: what the validation loss is measured on."""
     plain = replace(crops, tomo_types=crops.tomo_types[:1])
-    dataset = CropDataset(runs, plain, NO_AUGMENTATION, seed=0)
+    dataset = CropDataset(runs, plain, NO_AUGMENTATION, seed=0, radii_vox=radii_vox)
     taken = [dataset[0, position] for position in range(n_crops)]
     return [collate_crops(taken[start : start + batch_size]) for start in range(0, n_crops, batch_size)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.networks.contract import PointNetwork
 from tomopoint.training.averaging import build_average
 from tomopoint.training.dataset import CropBatch, EpochSampler
-from tomopoint.training.loss import LossTerms, build_loss
+from tomopoint.training.loss import LossTerms
 from tomopoint.training.recipes import Recipe
 from tomopoint.training.schedule import SWA_START, Clock, Schedule
 
@@ -129,7 +128,7 @@ class DetectorModule(LightningModule):
     def _stop_not_finite(self, what: str, values: str) -> None:
         raise TomopointError(
             f"the {what} is not finite ({values}) in epoch {self.current_epoch}, step {self.global_step}; the batch "
-            f"holds {'; '.join(self._origins)}. Look at these places, or lower learning_rate or use precision bf16 or fp32"
+            f"holds {'; '.join(self._origins)}. Look at these places, lower learning_rate, or use another precision"
         )
 
 
@@ -140,9 +139,3 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def detection_loss(recipe: Recipe, network_index: int, voxel_A: float, stride: int) -> nn.Module:
-    """Return the loss for one network of a recipe, radii in voxels."""
-    radii_vox: Sequence[float] = [particle.radius_A / voxel_A for particle in recipe.particles]
-    return build_loss(recipe.networks[network_index], radii_vox, stride, recipe.loss)

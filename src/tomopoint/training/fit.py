@@ -25,8 +25,9 @@ from tomopoint.networks.contract import PointNetwork
 from tomopoint.training.checkpoints import LAST
 from tomopoint.training.crops import Sampler
 from tomopoint.training.dataset import CropBatch, CropDataset, EpochSampler, collate_crops, fixed_batches
-from tomopoint.training.detector import DetectorModule, detection_loss
+from tomopoint.training.detector import DetectorModule
 from tomopoint.training.epochs import CANDIDATES, EpochEnd, Progress, ScoreFunction
+from tomopoint.training.loss import build_loss
 from tomopoint.training.machine import Machine, Processes
 from tomopoint.training.recipes import Recipe
 from tomopoint.training.runs import TrainingRun
@@ -129,7 +130,8 @@ def fit_member(
     held_out = [runs[name] for name in task.fold.validation_runs]
     epoch_sampler = EpochSampler(_crops_per_epoch(recipe), processes.rank, processes.count)
     module = _build_module(task, training[0].voxel_A, epoch_sampler)
-    dataset = CropDataset(training, recipe.crops, recipe.augmentation, task.seed, sampler)
+    radii_vox = recipe.radii_vox(training[0].voxel_A)
+    dataset = CropDataset(training, recipe.crops, recipe.augmentation, task.seed, sampler, radii_vox)
     batches = _validation_batches(held_out, recipe)
     epoch_end = EpochEnd(task.folder, batches, score if recipe.fit.score_every else None)
     trainer = _build_trainer(task, machine, processes, [epoch_end, Progress(task.label, epoch_end)])
@@ -176,7 +178,7 @@ def _build_module(task: MemberTask, voxel_A: float, sampler: EpochSampler) -> De
     network: PointNetwork = build_network(config, len(recipe.particles), STRIDE)
     if config.pretrained is not None:
         load_backbone(network, Path(config.pretrained))
-    loss = detection_loss(recipe, task.network_index, voxel_A, STRIDE)
+    loss = build_loss(config, recipe.radii_vox(voxel_A), STRIDE, recipe.loss)
     return DetectorModule(network, loss, recipe, task.seed, sampler)
 
 
@@ -187,7 +189,8 @@ def _crops_per_epoch(recipe: Recipe) -> int:
 def _validation_batches(held_out: Sequence[TrainingRun], recipe: Recipe) -> list[CropBatch]:
     if not held_out or not recipe.fit.validation_crops:
         return []
-    return fixed_batches(held_out, recipe.crops, recipe.fit.validation_crops, recipe.fit.batch_size)
+    radii_vox = recipe.radii_vox(held_out[0].voxel_A)
+    return fixed_batches(held_out, recipe.crops, recipe.fit.validation_crops, recipe.fit.batch_size, radii_vox)
 
 
 def _build_loader(

@@ -56,7 +56,11 @@ class HeatmapLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             logits = in_full_precision(logits)
             listed = PointList.of(points, self.radii_vox.to(logits.dtype))
-            target = paint(listed, logits.shape, self.stride, self.options.heatmap_sigma)
+            border = PointList.of(points, self.radii_vox.to(logits.dtype), border=True)
+            target, beyond = (
+                paint(some, logits.shape, self.stride, self.options.heatmap_sigma) for some in (listed, border)
+            )
+            target = torch.maximum(target, beyond)  # the part of a peak that reaches into the crop
             deviation = (target - torch.sigmoid(logits)).abs()
             weight = (deviation / REDUCED_BELOW).clamp_max(1.0) ** self.options.focal_gamma
             loss = (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()

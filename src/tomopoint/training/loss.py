@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.training.assignment import Assignment, assign
+from tomopoint.training.borders import without_background
 from tomopoint.training.heatmap_loss import HeatmapLoss
 from tomopoint.training.loss_options import LossOptions, LossTerms
 from tomopoint.training.neighbours import PointList
@@ -63,7 +64,8 @@ class DetectionLoss(nn.Module):
             assigned = assign(logits.detach(), offsets_vox.detach(), listed, self.stride, self.options.assignment)
             total_target, n_ranks = across_ranks(assigned.target.sum())
             share = n_ranks / total_target.clamp_min(1.0)
-            classification = self._classification(logits, assigned) * share
+            border = PointList.of(points, self.radii_vox.to(logits.dtype), border=True)
+            classification = self._classification(logits, assigned, border) * share
             regression = self._regression(offsets_vox, listed, assigned) * share
             return LossTerms(
                 total=classification + regression,
@@ -72,8 +74,8 @@ class DetectionLoss(nn.Module):
                 n_positive=len(assigned.target),
             )
 
-    def _classification(self, logits: Tensor, assigned: Assignment) -> Tensor:
-        """Return the summed classification loss."""
+    def _classification(self, logits: Tensor, assigned: Assignment, border: PointList) -> Tensor:
+        """Return the summed classification loss; cells near a particle just outside the crop are left out."""
         flat = logits.flatten(2)
         where = (assigned.entry, assigned.label, assigned.cell)
         target = torch.zeros_like(flat).index_put(where, assigned.target)
@@ -83,6 +85,8 @@ class DetectionLoss(nn.Module):
         else:
             target = positive.to(flat.dtype)
             weight = (torch.sigmoid(flat) - target).abs() ** self._gamma
+        maps = logits.shape
+        weight = without_background(weight.view(maps), positive.view(maps), border, self.stride).view_as(flat)
         loss = (weight * F.binary_cross_entropy_with_logits(flat, target, reduction="none")).sum()
         if self.options.cross_entropy_weight:
             of_cell = flat[assigned.entry, :, assigned.cell]

@@ -33,7 +33,7 @@ class Crop:
     centres_zyx
         ``(n, 3)`` float64, voxels from the crop's corner.
     labels
-        ``(n,)`` int64.
+        ``(n,)`` int64; negative for particles just outside, see :mod:`tomopoint.training.borders`.
     scale
         Enlargement of the contents.
     origin

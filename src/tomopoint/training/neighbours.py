@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tomopoint.training.points import PointBatch
+from tomopoint.training.points import FIRST_BORDER_LABEL, PointBatch
 
 MAX_CELLS = 1 << 20
 """Cells (points times box) handled at once: about 60 MB of working memory in the assignment, whatever the batch."""
@@ -41,10 +41,11 @@ class PointList:
     sigma_vox: Tensor
 
     @classmethod
-    def of(cls, points: PointBatch, radii_vox: Tensor) -> PointList:
-        """Drop the padded rows and look up each particle's radius in `radii_vox`, shape (C,)."""
-        entry, row = torch.nonzero(points.labels >= 0, as_tuple=True)
-        label = points.labels[entry, row]
+    def of(cls, points: PointBatch, radii_vox: Tensor, border: bool = False) -> PointList:
+        """List the particles in the crops, or those just outside (`border`), with radii from `radii_vox` (C,)."""
+        chosen = points.labels <= FIRST_BORDER_LABEL if border else points.labels >= 0
+        entry, row = torch.nonzero(chosen, as_tuple=True)
+        label = FIRST_BORDER_LABEL - points.labels[entry, row] if border else points.labels[entry, row]
         sigma_vox = radii_vox[label] * points.scale[entry].to(radii_vox.dtype)
         return cls(entry, points.centres_zyx[entry, row].to(radii_vox.dtype), label, sigma_vox)
 

@@ -10,6 +10,13 @@ from torch import Tensor
 
 PADDING_LABEL = -1
 
+FIRST_BORDER_LABEL = -2
+"""A particle of class c whose centre lies just outside the crop is listed with the label -2 - c."""
+
+BORDER_RADII = 0.5
+"""A pick within this share of a particle's radius counts as found (the official metric), so cells that near to a
+particle outside the crop are no background either: no loss is taken there."""
+
 
 @dataclass(frozen=True)
 class PointBatch:
@@ -21,7 +28,8 @@ class PointBatch:
         Shape (B,N,3), float32, voxels in the crop's frame: origin at the crop's corner, voxel ``i`` spans
         ``[i, i + 1)``.
     labels
-        Shape (B,N), int64: the class, or -1 where the row is padding. Nothing else is read from a padded row.
+        Shape (B,N), int64: the class; -1 where the row is padding, of which nothing else is read; -2 - class where
+        the centre lies just outside the crop (see :mod:`tomopoint.training.borders`).
     scale
         Shape (B,), float32: factor by which augmentation enlarged the crop's contents; radii grow with it.
     """

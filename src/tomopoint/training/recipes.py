@@ -246,6 +246,10 @@ class Recipe:
         """SHA-256 of all options."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
+    def radii_vox(self, voxel_A: float) -> list[float]:
+        """Return the radius of every particle, voxels."""
+        return [particle.radius_A / voxel_A for particle in self.particles]
+
     def with_fit(self, **changes: Any) -> Recipe:
         """Return a copy with these options of `fit` changed; None leaves an option as it is."""
         return replace(self, fit=replace(self.fit, **{k: v for k, v in changes.items() if v is not None}))
