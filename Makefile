@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format kernels clean
+.PHONY: help setup demo test test-slow check format kernels wheels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,9 @@ format: $(READY)  ## format and fix what can be fixed
 
 kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py and kernels.toml
 	$(BIN)/python -m tomopoint.kaggle.notebooks
+
+wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks, by hash, and print their sizes
+	$(BIN)/python -m tomopoint.kaggle.wheels
 
 bench-%: $(READY)  ## measure one thing: bench-simulator, bench-assign, ...
 	$(BIN)/python benchmarks/$*.py
