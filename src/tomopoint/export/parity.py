@@ -153,7 +153,7 @@ def top1_agreement(expected: Outputs, got: Outputs, tolerance: Tolerance, stride
     The same: the offsets of the two cells lead to points within ``SAME_PICK_VOX`` of each other, or the cells are
     tied, i.e. `expected` itself scores them within twice the tolerance (each of the two may err by one).
     """
-    windows, classes = expected.scores.shape[:2]
+    windows, classes = int(expected.scores.shape[0]), int(expected.scores.shape[1])
     grid = expected.scores.shape[2:]
     same = 0
     for window in range(windows):

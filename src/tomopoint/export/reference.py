@@ -127,7 +127,8 @@ def _one_window(pipeline: Pipeline, window_zyx: tuple[int, ...], rng: np.random.
         particle = pipeline.particles[count % len(pipeline.particles)]
         centre_zyx = rng.uniform(0, window_zyx)
         _plant_dip(volume, centre_zyx, particle.radius_A / pipeline.voxel_A / 2)
-    return ((volume - volume.mean()) / volume.std()).astype(np.float32)
+    normalised: Array = ((volume - volume.mean()) / volume.std()).astype(np.float32)
+    return normalised
 
 
 def _plant_dip(volume: Array, centre_zyx: np.ndarray, width_vox: float) -> None:

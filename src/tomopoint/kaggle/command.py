@@ -37,7 +37,7 @@ def build_dataset(
     verb = "verified" if model is None else "staged and verified"
     text = (
         f"{verb} {folder}: {len(manifest.files)} files, {n_bytes / 1e6:.1f} MB, to install: "
-        f"{', '.join(manifest.install)}\n{rows}\n"
+        f"{', '.join(manifest.install)}\n{rows}\n{_missing_wheels(manifest.install)}"
         f"next: tomopoint rehearse --dataset {folder} --data ROOT --out work/rehearsal, then "
         f"kaggle datasets create -p {folder}"
     )
@@ -49,6 +49,13 @@ def build_dataset(
         "pipeline_digest": manifest.pipeline_digest,
     }
     return CommandResult(text, figures)
+
+
+def _missing_wheels(install: tuple[str, ...]) -> str:
+    """Say that a kit without third-party wheels serves here, where the packages are installed, but not on Kaggle."""
+    if len(install) > 1:
+        return ""
+    return "no third-party wheels: enough for a rehearsal here, Kaggle needs those of wheels/README.md\n"
 
 
 def rehearse(dataset: Path, data: Path, out: Path, layout: str = "flat") -> CommandResult:
