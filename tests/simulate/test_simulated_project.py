@@ -1,0 +1,165 @@
+"""Simulated projects on disk: the competition's layout, resuming, independence of runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tomopoint.data.picks import read_picks
+from tomopoint.data.project import Project
+from tomopoint.data.tomograms import describe_tomogram, read_tomogram
+from tomopoint.errors import DataError
+from tomopoint.simulate.command import parse_shape, simulate
+from tomopoint.simulate.options import PERFECT_LABELS, SimulationOptions
+from tomopoint.simulate.particles import PARTICLE_NAMES
+from tomopoint.simulate.project import SPLITS, ProjectPlan, run_name, write_project, write_run
+
+SHAPE = (32, 96, 80)
+CONTENT = SimulationOptions(labels=PERFECT_LABELS, tomo_types=("denoised", "wbp"))
+
+
+def plan(out: Path, train_runs: int = 2, test_runs: int = 1, seed: int = 0) -> ProjectPlan:
+    return ProjectPlan(out, train_runs, test_runs, SHAPE, seed, CONTENT, "cpu")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("simulated") / "project"
+    write_project(plan(out), workers=1)
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the records, which hold times."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "simulation"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_layout_is_the_competitions(project: Path) -> None:
+    train, test = Project(project).runs("train"), Project(project).runs("test")
+    assert (len(train), len(test)) == (2, 1)
+    for run in train:
+        assert {path.name for path in run.tomogram_path().parent.iterdir()} == {"denoised.zarr", "wbp.zarr"}
+        assert {path.stem for path in run.picks_folder.iterdir()} == set(PARTICLE_NAMES)
+    (hidden,) = test
+    assert {path.name for path in hidden.tomogram_path().parent.iterdir()} == {"denoised.zarr"}
+    assert not (project / "test" / "overlay").exists()
+    assert {path.stem for path in (project / "truth" / hidden.name).iterdir()} == set(PARTICLE_NAMES)
+    info = describe_tomogram(hidden.tomogram_path())
+    assert info.shape_zyx == SHAPE
+    assert info.voxel_A == pytest.approx(10.012444, abs=1e-6)
+    values = read_tomogram(hidden.tomogram_path()).volume_zyx
+    assert 3e-6 < values.std() < 1e-5
+
+
+def test_sample_submission_names_the_test_runs(project: Path) -> None:
+    lines = (project / "sample_submission.csv").read_text().splitlines()
+    assert lines[0] == "id,experiment,particle_type,x,y,z"
+    assert {line.split(",")[1] for line in lines[1:]} == {run_name("test", 0)}
+    assert len(lines) == 1 + len(PARTICLE_NAMES)
+
+
+def test_picks_lie_in_the_box_and_name_their_run(project: Path) -> None:
+    extent = np.array(SHAPE[::-1]) * 10.0125
+    for run in Project(project).runs("train"):
+        for name in PARTICLE_NAMES:
+            picks = read_picks(run.picks_folder / f"{name}.json")
+            assert (picks.run, picks.particle) == (run.name, name)
+            assert ((picks.points_xyz_A >= 0) & (picks.points_xyz_A <= extent)).all()
+
+
+def test_a_run_depends_on_seed_and_number_only(project: Path, tmp_path: Path) -> None:
+    """Its bytes are the same in a larger project, written in another order."""
+    larger = plan(tmp_path / "larger", train_runs=5, test_runs=3)
+    write_run(larger, "test", 0)
+    write_run(larger, "train", 1)
+    remade, first = contents(tmp_path / "larger"), contents(project)
+    assert len(remade) > 10
+    for name, data in remade.items():
+        assert data == first[name]
+
+
+def test_another_seed_gives_other_runs(project: Path, tmp_path: Path) -> None:
+    write_run(plan(tmp_path, seed=1), "train", 0)
+    changed = contents(tmp_path)
+    chunk = f"train/static/ExperimentRuns/{run_name('train', 0)}/VoxelSpacing10.000/denoised.zarr/0/0/0/0"
+    assert changed[chunk] != contents(project)[chunk]
+
+
+def test_resuming_makes_only_what_is_missing(tmp_path: Path) -> None:
+    out = tmp_path / "project"
+    write_project(plan(out, train_runs=1), workers=1)
+    before = contents(out)
+    kept, redone = (Project(out).runs(split)[0] for split in ("train", "test"))
+    kept_time = kept.tomogram_path().stat().st_mtime_ns
+    # Killed between the tomogram and the record, with half a store left: the run counts as missing.
+    (out / "simulation" / f"{redone.name}.json").unlink()
+    (redone.tomogram_path() / "0" / ".zarray").unlink()
+    records = write_project(plan(out, train_runs=2), workers=1)
+    after = contents(out)
+    assert len(records) == 3
+    assert kept.tomogram_path().stat().st_mtime_ns == kept_time
+    assert all(after[name] == data for name, data in before.items())
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(project: Path, tmp_path: Path) -> None:
+    write_project(plan(tmp_path / "parallel"), workers=2)
+    assert contents(tmp_path / "parallel") == contents(project)
+
+
+def test_other_settings_are_refused(project: Path) -> None:
+    before = contents(project)
+    with pytest.raises(DataError, match="seed was 0, now 3"):
+        write_project(plan(project, seed=3))
+    harder = ProjectPlan(project, 2, 1, SHAPE, 0, SimulationOptions(difficulty=2.0), "cpu")
+    with pytest.raises(DataError, match=r"options\.difficulty was 1\.0, now 2\.0"):
+        write_project(harder)
+    with pytest.raises(DataError, match="already holds more than 1 train runs"):
+        write_project(plan(project, train_runs=1))
+    assert contents(project) == before
+
+
+def test_foreign_data_are_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match="not simulated here"):
+        write_project(plan(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_run_names_differ_and_look_like_the_competitions() -> None:
+    names = [run_name(split, index) for split in SPLITS for index in range(1200)]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("TS_") and len(name.split("_")) == 3 for name in names)
+
+
+@pytest.mark.parametrize("text", ["64,64", "64,64,abc", "64x64x64", "4,64,64", ""])
+def test_bad_shapes_are_refused(text: str) -> None:
+    with pytest.raises(DataError, match="shape"):
+        parse_shape(text)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"train_runs": 0, "test_runs": 0}, "at least one run"),
+        ({"train_runs": -1}, "neither may be negative"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"workers": -2}, "workers must not be negative"),
+        ({"device": "tpu"}, "auto, cpu or cuda"),
+    ],
+)
+def test_bad_options_are_refused(tmp_path: Path, values: dict[str, object], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        simulate(tmp_path / "out", shape="32,64,64", **values)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_reports_what_it_made(tmp_path: Path) -> None:
+    result = simulate(tmp_path / "out", train_runs=1, test_runs=1, shape="32,64,64", workers=1, device="cpu")
+    assert result.ok
+    figures = json.loads(json.dumps(result.figures))
+    assert figures["train_runs"] == [run_name("train", 0)]
+    assert figures["test_runs"] == [run_name("test", 0)]
+    assert set(figures["particles"]) == set(PARTICLE_NAMES)
