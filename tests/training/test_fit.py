@@ -9,12 +9,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from training_data import PARTICLES, VOXEL_A, write_project
+
 from tomopoint.data.picks import write_picks
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.training.checkpoints import find_members, load_member
 from tomopoint.training.command import train
 from tomopoint.training.detector import DetectorModule
-from training_data import PARTICLES, VOXEL_A, write_project
 
 SEGRESNET = {
     "name": "segresnet",
@@ -263,3 +264,13 @@ def test_all_scheme_trains_without_validation(data, tmp_path):
     assert record.validation_runs == ()
     assert len(record.training_runs) == 3
     assert rows(tmp_path / "run" / "fold0" / "segresnet" / "metrics.csv")[0]["validation_loss"] == ""
+
+
+def test_official_score_ranks_the_epochs(data, tmp_path):
+    recipe = recipe_file(tmp_path, fit={"epochs": 3, "steps_per_epoch": 2, "score_every": 2, "keep_best": 1})
+    assert run_train(data, tmp_path / "run", recipe).ok
+    folder = tmp_path / "run" / "fold0" / "segresnet"
+    table = rows(folder / "metrics.csv")
+    assert [row["score"] == "" for row in table] == [True, False, True]
+    assert 0 <= float(table[1]["score"]) <= 1
+    assert "epoch0001" in load_member(folder)[1].kept

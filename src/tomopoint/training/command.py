@@ -18,6 +18,9 @@ def train(
     max_minutes: float | None = None,
     seed: int | None = None,
     precision: Literal["fp32", "bf16", "fp16", "auto"] | None = None,
+    pseudo_labels: Path | None = None,
+    pseudo_data: Path | None = None,
+    pseudo_threshold: float = 0.5,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
     log: Literal["tensorboard", "wandb", "none"] = "tensorboard",
@@ -47,6 +50,12 @@ def train(
         Instead of the recipe's.
     precision
         Instead of the recipe's.
+    pseudo_labels
+        Pick table with scores (picks.csv of tomopoint predict): its unlabelled runs join the training runs.
+    pseudo_data
+        Project whose test runs these are; default the one of --data.
+    pseudo_threshold
+        Picks scored at least this are learned; near the others nothing is.
     device
         Where to train.
     workers
@@ -58,7 +67,9 @@ def train(
 
     from tomopoint.training.machine import Machine
     from tomopoint.training.members import make_plan, open_run, train_members
+    from tomopoint.training.pseudo_labels import PseudoLabels
     from tomopoint.training.recipes import load_recipe
+    from tomopoint.training.scoring import official_score
 
     chosen = load_recipe(recipe).with_fit(
         epochs=epochs, steps_per_epoch=steps_per_epoch, max_minutes=max_minutes, precision=precision
@@ -66,9 +77,10 @@ def train(
     chosen = chosen if seed is None else replace(chosen, seed=seed)
     machine = Machine(device, workers, log)
     machine.precision(chosen.fit.precision)
-    plan = make_plan(chosen, recipe, data, out, folds)
+    pseudo = PseudoLabels(pseudo_labels, pseudo_data or data, threshold=pseudo_threshold) if pseudo_labels else None
+    plan = make_plan(chosen, recipe, data, out, folds, pseudo)
     open_run(plan)
-    outcome = train_members(plan, machine)
+    outcome = train_members(plan, machine, official_score)
     done = [*outcome.trained, *outcome.skipped]
     lines = [f"{len(done)} of {len(plan.tasks)} members are trained in {out}"]
     lines += [f"FAILED {label}: {reason}" for label, reason in outcome.failed.items()]

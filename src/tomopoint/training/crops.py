@@ -59,9 +59,10 @@ class CropSampler:
     def __init__(self, runs: Sequence[TrainingRun], options: CropOptions) -> None:
         self.runs = runs
         self.options = options
-        self._run_of_particle = np.repeat(np.arange(len(runs)), [len(run.labels) for run in runs])
-        self._centres_zyx = np.concatenate([run.centres_zyx for run in runs])
-        labels = np.concatenate([run.labels for run in runs])
+        certain = [run.labels >= 0 for run in runs]
+        self._run_of_particle = np.repeat(np.arange(len(runs)), [int(chosen.sum()) for chosen in certain])
+        self._centres_zyx = np.concatenate([run.centres_zyx[c] for run, c in zip(runs, certain, strict=True)])
+        labels = np.concatenate([run.labels[c] for run, c in zip(runs, certain, strict=True)])
         if options.centred_fraction > 0 and len(labels) == 0:
             raise DataError(f"the runs {', '.join(run.name for run in runs)} have no picks to centre crops on")
         counts = np.bincount(labels)

@@ -131,8 +131,10 @@ class CropDataset(Dataset[Crop]):
         if self.border_vox is None:
             return kept, labels
         beyond_vox = np.maximum(-centres_zyx, centres_zyx - np.array(size)).clip(0)
-        near = ~kept & (np.linalg.norm(beyond_vox, axis=1) < self.border_vox[labels] * scale)
-        return kept | near, np.where(near, FIRST_BORDER_LABEL - labels, labels)
+        border_labels = np.where(labels >= 0, FIRST_BORDER_LABEL - labels, labels)
+        reach_vox = self.border_vox[FIRST_BORDER_LABEL - border_labels] * scale
+        near = ~kept & (np.linalg.norm(beyond_vox, axis=1) < reach_vox)
+        return kept | near, np.where(near, border_labels, labels)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -153,9 +153,7 @@ class EpochEnd(Callback):
 
     def _rank(self, trainer: Trainer, module: DetectorModule, value: float) -> None:
         """Save the weights if they belong to the best few; count epochs without a better one."""
-        self.stale = (
-            0 if not self.rows[:-1] or value > max(self._earlier_values(), default=-torch.inf) else self.stale + 1
-        )
+        self.stale = 0 if value > max(self._earlier_values(), default=-torch.inf) else self.stale + 1
         keep = module.recipe.fit.keep_best
         name = f"epoch{trainer.current_epoch:04d}.safetensors"
         ranked = sorted([*self.best, (value, name)], key=lambda item: item[0], reverse=True)

@@ -133,7 +133,7 @@ def fit_member(
     radii_vox = recipe.radii_vox(training[0].voxel_A)
     dataset = CropDataset(training, recipe.crops, recipe.augmentation, task.seed, sampler, radii_vox)
     batches = _validation_batches(held_out, recipe)
-    epoch_end = EpochEnd(task.folder, batches, score if recipe.fit.score_every else None)
+    epoch_end = EpochEnd(task.folder, batches, score)
     trainer = _build_trainer(task, machine, processes, [epoch_end, Progress(task.label, epoch_end)])
     last = task.folder / LAST
     with _expected_warnings():

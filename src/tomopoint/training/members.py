@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tomopoint.data.folds import Fold, make_folds, parse_fold_selection
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError
 from tomopoint.files import write_atomically
+from tomopoint.networks.contract import PointNetwork
 from tomopoint.training.checkpoints import (
     LAST,
     RECIPE,
@@ -28,13 +30,15 @@ from tomopoint.training.checkpoints import (
 from tomopoint.training.epochs import ScoreFunction
 from tomopoint.training.fit import STRIDE, FitResult, MemberTask, check_sizes, fit_member
 from tomopoint.training.machine import Machine, Processes
+from tomopoint.training.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
 from tomopoint.training.recipes import Recipe, differences
-from tomopoint.training.runs import RunRecord, TrainingRun, describe_runs, read_runs
+from tomopoint.training.runs import RunRecord, TrainingRun, check_voxel_sizes, describe_runs, read_runs
 
 logger = logging.getLogger(__name__)
 
 DATA = "data.json"
-BuildScore = Callable[[MemberTask], ScoreFunction]
+ScoreMember = Callable[["TrainingPlan", MemberTask, PointNetwork], float]
+"""Official score of a network on the runs held out from a member."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,14 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def make_plan(recipe: Recipe, recipe_name: str, data_root: Path, out: Path, folds: str | None) -> TrainingPlan:
+def make_plan(
+    recipe: Recipe,
+    recipe_name: str,
+    data_root: Path,
+    out: Path,
+    folds: str | None = None,
+    pseudo: PseudoLabels | None = None,
+) -> TrainingPlan:
     """Check recipe and data as far as that goes without reading volumes.
 
     Raises
@@ -109,7 +120,10 @@ def make_plan(recipe: Recipe, recipe_name: str, data_root: Path, out: Path, fold
         for index, network in enumerate(recipe.networks)
     ]
     records = describe_runs(data_root, names, recipe)
-    return TrainingPlan(recipe, recipe_name, data_root, out, tuple(tasks), records)
+    extra = {} if pseudo is None else describe_pseudo_runs(pseudo, recipe, all_names)
+    records = {**records, **extra}
+    check_voxel_sizes(records.values())
+    return TrainingPlan(recipe, recipe_name, data_root, out, tuple(tasks), records, tuple(extra))
 
 
 def open_run(plan: TrainingPlan) -> None:
@@ -133,6 +147,8 @@ def open_run(plan: TrainingPlan) -> None:
     digests = {name: record.digest for name, record in plan.records.items()}
     earlier = read_json(data_path)["runs"] if data_path.exists() else {}
     moved = [name for name, digest in digests.items() if earlier.get(name, digest) != digest]
+    if earlier:
+        moved += sorted({name for name in earlier if name.startswith(PREFIX)} ^ set(plan.extra))
     if moved:
         raise TomopointError(
             f"{plan.out} was made with other data: picks or tomogram of {', '.join(moved)} changed since; "
@@ -144,7 +160,7 @@ def open_run(plan: TrainingPlan) -> None:
         write_atomically(data_path, json.dumps(content, indent=2) + "\n")
 
 
-def train_members(plan: TrainingPlan, machine: Machine, build_score: BuildScore | None = None) -> Outcome:
+def train_members(plan: TrainingPlan, machine: Machine, score_member: ScoreMember | None = None) -> Outcome:
     """Train every member that is not finished; a failing one does not stop the others.
 
     Parameters
@@ -153,8 +169,8 @@ def train_members(plan: TrainingPlan, machine: Machine, build_score: BuildScore 
         What to train; :func:`open_run` comes before.
     machine
         Where.
-    build_score
-        Makes the official score of a member's held-out runs, where the recipe asks for it.
+    score_member
+        Called every ``fit.score_every`` epochs; None: never.
     """
     outcome = Outcome()
     waiting = []
@@ -167,7 +183,7 @@ def train_members(plan: TrainingPlan, machine: Machine, build_score: BuildScore 
             waiting.append(task)
     runs = read_runs(plan.records, plan.recipe) if waiting else {}
     for task in waiting:
-        _train_one(plan, task, runs, (machine, build_score), outcome)
+        _train_one(plan, task, runs, (machine, score_member), outcome)
     return outcome
 
 
@@ -175,11 +191,13 @@ def _train_one(
     plan: TrainingPlan,
     task: MemberTask,
     runs: Mapping[str, TrainingRun],
-    how: tuple[Machine, BuildScore | None],
+    how: tuple[Machine, ScoreMember | None],
     outcome: Outcome,
 ) -> None:
-    machine, build_score = how
-    score = build_score(task) if build_score is not None and plan.recipe.fit.score_every else None
+    machine, score_member = how
+    score: ScoreFunction | None = None
+    if score_member is not None and plan.recipe.fit.score_every and task.fold.validation_runs:
+        score = partial(score_member, plan, task)
     needed = {name: runs[name] for name in (*_runs_of(task.fold), *plan.extra)}
     verb = "goes on" if (task.folder / LAST).exists() else "starts"
     logger.info("%s %s: %d training runs", task.label, verb, len(task.fold.training_runs) + len(plan.extra))

@@ -120,9 +120,9 @@ def _draw_patch(rng: np.random.Generator, runs: Sequence[TrainingRun]) -> tuple[
 
     The chosen one lies within half a voxel of the middle.
     """
-    filled = [run for run in runs if len(run.labels)]
+    filled = [run for run in runs if (run.labels >= 0).any()]
     run = filled[int(rng.integers(len(filled)))]
-    label = rng.choice(np.unique(run.labels))
+    label = rng.choice(np.unique(run.labels[run.labels >= 0]))
     chosen = run.centres_zyx[rng.choice(np.flatnonzero(run.labels == label))]
     size = (PATCH_VOX,) * 3
     transform = CropTransform(np.eye(3), np.rint(chosen), size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from tomopoint.data.project import Project, Run
 from tomopoint.data.tomograms import TomogramInfo, describe_tomogram, read_tomogram
 from tomopoint.errors import DataError
 from tomopoint.progress import track
+from tomopoint.training.points import FIRST_BORDER_LABEL
 from tomopoint.training.recipes import Recipe
 
 VOXEL_TOLERANCE = 0.01
@@ -38,7 +39,8 @@ class TrainingRun:
     centres_zyx
         ``(N, 3)`` float64, particle centres z, y, x in voxels from the volume's corner.
     labels
-        ``(N,)`` int64, index of each particle's class in the recipe.
+        ``(N,)`` int64, index of each particle's class in the recipe; -2 - index for an uncertain pick, near which
+        nothing is learned (see :mod:`tomopoint.training.borders`).
     voxel_A
         Edge of a voxel, Angstrom.
     """
@@ -68,11 +70,14 @@ class RunRecord:
         Per reconstruction type: shape and voxel size.
     picks_xyz_A
         Per particle ``(N, 3)`` centres, Angstrom.
+    uncertain_xyz_A
+        Per particle, places that may or may not hold one; only with pseudo-labels.
     """
 
     run: Run
     infos: Mapping[str, TomogramInfo]
     picks_xyz_A: Mapping[str, Points]
+    uncertain_xyz_A: Mapping[str, Points] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -80,8 +85,9 @@ class RunRecord:
         digest = hashlib.sha256()
         for tomo_type, info in sorted(self.infos.items()):
             digest.update(f"{tomo_type} {info.shape_zyx} {info.voxel_A:.6f}\n".encode())
-        for name, points in sorted(self.picks_xyz_A.items()):
-            digest.update(f"{name} {len(points)}\n".encode() + np.round(points, 3).tobytes())
+        for picks in (self.picks_xyz_A, self.uncertain_xyz_A):
+            for name, points in sorted(picks.items()):
+                digest.update(f"{name} {len(points)}\n".encode() + np.round(points, 3).tobytes())
         return digest.hexdigest()
 
 
@@ -91,7 +97,7 @@ def describe_runs(root: Path, names: Iterable[str], recipe: Recipe) -> dict[str,
     Raises
     ------
     DataError
-        A reconstruction is missing, a run has no picks or a pick outside its volume, or voxel sizes differ.
+        A reconstruction is missing, or a run has no picks or a pick outside its volume.
     """
     project = Project(root)
     particle_names = [particle.name for particle in recipe.particles]
@@ -100,8 +106,7 @@ def describe_runs(root: Path, names: Iterable[str], recipe: Recipe) -> dict[str,
         run = project.run(name, "train")
         infos = {kind: describe_tomogram(run.tomogram_path(kind)) for kind in recipe.crops.tomo_types}
         records[name] = RunRecord(run, infos, read_run_picks(run.picks_folder, particle_names))
-        _check_record(records[name])
-    _check_voxel_sizes(records.values())
+        check_record(records[name])
     return records
 
 
@@ -126,17 +131,28 @@ def read_runs(records: Mapping[str, RunRecord], recipe: Recipe) -> dict[str, Tra
 
 
 def _particles(record: RunRecord, recipe: Recipe) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    points = [record.picks_xyz_A[particle.name] for particle in recipe.particles]
+    points, labels = [], []
+    for label, particle in enumerate(recipe.particles):
+        for picks, own in ((record.picks_xyz_A, label), (record.uncertain_xyz_A, FIRST_BORDER_LABEL - label)):
+            centres = picks.get(particle.name, np.zeros((0, 3)))
+            points.append(centres)
+            labels.append(np.full(len(centres), own, dtype=np.int64))
     centres_zyx = np.concatenate(points)[:, ::-1] / _voxel_A(record)
-    labels = np.repeat(np.arange(len(points)), [len(p) for p in points])
-    return np.ascontiguousarray(centres_zyx), labels
+    return np.ascontiguousarray(centres_zyx), np.concatenate(labels)
 
 
 def _voxel_A(record: RunRecord) -> float:
     return next(iter(record.infos.values())).voxel_A
 
 
-def _check_record(record: RunRecord) -> None:
+def check_record(record: RunRecord) -> None:
+    """Refuse a run without picks, with picks outside its volume, or with reconstructions of different shapes.
+
+    Raises
+    ------
+    DataError
+        Naming the file and the fix.
+    """
     run, points = record.run, record.picks_xyz_A
     if sum(map(len, points.values())) == 0:
         raise DataError(
@@ -156,7 +172,8 @@ def _check_record(record: RunRecord) -> None:
             )
 
 
-def _check_voxel_sizes(records: Iterable[RunRecord]) -> None:
+def check_voxel_sizes(records: Iterable[RunRecord]) -> None:
+    """Refuse runs of different voxel sizes: radii are meant in Angstrom; DataError names two of them."""
     sizes = {info.path: info.voxel_A for record in records for info in record.infos.values()}
     low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     if sizes[high] > sizes[low] * (1 + VOXEL_TOLERANCE):

@@ -1,0 +1,78 @@
+"""Confident picks of unlabelled runs become training runs; uncertain ones are left alone."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from training_data import PARTICLES, VOXEL_A, make_run, write_project
+
+from tomopoint.data.tables import write_pick_table
+from tomopoint.errors import DataError
+from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset
+from tomopoint.training.members import make_plan
+from tomopoint.training.points import FIRST_BORDER_LABEL
+from tomopoint.training.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
+from tomopoint.training.recipes import CropOptions, Recipe
+from tomopoint.training.runs import read_runs
+
+RECIPE = Recipe(particles=PARTICLES, folds="kfold-2", crops=CropOptions((96, 64, 64)))
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Two labelled runs, and two unlabelled of which one is a copy of a labelled run."""
+    root = write_project(tmp_path / "project", n_runs=2)
+    folder = "static/ExperimentRuns"
+    shutil.copytree(root / "train" / folder / "TS_1", root / "test" / folder / "TS_1")
+    shutil.copytree(root / "train" / folder / "TS_1", root / "test" / folder / "TS_9")
+    return root
+
+
+def write_picks_of(root, path, scores):
+    """Write the picks of TS_1 for the runs TS_1 and TS_9, with these scores in turn."""
+    run = make_run("TS_1", seed=1)
+    xyz = run.centres_zyx[:, ::-1] * VOXEL_A
+    rows = [
+        {"experiment": name, "particle_type": PARTICLES[label].name, "x": x, "y": y, "z": z, "score": score}
+        for name in ("TS_1", "TS_9")
+        for label, (x, y, z), score in zip(run.labels, xyz, np.resize(scores, len(xyz)), strict=True)
+    ]
+    write_pick_table(pd.DataFrame(rows), path)
+    return PseudoLabels(path, root)
+
+
+def test_confident_picks_join_every_fold_and_copies_of_labelled_runs_do_not(project, tmp_path):
+    options = write_picks_of(project, tmp_path / "picks.csv", [0.9, 0.3])
+    plan = make_plan(RECIPE, "x", project, tmp_path / "run", None, options)
+    assert plan.extra == (PREFIX + "TS_9",)
+    run = read_runs(plan.records, RECIPE)[PREFIX + "TS_9"]
+    truth = make_run("TS_1", seed=1)
+    for sure in (True, False):
+        chosen = run.labels >= 0 if sure else run.labels <= FIRST_BORDER_LABEL
+        expected = truth.centres_zyx[0::2] if sure else truth.centres_zyx[1::2]
+        # the pick table keeps three decimals of an Angstrom
+        assert sorted(run.centres_zyx[chosen].tolist()) == pytest.approx(np.array(sorted(expected.tolist())), abs=1e-3)
+
+
+def test_crops_are_centred_on_confident_picks_only(project, tmp_path):
+    options = write_picks_of(project, tmp_path / "picks.csv", [0.9, 0.3])
+    plan = make_plan(RECIPE, "x", project, tmp_path / "run", None, options)
+    run = read_runs(plan.records, RECIPE)[PREFIX + "TS_9"]
+    dataset = CropDataset([run], CropOptions((16, 16, 16)), NO_AUGMENTATION, 0, radii_vox=[3, 6])
+    assert len(dataset.sampler._probabilities) == (run.labels >= 0).sum()
+    labels = np.concatenate([dataset[0, position].labels for position in range(20)])
+    assert set(labels) <= {0, 1, FIRST_BORDER_LABEL, FIRST_BORDER_LABEL - 1}
+
+
+def test_useless_tables_are_refused(project, tmp_path):
+    low = write_picks_of(project, tmp_path / "low.csv", [0.1])
+    with pytest.raises(DataError, match="pseudo-threshold"):
+        describe_pseudo_runs(low, RECIPE, ["TS_0", "TS_1"])
+    table = pd.read_csv(low.picks_path)
+    table.drop(columns="score").to_csv(tmp_path / "plain.csv", index=False)
+    with pytest.raises(DataError, match="no scores"):
+        describe_pseudo_runs(PseudoLabels(tmp_path / "plain.csv", project), RECIPE, [])
+    table.assign(particle_type="virus").to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(DataError, match="virus"):
+        describe_pseudo_runs(PseudoLabels(tmp_path / "other.csv", project), RECIPE, [])
