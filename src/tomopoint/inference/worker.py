@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import traceback
@@ -94,6 +95,7 @@ class _Loop:
         self.job, self.worker, self.engine, self.pipeline = job, worker, engine, pipeline
         self.budget = Budget(job.limit, job.n_workers)
         self.held: set[str] = set()
+        self.parent = os.getppid()
         self.ended = threading.Event()
 
     def run(self) -> None:
@@ -125,6 +127,8 @@ class _Loop:
 
     def _claim_next(self, waiting: list[Run], reader: ThreadPoolExecutor) -> tuple[Run, Future[Tomogram]] | None:
         while waiting:
+            if os.getppid() != self.parent:  # killed, and nobody is left to join what this worker makes
+                return None
             if not self.budget.allows_another(time.time() - self.job.started):
                 return None
             run = waiting.pop(0)

@@ -1,0 +1,92 @@
+"""Windows cover everything, on the stride's grid, and merging is the weighted mean it says it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tomopoint.errors import PipelineError
+from tomopoint.inference.tiles import MapMerger, TilePlan, axis_starts, window_weight
+from tomopoint.pipeline import Tiling
+
+SUM_TOLERANCE = 1e-5
+"""Float32 sums of up to a few dozen terms of order one."""
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    length=st.integers(1, 700), cells=st.integers(1, 100), overlap_cells=st.integers(0, 99), stride=st.integers(1, 4)
+)
+def test_starts_cover_the_axis_on_the_grid(length, cells, overlap_cells, stride):
+    window, overlap = cells * stride, min(overlap_cells, cells - 1) * stride
+    starts = axis_starts(length, window, overlap, stride)
+    assert starts[0] == 0
+    assert all(start % stride == 0 for start in starts)
+    assert starts[-1] + window >= length
+    assert starts[-1] + window - length < stride or starts == (0,)
+    gaps = np.diff(starts)
+    assert (gaps > 0).all()
+    assert (gaps <= window - overlap).all()
+
+
+def test_starts_of_the_competitions_axes():
+    """630 voxels in windows of 128: nine would start at 62, 125, 188 ...; here every start is even."""
+    assert axis_starts(630, 128, 64, 2) == (0, 62, 124, 188, 250, 312, 376, 438, 502)
+    assert axis_starts(184, 192, 64, 2) == (0,)
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 40), (7, 33, 16), (16, 16, 16), (3, 5, 60), (31, 17, 45)])
+def test_merging_equals_a_plain_weighted_mean(shape):
+    """Against loops over every cell of every window, in float64."""
+    tiling, stride, n_classes = Tiling((16, 16, 16), (8, 8, 4), 0.3), 2, 2
+    plan = TilePlan.for_volume(shape, tiling, stride)
+    merger, rng = MapMerger(plan, n_classes, tiling.edge_weight), np.random.default_rng(1)
+    total, weights = np.zeros((n_classes + 3, *plan.map_shape_zyx)), np.zeros(plan.map_shape_zyx)
+    for start in plan.starts_zyx:
+        output = rng.uniform(0, 1, (n_classes + 3, 8, 8, 8)).astype(np.float32)
+        merger.add(start, output[:n_classes], output[n_classes:])
+        for cell in np.ndindex(8, 8, 8):
+            place = tuple(s // 2 + c for s, c in zip(start, cell, strict=True))
+            if all(p < n for p, n in zip(place, plan.map_shape_zyx, strict=True)):
+                share = np.prod([0.3 ** (((c + 0.5 - 4) / 4) ** 2) for c in cell])
+                total[(slice(None), *place)] += share * output[(slice(None), *cell)]
+                weights[place] += share
+    maps = merger.maps()
+    assert maps.scores.shape[1:] == tuple(-(-n // 2) for n in shape)
+    np.testing.assert_allclose(maps.scores, total[:n_classes] / weights, rtol=SUM_TOLERANCE)
+    np.testing.assert_allclose(maps.offsets, total[n_classes:] / weights, rtol=SUM_TOLERANCE)
+
+
+def test_windows_show_the_volume_and_zeros_beyond_it():
+    volume = np.random.default_rng(0).normal(size=(10, 21, 40)).astype(np.float32)
+    plan = TilePlan.for_volume(volume.shape, Tiling((16, 16, 16), (4, 4, 4)), 2)
+    padded = np.zeros((64, 64, 64), np.float32)
+    padded[:10, :21, :40] = volume
+    seen = 0
+    for starts, windows in plan.batches(volume, 4):
+        assert windows.shape[1:] == (1, 16, 16, 16)
+        assert len(windows) <= 4
+        for (z, y, x), window in zip(starts, windows[:, 0], strict=True):
+            np.testing.assert_array_equal(window, padded[z : z + 16, y : y + 16, x : x + 16])
+            seen += 1
+    assert seen == len(plan.starts_zyx)
+
+
+def test_weight_is_symmetric_and_nowhere_zero():
+    weight = window_weight((16, 8, 32), 2, 0.1)
+    assert weight.shape == (8, 4, 16)
+    for axis in range(3):
+        np.testing.assert_allclose(weight, np.flip(weight, axis), rtol=SUM_TOLERANCE)
+    assert weight.min() > 0
+    assert weight.argmax() in np.flatnonzero(weight == weight.max())
+    # 0.1 ** ((15.5 - 8) / 8) ** 2 half a cell inside the face, at the centre of the other axes.
+    assert weight[4, 2, 15] / weight[4, 2, 8] == pytest.approx(0.1 ** ((7.5 / 8) ** 2 - (0.5 / 8) ** 2), rel=1e-4)
+
+
+def test_outputs_of_another_engine_are_refused():
+    plan = TilePlan.for_volume((16, 16, 16), Tiling((16, 16, 16), (0, 0, 0)), 2)
+    merger = MapMerger(plan, 6, 0.5)
+    with pytest.raises(PipelineError, match="do not belong together"):
+        merger.add((0, 0, 0), np.zeros((5, 8, 8, 8), np.float32), np.zeros((3, 8, 8, 8), np.float32))
