@@ -135,7 +135,14 @@ def _execute(source: Path, root: Path, executed: Path) -> Path:
         raise DataError(f"no notebook {source}; write it with `make kernels`")
     notebook = nbformat.read(source, as_version=4)
     resources = {"metadata": {"path": str(root / "working")}}
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources=resources)
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources=resources,
+        # The kernel warns that its sockets, on this machine only, are not encrypted.
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    )
     try:
         client.execute(env={**os.environ, "KAGGLE_ROOT": str(root)})
     except CellExecutionError as error:
