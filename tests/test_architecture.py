@@ -22,9 +22,7 @@ ALLOWED = {
     "kaggle": BASE | {"pipeline", "data", "inference", "evaluation", "export"},
 }
 ONLY_ENGINES_IMPORT = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda"}
-NEVER_IN_THE_SCRIPTS = {("kaggle/wheels.py", "tomopoint.__main__.run_script")}
-"""`python -m` entries of their own (`make wheels`) that report errors as the command line does."""
-KERNEL_PATH = ("torch", "monai", "lightning", "pytorch_lightning", "onnx", "matplotlib", "jupytext")
+NEVER_IN_THE_KERNEL_PATH = ("torch", "monai", "lightning", "pytorch_lightning", "onnx", "matplotlib", "jupytext")
 SCRIPTS = {("kaggle/wheels.py", "tomopoint.__main__.run_script")}
 """`python -m` entries of their own (`make wheels`) that report errors as the command line does."""
 KERNEL_PATH = ("kaggle.inputs", "kaggle.submit", "kaggle.engine_kernel", "inference", "data", "pipeline")
