@@ -97,9 +97,7 @@ def test_wedge_filters_the_signal_too() -> None:
     """The power of a point, with and without the wedge, differs by the wedge squared."""
     point = np.zeros((56, 56, 56), dtype=np.float32)
     point[28, 28, 28] = 1e9  # so dense that noise does not count
-    images = image_density(
-        point, ImagingParameters(), ("denoised", "isonetcorrected"), np.random.default_rng(0), "cpu"
-    )
+    images = image_density(point, ImagingParameters(), ("denoised", "isonetcorrected"), np.random.default_rng(0), "cpu")
     with_wedge, without = (np.abs(np.fft.fftn(images[name])) ** 2 for name in ("denoised", "isonetcorrected"))
     kz, kx = (np.abs(np.fft.fftfreq(56))[index] for index in (np.s_[:, None, None], np.s_[None, None, :]))
     angle = np.degrees(np.arctan2(kz, kx)) + np.zeros((56, 56, 56))

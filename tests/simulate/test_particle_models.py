@@ -144,5 +144,7 @@ def test_random_rotations_are_proper_and_uniform() -> None:
     rng = np.random.default_rng(5)
     rotations = np.stack([random_rotation(rng) for _ in range(2000)])
     np.testing.assert_allclose(np.linalg.det(rotations), 1.0)
-    np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (2000, 3, 3)), atol=1e-12)
+    np.testing.assert_allclose(
+        rotations @ rotations.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (2000, 3, 3)), atol=1e-12
+    )
     assert np.abs(rotations.mean(axis=0)).max() < 4 / np.sqrt(3 * 2000)  # four standard errors of a uniform direction

@@ -149,11 +149,12 @@ def test_same_seed_same_scene() -> None:
 
 
 class TestLabels:
-    truth = {name: np.random.default_rng(1).uniform(500, 1300, (2000, 3)) for name in PARTICLE_NAMES}
-    extent = np.full(3, 1842.0)
+    def setup_method(self) -> None:
+        rng = np.random.default_rng(1)
+        self.truth = {name: rng.uniform(500, 1300, (2000, 3)) for name in PARTICLE_NAMES}
 
     def labelled(self, imperfections: LabelImperfections) -> dict[str, np.ndarray]:
-        return imperfect_labels(self.truth, imperfections, self.extent, np.random.default_rng(2))
+        return imperfect_labels(self.truth, imperfections, np.full(3, 1842.0), np.random.default_rng(2))
 
     def test_perfect_labels_are_the_truth(self) -> None:
         for name, points in self.labelled(PERFECT_LABELS).items():

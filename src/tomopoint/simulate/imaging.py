@@ -191,14 +191,16 @@ def _image(
     room[:depth, :height, :width] = torch.from_numpy(density_zyx).to(target)
     spectrum = torch.fft.rfftn(room)
     del room
+    filters = {name: Filters(parameters, LOOKS[name], padded) for name in looks}
+    # One thread: sums over several depend on their number in the last digit, and the volume's bytes with them.
     with _threads(1):
         scale = signal_scale(parameters)
+        gains = {name: filters[name].noise_gain() for name in looks}
     images: dict[str, Volume] = {}
     for index, name in enumerate(looks):
         last = index == len(looks) - 1
-        filters = Filters(parameters, LOOKS[name], padded)
         mixed = spectrum if last else spectrum.clone()
-        _mix(mixed, noise_spectrum, filters, scale)
+        _mix(mixed, noise_spectrum, filters[name], scale, gains[name])
         image = torch.fft.irfftn(mixed, s=padded)
         images[name] = np.ascontiguousarray(image[:depth, :height, :width].cpu().numpy())
     return images
@@ -295,9 +297,8 @@ class Filters:
         edge = squared.mul_(1.0 / 0.46**2).pow_(4).neg_().exp_()
         return band.mul_(edge).mul_(wedge.clamp(min=0.3 * self._look.wedge_fill))
 
-    @functools.cached_property
     def noise_gain(self) -> float:
-        """The factor on sqrt(power) that gives noise of unit variance its standard deviation.
+        """Return the factor on sqrt(power) that gives noise of unit variance its standard deviation.
 
         White noise of unit variance filtered by ``sqrt(P)`` has the variance ``mean(P)`` over the frequency cube.
         The mean is taken on a grid of fixed size, so that the noise does not depend on the volume's shape.
@@ -310,11 +311,11 @@ class Filters:
         return self._parameters.noise_sd * self._look.noise_scale / math.sqrt(total / _GAIN_GRID**3)
 
 
-def _mix(spectrum: torch.Tensor, noise: torch.Tensor, filters: Filters, scale: float) -> None:
+def _mix(spectrum: torch.Tensor, noise: torch.Tensor, filters: Filters, scale: float, gain: float) -> None:
     """Filter signal and noise and add them, in place in `spectrum`; the mean becomes zero."""
     for planes, signal, power in filters.slabs(spectrum.device):
         spectrum[planes] *= signal.mul_(-scale)
-        spectrum[planes] += noise[planes] * power.sqrt().mul_(filters.noise_gain)
+        spectrum[planes] += noise[planes] * power.sqrt().mul_(gain)
     spectrum[0, 0, 0] = 0
 
 
@@ -326,17 +327,15 @@ def signal_scale(parameters: ImagingParameters) -> float:
     """
     import torch
 
-    rng = np.random.default_rng(_CALIBRATION_SEED)
     shape = (_CALIBRATION_BOX,) * 3
     filters = Filters(parameters, LOOKS["denoised"], shape)
     _, signal_filter, power = next(filters.slabs("cpu", planes=_CALIBRATION_BOX))
-    noise_filter = power.sqrt() * filters.noise_gain
+    noise_filter = power.sqrt() * filters.noise_gain()
     near = _near_centre()
     pairs = []
-    for _ in range(_CALIBRATION_RIBOSOMES):
-        ribosome, white = _lone_ribosome(rng), rng.standard_normal(shape, dtype=np.float32)
-        signal = torch.fft.irfftn(torch.fft.rfftn(torch.from_numpy(ribosome)) * -signal_filter, s=shape)
-        noise = torch.fft.irfftn(torch.fft.rfftn(torch.from_numpy(white)) * noise_filter, s=shape)
+    for ribosome, white in _calibration_spectra():
+        signal = torch.fft.irfftn(ribosome * -signal_filter, s=shape)
+        noise = torch.fft.irfftn(white * noise_filter, s=shape)
         pairs.append((signal.numpy()[near], noise.numpy()[near]))
     target = RIBOSOME_MINIMUM * parameters.contrast
     low, high = 0.0, 1e-3
@@ -347,10 +346,20 @@ def signal_scale(parameters: ImagingParameters) -> float:
     return high
 
 
-def _lone_ribosome(rng: np.random.Generator) -> Volume:
-    box = np.zeros((_CALIBRATION_BOX,) * 3, dtype=np.float32)
-    add_blobs(box, particle_model("ribosome").instance(rng), np.full(3, _CALIBRATION_BOX / 2 * VOXEL_A), VOXEL_A)
-    return box
+@functools.cache
+def _calibration_spectra() -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    """Return the spectra of a few lone ribosomes and of white noise for each."""
+    import torch
+
+    rng = np.random.default_rng(_CALIBRATION_SEED)
+    shape = (_CALIBRATION_BOX,) * 3
+    pairs = []
+    for _ in range(_CALIBRATION_RIBOSOMES):
+        box = np.zeros(shape, dtype=np.float32)
+        add_blobs(box, particle_model("ribosome").instance(rng), np.full(3, _CALIBRATION_BOX / 2 * VOXEL_A), VOXEL_A)
+        white = rng.standard_normal(shape, dtype=np.float32)
+        pairs.append((torch.fft.rfftn(torch.from_numpy(box)), torch.fft.rfftn(torch.from_numpy(white))))
+    return tuple(pairs)
 
 
 @functools.cache
