@@ -1,0 +1,92 @@
+"""The staged dataset in an empty environment of Kaggle's Python, without an index, and both notebooks' code in it.
+
+Needs a python3.12 and, to make the environment beforehand, the package index that pip is set to.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tomopoint.kaggle.dataset import stage_dataset
+from tomopoint.kaggle.manifest import Manifest
+from tomopoint.kaggle.wheels import PYTHON_VERSION, fetch, read_image
+
+CHECKOUT = Path(__file__).parents[2]
+
+NEEDED_OF_THE_IMAGE = {"numpy", "scipy", "pandas", "tqdm", "packaging", "typing-extensions", "pyyaml", "protobuf"}
+"""What the kernel path and the attached wheels import; torch is not among them."""
+
+
+def python_of_kaggle() -> str | None:
+    """Return an interpreter of Kaggle's version."""
+    name = f"python{PYTHON_VERSION}"
+    places = [shutil.which(name), *sorted(map(str, Path.home().glob(f".pyenv/versions/{PYTHON_VERSION}*/bin/{name}")))]
+    for place in filter(None, places):
+        if subprocess.run([place, "--version"], capture_output=True, check=False).returncode == 0:
+            return place
+    return None
+
+
+def empty_environment(folder: Path) -> Path:
+    """Make an environment with the needed part of the image, at the image's versions; return its Python."""
+    subprocess.run([python_of_kaggle(), "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    listed = (CHECKOUT / "wheels" / "image.txt").read_text().splitlines()
+    lines = [line for line in listed if line and line[0] != "#"]
+    wanted = [line for line in lines if line.split("==")[0].lower().replace("_", "-") in NEEDED_OF_THE_IMAGE]
+    assert len(wanted) == len(NEEDED_OF_THE_IMAGE)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted], check=True)
+    return python
+
+
+@pytest.fixture(scope="module")
+def kit(exported, tmp_path_factory):
+    """Return a kit staged with every locked wheel."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in ("src", "kernels", "recipes", "wheels"):
+        shutil.copytree(CHECKOUT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "*.whl"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, checkout / name)
+    fetch(checkout / "wheels")
+    stage_dataset(exported.path, checkout / "kit", checkout)
+    return checkout / "kit"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(python_of_kaggle() is None, reason=f"no python{PYTHON_VERSION} here")
+def test_both_notebooks_code_runs_in_an_empty_environment_without_an_index(kit, project, tmp_path):
+    python = empty_environment(tmp_path / "image")
+    root = tmp_path / "kaggle"
+    shutil.copytree(kit, root / "input" / "datasets" / "somebody" / "tomopoint-kit")
+    shutil.copytree(project, root / "input" / "competitions" / "czii")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "KAGGLE_ROOT": str(root),
+        "PIP_NO_INDEX": "1",
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+    for name in ("build_engine", "submit"):
+        # As text, as in a notebook: worker processes do not run the code again then.
+        code = (CHECKOUT / "kernels" / name / f"{name}.py").read_text()
+        (root / "working").mkdir(exist_ok=True)
+        words = [str(python), "-c", code]
+        done = subprocess.run(words, env=environment, cwd=root / "working", capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if name == "build_engine":
+            record = json.loads((root / "working" / "engine.json").read_text())
+            assert record["runtime"] == "onnxruntime-cpu"
+            assert record["parity"]["ok"]
+            shutil.copytree(root / "working", root / "input" / "notebooks" / "somebody" / "build-engine")
+    installed = {path.name.split("-")[0] for path in (root / "temp" / "packages").glob("*.dist-info")}
+    assert {name.split("==")[0] for name in Manifest.load(kit).install} == installed
+    assert not {name.lower().replace("_", "-") for name in installed} & read_image(CHECKOUT / "wheels" / "image.txt")
+    lines = (root / "working" / "submission.csv").read_text().splitlines()
+    assert lines[0] == "id,experiment,particle_type,x,y,z"
+    assert {line.split(",")[1] for line in lines[1:]} <= {
+        path.name for path in (project / "test" / "static" / "ExperimentRuns").iterdir()
+    }
