@@ -85,11 +85,11 @@ def test_the_centre_of_the_plateau_is_chosen_not_a_lone_peak():
     assert (peaked.threshold, peaked.flat_low, peaked.flat_high) == (0.3, 0.3, 0.3)
 
 
-def test_choice_loses_at_most_half_a_percent_and_flatness_at_most_one():
+def test_choice_loses_at_most_the_plateau_and_flatness_one_percent():
     truth, picks = random_case(4)
     curves = sweep(truth, picks, COMPETITION_PARTICLES, threshold_grid(0.05))
     for name, choice in choose_thresholds(curves, COMPETITION_PARTICLES).items():
-        assert choice.f_beta >= 0.995 * choice.best_f_beta
+        assert choice.f_beta >= (1 - max(0.02, 1 / curves[name].n_truth)) * choice.best_f_beta
         grid = curves[name].thresholds
         inside = (grid >= choice.flat_low) & (grid <= choice.flat_high)
         assert curves[name].f_beta[inside].min() >= 0.99 * choice.f_beta

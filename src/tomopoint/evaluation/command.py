@@ -39,7 +39,7 @@ def score(submission: Path, truth: Path) -> CommandResult:
     return CommandResult(text, figures)
 
 
-def report(  # noqa: PLR0913 - the options of a command
+def report(
     data: Path,
     submission: Path,
     truth: Path,

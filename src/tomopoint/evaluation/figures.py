@@ -78,7 +78,7 @@ def draw_curves(particles: Sequence[str], validation: Mapping[str, Any], thresho
             axes.axvspan(choice["flat_low"], choice["flat_high"], color=ACCENT, alpha=0.10, lw=0)
         axes.axvline(thresholds[name], color=INK, lw=1.2)
         _finish(axes, name, ("threshold", ""), (0, 1), (0, 1.03))
-    panels[0].legend(loc="lower left", fontsize=8, frameon=False)
+    _legend(figure, panels[0])
     return _svg(figure)
 
 
@@ -101,10 +101,9 @@ def draw_histograms(picks: pd.DataFrame, particles: Sequence[str], thresholds: M
         right, wrong = own.loc[own["hit"], "score"], own.loc[~own["hit"], "score"]
         axes.hist([right, wrong], bins=bins, stacked=True, color=[ACCENT, "#f0b429"], label=["right", "wrong"])
         axes.axvline(thresholds[name], color=INK, lw=1.2)
-        axes.set_yscale("symlog", linthresh=10)
-        axes.set_ylim(bottom=0)
+        _count_axis(axes)
         _finish(axes, name, ("score", "picks"), (0, 1), None)
-    panels[0].legend(loc="upper right", fontsize=8, frameon=False)
+    _legend(figure, panels[0])
     return _svg(figure)
 
 
@@ -163,6 +162,24 @@ def _finish(
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _count_axis(axes: Axes) -> None:
+    """Linear up to ten picks, logarithmic above: the few right picks stay visible beside many wrong ones."""
+    from matplotlib.ticker import NullLocator
+
+    highest = axes.get_ylim()[1]
+    ticks = [0, 5, 10, *(m * 10**e for e in range(1, 7) for m in (2, 5, 10))]
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_ylim(0, max(10.0, highest))
+    shown = [tick for tick in ticks if tick <= max(10.0, highest)]
+    axes.set_yticks(shown, [str(tick) for tick in shown])
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8, frameon=False)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -34,7 +34,8 @@ th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tr.total td { font-weight: 700; border-top: 2px solid var(--line); }
 td.text { white-space: normal; overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; display: block; margin: 8px 0; }
-.key span { margin-right: 18px; }
+.key { max-width: none; }
+.key span { margin-right: 18px; white-space: nowrap; }
 .dot { display: inline-block; width: 11px; height: 11px; border: 3px solid; border-radius: 50%;
   vertical-align: -1px; margin: 0 5px 0 0 !important; }
 code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }

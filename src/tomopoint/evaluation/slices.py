@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -93,18 +92,19 @@ def judge_picks(
 
 
 def choose_slabs(tomogram: Tomogram, judged: Judged, run: str, count: int = 2) -> list[SliceView]:
-    """Return the slabs with most marks, one in each of `count` equal parts of the depth."""
+    """Return the slab with most marks, then of those that share no mark with it the fullest, and so on; by depth."""
     depth = tomogram.volume_zyx.shape[0]
     marks = np.concatenate([p[:, 2] for part in (judged.found, judged.wrong, judged.missed) for p in part.values()])
-    edges = np.linspace(0, depth, count + 1).round().astype(int)
-    views = []
-    for first, end in pairwise(edges.tolist()):
-        middles = np.arange(first, end)
-        near = (np.abs(marks[None, :] - (middles[:, None] + 0.5)) <= REACH_VOX).sum(axis=1)
-        # Of equally full slabs, the one in the middle of the part: no preference for its edge.
-        best = np.flatnonzero(near == near.max())
-        views.append(_view(tomogram, judged, run, int(middles[best[len(best) // 2]])))
-    return views
+    middles = np.arange(depth)
+    n_near = (np.abs(marks[None, :] - (middles[:, None] + 0.5)) <= REACH_VOX).sum(axis=1)
+    chosen: list[int] = []
+    free = np.ones(depth, dtype=bool)
+    while free.any() and len(chosen) < count:
+        fullest = np.flatnonzero(free & (n_near == n_near[free].max()))
+        # Of equally full slabs the one in the middle: no preference for an end of the tomogram.
+        chosen.append(int(fullest[len(fullest) // 2]))
+        free &= np.abs(middles - chosen[-1]) > 2 * REACH_VOX
+    return [_view(tomogram, judged, run, middle) for middle in sorted(chosen)]
 
 
 def _view(tomogram: Tomogram, judged: Judged, run: str, middle: int) -> SliceView:

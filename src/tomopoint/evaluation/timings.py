@@ -28,14 +28,24 @@ def timings_section(folder: Path | None) -> list[Markup]:
     path = folder / LOG if folder else None
     if path is None or not path.is_file():
         return []
-    events = [event for event in read_log(path) if "seconds" in event and "run" in event]
+    log = read_log(path)
+    events = [event for event in log if event["event"] == "done"]
     if not events:
         return []
+    failed = [event["run"] for event in log if event["event"] == "failed"]
+    totals = [float(event["total_seconds"]) for event in log if event["event"] == "joined"]
     seconds = sorted(float(event["seconds"]) for event in events)
     slowest = sorted(events, key=lambda event: -float(event["seconds"]))[:LISTED]
-    rows = [(event["run"], event.get("worker", "-"), number(float(event["seconds"]), 1)) for event in slowest]
+    rows = [
+        (e["run"], e["worker"], e["n_picks"], number(float(e["seconds"]), 1), number(float(e["read_seconds"]), 1))
+        for e in slowest
+    ]
     note = (
         f"{len(seconds)} runs, {sum(seconds) / len(seconds):.1f} s on average, median "
-        f"{seconds[len(seconds) // 2]:.1f} s, {seconds[-1]:.1f} s at most. The slowest:"
+        f"{seconds[len(seconds) // 2]:.1f} s, {seconds[-1]:.1f} s at most"
+        + (f"; all together {totals[-1]:.1f} s" if totals else "")
+        + (f"; FAILED: {', '.join(failed)}" if failed else "")
+        + ". The slowest:"
     )
-    return [section("Time of the prediction", paragraph(note), table(("run", "worker", "seconds"), rows))]
+    head = ("run", "worker", "picks above the floor", "seconds", "of these, waiting for data")
+    return [section("Time of the prediction", paragraph(note), table(head, rows))]
