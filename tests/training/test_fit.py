@@ -56,7 +56,7 @@ def recipe_file(folder, **changes):
 
 
 def run_train(data, out, recipe, **options):
-    return train(data=data, out=out, recipe=recipe, **{"folds": "0", "device": "cpu", "log": "none", **options})
+    return train(data=data, out=out, recipe=recipe, **{"folds": "0", "device": "cpu", "curves": "none", **options})
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def rows(path):
 def test_every_network_is_trained_on_every_chosen_fold(data, tmp_path):
     heatmap = {"name": "heatmap", "init_filters": 4, "blocks_down": [1, 1, 1], "norm_groups": 2, "class_width": 4}
     recipe = recipe_file(tmp_path, networks=[SEGRESNET, heatmap], fit={"epochs": 1, "steps_per_epoch": 2})
-    result = run_train(data, tmp_path / "run", recipe, folds="0,2", log="tensorboard")
+    result = run_train(data, tmp_path / "run", recipe, folds="0,2", curves="tensorboard")
     assert result.ok
     members = find_members(tmp_path / "run")
     names = [str(path.relative_to(tmp_path / "run")) for path in members]

@@ -23,7 +23,7 @@ def train(
     pseudo_threshold: float = 0.5,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
-    log: Literal["tensorboard", "wandb", "none"] = "tensorboard",
+    curves: Literal["tensorboard", "wandb", "none"] = "tensorboard",
 ) -> CommandResult:
     """Train the networks of a recipe on every fold, one after the other.
 
@@ -60,7 +60,7 @@ def train(
         Where to train.
     workers
         Processes that cut crops; default none on a CPU, up to eight on a GPU.
-    log
+    curves
         Where curves go besides metrics.csv.
     """
     from dataclasses import replace
@@ -75,7 +75,7 @@ def train(
         epochs=epochs, steps_per_epoch=steps_per_epoch, max_minutes=max_minutes, precision=precision
     )
     chosen = chosen if seed is None else replace(chosen, seed=seed)
-    machine = Machine(device, workers, log)
+    machine = Machine(device, workers, curves)
     machine.precision(chosen.fit.precision)
     pseudo = PseudoLabels(pseudo_labels, pseudo_data or data, threshold=pseudo_threshold) if pseudo_labels else None
     plan = make_plan(chosen, recipe, data, out, folds, pseudo)

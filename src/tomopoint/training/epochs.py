@@ -121,7 +121,8 @@ class EpochEnd(Callback):
         return f"best epoch ({paths[0].stem})"
 
     def _measure(self, trainer: Trainer, module: DetectorModule) -> dict[str, float]:
-        done = torch.tensor(module.history, dtype=torch.float64).reshape(-1, 2).mean(dim=0).tolist()
+        own = torch.tensor(module.history, dtype=torch.float32, device=module.device).mean(dim=0)
+        done = trainer.strategy.reduce(own, reduce_op="mean").tolist()
         row = {
             "epoch": float(trainer.current_epoch),
             "step": float(trainer.global_step),

@@ -13,7 +13,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.training.recipes import Precision
 
 Device = Literal["auto", "cpu", "cuda"]
-Log = Literal["tensorboard", "wandb", "none"]
+Curves = Literal["tensorboard", "wandb", "none"]
 LightningPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 MAX_LOADER_PROCESSES = 8
@@ -59,7 +59,7 @@ class Machine:
         ``auto``: a GPU if there is one.
     workers
         Processes that cut crops; None: none on a CPU (its cores train), up to eight on a GPU.
-    log
+    curves
         Where curves go besides metrics.csv.
 
     Raises
@@ -70,7 +70,7 @@ class Machine:
 
     device: Device = "auto"
     workers: int | None = None
-    log: Log = "tensorboard"
+    curves: Curves = "tensorboard"
 
     def __post_init__(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -109,9 +109,9 @@ class Machine:
 
     def build_logger(self, folder: Path, label: str) -> Any:
         """Return Lightning's logger for a member; False for none."""
-        if self.log == "none":
+        if self.curves == "none":
             return False
-        if self.log == "wandb":
+        if self.curves == "wandb":
             return _wandb(folder, label)
         from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -129,7 +129,7 @@ def _wandb(folder: Path, label: str) -> Any:
         import wandb  # type: ignore[import-not-found]  # noqa: F401
     except ImportError as error:
         raise TomopointError(
-            "--log wandb needs the package wandb: pip install wandb, or use --log tensorboard"
+            "--curves wandb needs the package wandb: pip install wandb, or use --curves tensorboard"
         ) from error
     from lightning.pytorch.loggers import WandbLogger
 
