@@ -6,10 +6,10 @@ import pytest
 from tomopoint.errors import DataError, EngineError
 from tomopoint.export.parity import Outputs
 from tomopoint.export.reference import Reference
-from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
-from tomopoint.kaggle.engine_kernel import RUNTIMES, Runtime, run
+from tomopoint.kaggle.engine_kernel import RUNTIMES, Runtime, run, why_no_gpu
 from tomopoint.kaggle.manifest import KitFile, Manifest
 
 CPU = next(runtime for runtime in RUNTIMES if runtime.name == "onnxruntime-cpu")
@@ -104,3 +104,13 @@ def test_a_damaged_kit_is_refused(root, kit):
     (kit / "ensemble.onnx").write_bytes(data)
     with pytest.raises(DataError, match=r"ensemble\.onnx"):
         run(root, [CPU])
+
+
+def test_a_card_older_than_the_t4_is_named():
+    assert why_no_gpu([Gpu(0, "Tesla T4", "7.5", 1)]) is None
+    assert why_no_gpu([Gpu(0, "NVIDIA H200", "9.0", 1)]) is None
+    assert why_no_gpu([Gpu(0, "NVIDIA B200", "10.0", 1)]) is None
+    assert why_no_gpu([Gpu(0, "Tesla P100", "6.0", 1)]) == (
+        "the Tesla P100 has compute capability 6.0, needed is 7.5 or newer"
+    )
+    assert why_no_gpu([]) == "there is no GPU here"

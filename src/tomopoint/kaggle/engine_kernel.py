@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
-import time
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tomopoint import __version__
 from tomopoint.errors import EngineError
-from tomopoint.export.metadata import tool_versions
-from tomopoint.export.parity import Outputs, ParityRow, compare, format_table, tolerance_for
+from tomopoint.export.engine_build import BuildOptions
+from tomopoint.export.engine_trial import Finding, build_native, build_with_onnxruntime, hashes_of, measure
+from tomopoint.export.parity import ParityRow, format_table
 from tomopoint.export.reference import Reference
+from tomopoint.inference.engines.flavour import CLASSIC
+from tomopoint.inference.engines.flavour import SMALLEST_COMPUTE_CAPABILITY
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
+from tomopoint.inference.engines.load import ORT_TENSORRT, TENSORRT_RUNTIMES
 from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.inference.engines.protocol import Engine
 from tomopoint.inference.engines.record import EngineRecord
 from tomopoint.kaggle.inputs import find_kit
 from tomopoint.kaggle.manifest import MODEL, REFERENCE, Manifest
 
-TIMED_WINDOWS = 5
-MAX_TIMING_SECONDS = 30.0
+BUILD = BuildOptions()
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +38,30 @@ class Runtime:
     name
         As ``runtime`` in ``engine.json``.
     provider
-        ONNX Runtime's name of what must do the work.
+        What does the work in it.
     needs_gpu
         Whether it is passed over where there is no GPU.
     start
-        Make an engine from the graph's path; EngineError where it cannot be had.
+        Make an engine from the graph's path, leaving what must be kept in the given folder, which need not exist;
+        EngineError where it cannot be had.
     """
 
     name: str
     provider: str
     needs_gpu: bool
-    start: Callable[[Path], Engine]
+    start: Callable[[Path, Path], Engine]
 
 
 RUNTIMES: tuple[Runtime, ...] = (
-    Runtime("onnxruntime-cuda", "CUDAExecutionProvider", True, lambda path: OnnxEngine(path, provider="cuda")),
-    Runtime("onnxruntime-cpu", "CPUExecutionProvider", False, lambda path: OnnxEngine(path, provider="cpu")),
+    Runtime(CLASSIC, "TensorRT", True, lambda model, folder: build_native(model, folder, BUILD, CLASSIC)),
+    Runtime(
+        ORT_TENSORRT,
+        "TensorrtExecutionProvider",
+        True,
+        lambda model, folder: build_with_onnxruntime(model, folder, BUILD),
+    ),
+    Runtime("onnxruntime-cuda", "CUDAExecutionProvider", True, lambda model, _: OnnxEngine(model, provider="cuda")),
+    Runtime("onnxruntime-cpu", "CPUExecutionProvider", False, lambda model, _: OnnxEngine(model, provider="cpu")),
 )
 """In the order they are tried, fastest first; the first that passes parity is recorded."""
 
@@ -76,12 +87,6 @@ class EngineReport:
         return self.record is not None
 
 
-@dataclass(frozen=True)
-class _Finding:
-    row: ParityRow
-    seconds_per_tile: float | None
-
-
 def run(root: Path, runtimes: Sequence[Runtime] = RUNTIMES) -> EngineReport:
     """Try `runtimes` in order on the attached kit; write ``<root>/working/engine.json`` for the first that passes.
 
@@ -105,63 +110,61 @@ def run(root: Path, runtimes: Sequence[Runtime] = RUNTIMES) -> EngineReport:
     gpus = find_gpus()
     lines: list[str] = []
     rows: list[ParityRow] = []
+    working = root / "working"
     for runtime in runtimes:
-        found, reason = _try(runtime, kit / MODEL, reference, gpus)
-        if found is not None:
-            rows.append(found.row)
-        if found is None or not found.row.ok:
-            lines.append(f"{runtime.name}: passed over, {reason}")
+        tried = _try(runtime, kit / MODEL, working / runtime.name, (reference, gpus))
+        if tried.finding is not None:
+            rows.append(tried.finding.row)
+        if tried.finding is None or not tried.finding.row.ok:
+            shutil.rmtree(working / runtime.name, ignore_errors=True)  # a bad engine is not published
+            lines.append(f"{runtime.name}: passed over, {tried.reason}")
             continue
-        record = _record(runtime, found, (manifest, reference), gpus, lines)
-        record.save(root / "working")
-        lines.append(f"{runtime.name}: taken, {found.seconds_per_tile:.3g} s per window on {record.device}")
+        record = _record(runtime, tried, (manifest, reference), gpus, lines)
+        record = replace(record, files=hashes_of((working / runtime.name).rglob("*"), working))
+        record.save(working)
+        lines.append(f"{runtime.name}: taken, {record.seconds_per_tile:.3g} s per window on {record.device}")
         return EngineReport("\n".join([*lines, format_table(rows)]), record)
     return EngineReport("\n".join([*lines, format_table(rows)]), None)
 
 
-def _try(runtime: Runtime, model: Path, reference: Reference, gpus: list[Gpu]) -> tuple[_Finding | None, str]:
-    """Return a finding where the runtime computed at all, and why it is passed over where it is."""
+@dataclass(frozen=True)
+class _Tried:
+    """A finding where the runtime computed at all, its version, and why it is passed over where it is."""
+
+    finding: Finding | None
+    version: str = "unknown"
+    reason: str = ""
+
+
+def _try(runtime: Runtime, model: Path, folder: Path, given: tuple[Reference, list[Gpu]]) -> _Tried:
+    """Start a runtime, compare it with PyTorch and time it."""
+    reference, gpus = given
     if runtime.needs_gpu and not gpus:
-        return None, "there is no GPU here (on Kaggle: Settings > Accelerator > GPU T4 x2)"
+        return _Tried(None, reason="there is no GPU here (on Kaggle: Settings > Accelerator > GPU T4 x2)")
     logger.info("try %s", runtime.name)
     try:
-        engine = runtime.start(model)
+        engine = runtime.start(model, folder)
     except EngineError as error:
-        return None, str(error)
+        return _Tried(None, reason=str(error))
     try:
-        row = _parity(runtime, engine, reference)
-        if not row.ok:
-            return _Finding(row, None), "its outputs are not PyTorch's, see the table"
-        return _Finding(row, _seconds_per_window(engine, reference)), ""
+        finding = measure(engine, runtime.name, runtime.provider, reference)
+        version = str(engine.describe().get("version", "unknown"))
     except EngineError as error:
-        return None, str(error)
+        return _Tried(None, reason=str(error))
     finally:
         engine.close()
-
-
-def _parity(runtime: Runtime, engine: Engine, reference: Reference) -> ParityRow:
-    """Compare; this first call is the warm-up too."""
-    got = Outputs(*engine.infer(reference.windows))
-    tolerance = tolerance_for(reference.precision, reference.window_zyx)
-    return compare(runtime.name, runtime.provider, reference.outputs, got, tolerance, reference.stride)
-
-
-def _seconds_per_window(engine: Engine, reference: Reference) -> float:
-    count, start = 0, time.perf_counter()
-    while count < TIMED_WINDOWS and time.perf_counter() - start < MAX_TIMING_SECONDS:
-        engine.infer(reference.windows)
-        count += 1
-    return (time.perf_counter() - start) / (count * len(reference.windows))
+    return _Tried(finding, version, "" if finding.row.ok else "its outputs are not PyTorch's, see the table")
 
 
 def _record(
-    runtime: Runtime, found: _Finding, kit: tuple[Manifest, Reference], gpus: list[Gpu], passed_over: list[str]
+    runtime: Runtime, tried: _Tried, kit: tuple[Manifest, Reference], gpus: list[Gpu], passed_over: list[str]
 ) -> EngineRecord:
     manifest, reference = kit
+    assert tried.finding is not None
     gpu = gpus[0] if runtime.needs_gpu else None
     return EngineRecord(
         runtime=runtime.name,
-        runtime_version=_runtime_version(),
+        runtime_version=tried.version,
         onnx_sha256=manifest.onnx_sha256,
         pipeline_digest=manifest.pipeline_digest,
         precision=reference.precision,
@@ -169,15 +172,9 @@ def _record(
         batch=len(reference.windows),
         compute_capability=gpu.compute_capability if gpu else None,
         device=gpu.name if gpu else "the CPU",
-        parity=found.row.to_dict(),
-        seconds_per_tile=found.seconds_per_tile,
-        options={"provider": runtime.provider},
+        parity=tried.finding.row.to_dict(),
+        seconds_per_tile=tried.finding.seconds_per_tile,
+        options={"provider": runtime.provider, **(BUILD.to_dict() if runtime.name in TENSORRT_RUNTIMES else {})},
         passed_over=tuple(passed_over),
         tomopoint=__version__,
     )
-
-
-def _runtime_version() -> str:
-    """Return the version of ONNX Runtime under either of its two package names."""
-    versions = tool_versions(("onnxruntime", "onnxruntime-gpu"))
-    return versions.get("onnxruntime") or versions.get("onnxruntime-gpu") or "unknown"
