@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tomopoint.training.validation import PredictionOptions
 
 
-def validate(  # noqa: PLR0913  each is an option of the command line
+def validate(
     run: Path,
     data: Path | None = None,
     views: str = "identity",
