@@ -71,9 +71,8 @@ def cost() -> dict[str, Any]:
         simulate_tomogram(options, shape, 1, "cpu")
         seconds[shape], work[shape] = time.perf_counter() - start, time.process_time() - work_start
         share, of_full = np.prod(shape) / full, work[shape] / work[FULL_SHAPE_ZYX]
-        print(
-            f"{shape}: {seconds[shape]:.1f} s ({work[shape]:.1f} s of processor), volume x{share:.2f}, processor time x{of_full:.2f}"
-        )
+        taken = f"{seconds[shape]:.1f} s ({work[shape]:.1f} s of processor)"
+        print(f"{shape}: {taken}, volume x{share:.2f}, processor time x{of_full:.2f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"peak memory {peak:.2f} GB\n")
     return {
@@ -189,7 +188,7 @@ def placement() -> dict[str, Any]:
 
 
 def draw(path: Path) -> None:
-    """Draw xy, xz and yz slices at display contrast; below, the same with the true centres within 100 A of the plane."""
+    """Draw xy, xz and yz slices at display contrast; below, with the true centres within 100 A of the plane."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import skew
 
 from tomopoint.errors import DataError
@@ -187,6 +188,19 @@ def test_same_seed_same_bytes_and_other_seed_other_volume() -> None:
     assert first.volume_zyx.tobytes() == again.volume_zyx.tobytes()
     assert first.imaging == again.imaging
     assert first.volume_zyx.tobytes() != other.volume_zyx.tobytes()
+
+
+def test_the_number_of_threads_changes_no_byte() -> None:
+    before = torch.get_num_threads()
+    volumes = []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            # Large enough that torch would use several threads.
+            volumes.append(simulate_tomogram(SimulationOptions(), (80, 230, 230), 3, "cpu").volume_zyx)
+    finally:
+        torch.set_num_threads(before)
+    assert volumes[0].tobytes() == volumes[1].tobytes()
 
 
 @pytest.mark.gpu

@@ -50,9 +50,6 @@ RIBOSOME_REACH_VOX = 12
 PADDING_VOX = 8
 """Empty border, so that a particle at one face does not appear at the opposite one."""
 
-SMALL_VOLUME_VOX = 4_000_000
-"""Below this, one thread images a volume faster than several."""
-
 _CALIBRATION_SEED = 0
 _CALIBRATION_RIBOSOMES = 8
 _CALIBRATION_BOX = 64
@@ -169,7 +166,7 @@ def image_density(
     """
     import torch
 
-    with _threads(1 if density_zyx.size < SMALL_VOLUME_VOX else None):
+    with _one_thread():
         return _image(density_zyx, parameters, looks, rng, torch.device(resolve_device(device)))
 
 
@@ -192,27 +189,28 @@ def _image(
     spectrum = torch.fft.rfftn(room)
     del room
     filters = {name: Filters(parameters, LOOKS[name], padded) for name in looks}
-    # One thread: sums over several depend on their number in the last digit, and the volume's bytes with them.
-    with _threads(1):
-        scale = signal_scale(parameters)
-        gains = {name: filters[name].noise_gain() for name in looks}
+    scale = signal_scale(parameters)
     images: dict[str, Volume] = {}
     for index, name in enumerate(looks):
         last = index == len(looks) - 1
         mixed = spectrum if last else spectrum.clone()
-        _mix(mixed, noise_spectrum, filters[name], scale, gains[name])
+        _mix(mixed, noise_spectrum, filters[name], scale)
         image = torch.fft.irfftn(mixed, s=padded)
         images[name] = np.ascontiguousarray(image[:depth, :height, :width].cpu().numpy())
     return images
 
 
 @contextmanager
-def _threads(n_threads: int | None) -> Iterator[None]:
-    """Let torch use this many threads for a while: on small arrays more of them cost many times what they save."""
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread on the CPU for a while.
+
+    How arrays are split over threads shows in the last digit, so the bytes of a volume would depend on the number of
+    cores and processes. Runs are made in parallel instead, which uses the cores better.
+    """
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(n_threads or before)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -311,8 +309,9 @@ class Filters:
         return self._parameters.noise_sd * self._look.noise_scale / math.sqrt(total / _GAIN_GRID**3)
 
 
-def _mix(spectrum: torch.Tensor, noise: torch.Tensor, filters: Filters, scale: float, gain: float) -> None:
+def _mix(spectrum: torch.Tensor, noise: torch.Tensor, filters: Filters, scale: float) -> None:
     """Filter signal and noise and add them, in place in `spectrum`; the mean becomes zero."""
+    gain = filters.noise_gain()
     for planes, signal, power in filters.slabs(spectrum.device):
         spectrum[planes] *= signal.mul_(-scale)
         spectrum[planes] += noise[planes] * power.sqrt().mul_(gain)
