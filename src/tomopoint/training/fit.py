@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -241,12 +240,14 @@ def _expected_warnings() -> Iterator[None]:
     """Silence what Lightning says about choices made here on purpose."""
     quiet = logging.getLogger("lightning.pytorch")
     level = quiet.level
-    quiet.setLevel(logging.WARNING if os.environ.get("TOMOPOINT_VERBOSE") else logging.ERROR)
+    quiet.setLevel(logging.INFO if logger.isEnabledFor(logging.DEBUG) else logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
         warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
-        yield
-    quiet.setLevel(level)
+        try:
+            yield
+        finally:
+            quiet.setLevel(level)

@@ -1,0 +1,111 @@
+"""Learning rate, clock, averages and the choice of precision."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tomopoint.errors import TomopointError
+from tomopoint.training.averaging import build_average, mean_weights
+from tomopoint.training.detector import parameter_groups
+from tomopoint.training.machine import Machine, Processes, cpu_multiplies_bf16
+from tomopoint.training.recipes import FitOptions, OptimiserOptions
+from tomopoint.training.schedule import Clock, Schedule
+
+FIT = FitOptions(epochs=10, steps_per_epoch=10, averaging="none")
+OPTIMISER = OptimiserOptions(warmup_steps=20, final_share=0.01)
+
+
+def test_warm_up_then_cosine():
+    schedule = Schedule(FIT, OPTIMISER, Clock())
+    assert [schedule(0), schedule(10), schedule(20)] == pytest.approx([0.001, 0.5005, 1.0])
+    # half way from step 20 to 100 the cosine is at its middle
+    assert schedule(60) == pytest.approx(0.01 + 0.99 * 0.5)
+    assert schedule(40) == pytest.approx(0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert schedule(100) == schedule(200) == pytest.approx(0.01)
+
+
+def test_time_limit_drives_the_cosine_where_it_runs_ahead():
+    clock = Clock(earlier_s=30.0)
+    schedule = Schedule(FitOptions(epochs=10, steps_per_epoch=10, max_minutes=1.0), OPTIMISER, clock)
+    # the clock runs on by milliseconds
+    assert schedule.progress(10) == pytest.approx(0.5, abs=0.01)
+    assert schedule.progress(80) == pytest.approx(0.8)
+    assert not schedule.out_of_time
+    clock.earlier_s = 60.0
+    assert schedule.out_of_time
+    assert schedule(30) == pytest.approx(0.01)
+    assert Schedule(FIT, OPTIMISER, clock).progress(10) == 0.1
+
+
+def test_swa_holds_the_rate_of_its_start():
+    schedule = Schedule(FitOptions(epochs=10, steps_per_epoch=10, averaging="swa"), OPTIMISER, Clock())
+    assert schedule(100) == schedule(75) > schedule(74) * 0.9
+    assert schedule(75) > 0.1
+
+
+def test_moving_average_is_the_recursion():
+    network = nn.Linear(1, 1, bias=False)
+    average = build_average(network, FitOptions(averaging="ema", ema_decay=0.5))
+    expected, values = None, [1.0, 3.0, -2.0, 5.0, 0.5, 7.0]
+    for n, value in enumerate(values):
+        nn.init.constant_(network.weight, value)
+        average.update_parameters(network)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = value if n == 0 else decay * expected + (1 - decay) * value
+    assert average.module.weight.item() == pytest.approx(expected)
+    assert not average.module.weight.requires_grad
+    assert build_average(network, FIT) is None
+
+
+def test_plain_averages(tmp_path):
+    network = nn.Linear(1, 1, bias=False)
+    average = build_average(network, FitOptions(averaging="swa"))
+    paths = []
+    for value in (1.0, 2.0, 6.0):
+        nn.init.constant_(network.weight, value)
+        average.update_parameters(network)
+        paths.append(tmp_path / f"{value}.safetensors")
+        save_file(network.state_dict(), paths[-1])
+    assert average.module.weight.item() == pytest.approx(3)
+    assert mean_weights(paths)["weight"].item() == pytest.approx(3)
+
+
+def test_biases_and_norms_do_not_decay():
+    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.GroupNorm(2, 2))
+    decaying, plain = parameter_groups(network, 0.01)
+    assert [tuple(p.shape) for p in decaying["params"]] == [(2, 1, 3, 3, 3)]
+    assert [tuple(p.shape) for p in plain["params"]] == [(2,)] * 3
+    assert (decaying["weight_decay"], plain["weight_decay"]) == (0.01, 0)
+
+
+def test_precision_fits_the_processor(tmp_path):
+    flags = tmp_path / "cpuinfo"
+    assert not cpu_multiplies_bf16(flags)
+    flags.write_text("flags: avx2 avx512f")
+    assert not cpu_multiplies_bf16(flags)
+    flags.write_text("flags: avx512f avx512_bf16")
+    assert cpu_multiplies_bf16(flags)
+    cpu = Machine("cpu")
+    assert cpu.precision("auto") == ("bf16-mixed" if cpu_multiplies_bf16() else "32-true")
+    with pytest.raises(TomopointError, match="fp16 needs a GPU"):
+        cpu.precision("fp16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that must not be there")
+def test_missing_gpu_and_missing_wandb_are_said(tmp_path, monkeypatch):
+    with pytest.raises(TomopointError, match="finds no GPU"):
+        Machine("cuda")
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(TomopointError, match="pip install wandb"):
+        Machine("cpu", curves="wandb").build_logger(tmp_path / "run" / "fold0" / "segresnet", "fold0/segresnet")
+
+
+def test_processes_come_from_torchrun(monkeypatch):
+    assert Processes.from_environment() == Processes(0, 1, 1)
+    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("RANK", "5")):
+        monkeypatch.setenv(name, value)
+    processes = Processes.from_environment()
+    assert (processes.rank, processes.count, processes.per_node, processes.nodes) == (5, 8, 4, 2)
