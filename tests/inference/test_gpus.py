@@ -73,12 +73,14 @@ def test_tensorrt_takes_the_first_gpu_and_refuses_what_it_does_not_support(monke
     monkeypatch.setattr(flavour, "find_gpus", lambda: [Gpu(0, "Tesla T4", "7.5", 1), Gpu(1, "Tesla T4", "7.5", 1)])
     assert require_gpu("this").index == 0
     monkeypatch.setattr(flavour, "find_gpus", lambda: [Gpu(0, "Tesla P100", "6.0", 1)])
-    with pytest.raises(EngineError, match=r"7\.5 or newer, the Tesla P100 here has 6\.0; on Kaggle choose GPU T4 x2"):
+    with pytest.raises(
+        EngineError, match=r"this needs .*P100 has compute capability 6\.0, needed is 7\.5 or newer; on Kaggle choose"
+    ):
         require_gpu("this")
     monkeypatch.setattr(flavour, "find_gpus", lambda: [Gpu(0, "B200", "10.0", 1)])  # 10 is more than 7
     assert require_gpu("this").name == "B200"
     monkeypatch.setattr(flavour, "find_gpus", list)
-    with pytest.raises(EngineError, match="this needs an NVIDIA GPU and its driver, and there is none here"):
+    with pytest.raises(EngineError, match="this needs an NVIDIA GPU and its driver: there is no GPU here"):
         require_gpu("this")
 
 

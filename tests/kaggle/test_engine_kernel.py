@@ -6,6 +6,7 @@ import pytest
 from tomopoint.errors import DataError, EngineError
 from tomopoint.export.parity import Outputs
 from tomopoint.export.reference import Reference
+from tomopoint.files import sha256_of
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
@@ -48,8 +49,9 @@ def test_the_record_names_runtime_graph_and_parity(root, kit):
 @pytest.mark.skipif(bool(find_gpus()), reason="there is a GPU")
 def test_without_gpu_the_gpu_runtimes_are_passed_over_with_the_reason(root):
     report = run(root)
-    assert report.record.passed_over == (
-        "onnxruntime-cuda: passed over, there is no GPU here (on Kaggle: Settings > Accelerator > GPU T4 x2)",
+    assert report.record.passed_over == tuple(
+        f"{name}: passed over, there is no GPU here (on Kaggle: Settings > Accelerator > GPU T4 x2)"
+        for name in ("tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda")
     )
     assert report.record.passed_over[0] in report.text
 
@@ -66,12 +68,46 @@ def test_a_runtime_that_does_not_reproduce_pytorch_is_not_recorded(root, kit):
 
 
 def test_a_runtime_that_does_not_start_gives_way_to_the_next(root):
-    def broken(path):
+    def broken(path, folder):
+        folder.mkdir()
+        (folder / "half-built").touch()
         raise EngineError("no library")
 
     report = run(root, [Runtime("fast", "FastProvider", False, broken), CPU])
     assert report.record.runtime == "onnxruntime-cpu"
     assert report.record.passed_over == ("fast: passed over, no library",)
+    assert sorted(path.name for path in (root / "working").iterdir()) == ["engine.json"]  # nothing half-built
+
+
+def test_what_a_runtime_built_is_hashed_into_the_record_and_checked_before_use(root, kit):
+    def building(path, folder):
+        folder.mkdir()
+        (folder / "ensemble.engine").write_bytes(b"plan")
+        return OnnxEngine(path, "cpu")
+
+    record = run(root, [Runtime("fast", "FastProvider", False, building)]).record
+    plan = root / "working" / "fast" / "ensemble.engine"
+    assert record.files == {"fast/ensemble.engine": sha256_of(plan)}
+    manifest = Manifest.load(kit)
+    expected = Expected(manifest.onnx_sha256, manifest.pipeline_digest)
+    check_engine_record(record, root / "working", expected)
+    plan.write_bytes(b"plam")
+    with pytest.raises(EngineError, match="damaged"):
+        check_engine_record(record, root / "working", expected)
+
+
+def test_an_engine_with_wrong_outputs_is_removed(root, kit):
+    true = Reference.load(kit / "reference.npz")
+    wrong = Outputs(true.outputs.scores, true.outputs.offsets + np.float32(0.1))
+    _replace_reference(kit, Reference(true.windows, wrong, true.precision, true.onnx_sha256))
+
+    def building(path, folder):
+        folder.mkdir()
+        (folder / "ensemble.engine").write_bytes(b"plan")
+        return OnnxEngine(path, "cpu")
+
+    assert not run(root, [Runtime("fast", "FastProvider", False, building)]).ok
+    assert list((root / "working").iterdir()) == []
 
 
 def test_an_engine_is_closed_even_when_it_fails(root):
@@ -85,7 +121,7 @@ def test_an_engine_is_closed_even_when_it_fails(root):
             closed.append(True)
             super().close()
 
-    report = run(root, [Runtime("fast", "FastProvider", False, lambda path: Failing(path, "cpu"))])
+    report = run(root, [Runtime("fast", "FastProvider", False, lambda path, _: Failing(path, "cpu"))])
     assert closed == [True]
     assert "out of memory" in report.text
     assert not report.ok

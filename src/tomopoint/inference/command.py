@@ -21,6 +21,7 @@ def predict(
     provider: str = "auto",
     tomo_type: str = "denoised",
     limit_hours: float | None = None,
+    engine: Path | None = None,
 ) -> CommandResult:
     """Pick particles in every tomogram of a split and write submission.csv.
 
@@ -41,18 +42,20 @@ def predict(
     workers
         Processes; 0: one per GPU, or one where there is none. They share the CPU's cores.
     provider
-        auto, cuda or cpu.
+        auto, tensorrt, cuda or cpu.
     tomo_type
         Reconstruction to read.
     limit_hours
         Start no further run after this time and write the submission from what is done.
+    engine
+        engine.json of a TensorRT engine that `tomopoint engine` or the build_engine notebook made for the model.
     """
     from tomopoint.data.project import Project
     from tomopoint.inference.workers import PredictOptions, predict_runs
 
     project = Project(data)
     chosen = [project.run(name.strip(), split) for name in runs.split(",")] if runs else project.runs(split)
-    options = PredictOptions(workers, provider, tomo_type, limit_hours)
+    options = PredictOptions(workers, provider, tomo_type, limit_hours, engine)
     summary = predict_runs(chosen, model, out, options)
     return CommandResult(_text(summary), _figures(summary), summary.ok)
 

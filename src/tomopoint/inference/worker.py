@@ -44,6 +44,8 @@ class Job:
         The graph.
     provider
         Of the engine; see :func:`~tomopoint.inference.engines.load.load_engine`.
+    record_path
+        ``engine.json`` of a TensorRT engine, or None.
     threads
         CPU threads of the engine.
     tomo_type
@@ -58,6 +60,7 @@ class Job:
     folder: PredictionFolder
     model_path: Path
     provider: str
+    record_path: Path | None
     threads: int
     tomo_type: str
     n_workers: int
@@ -73,7 +76,7 @@ def work(job: Job, worker: int) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        engine, pipeline = load_engine(job.model_path, job.provider, job.threads)
+        engine, pipeline = load_engine(job.model_path, job.provider, job.threads, job.record_path)
     except Exception as error:
         # Not only TomopointError: whatever a driver or a library throws here means that this worker has no engine.
         job.folder.log("engine_failed", worker=worker, message=str(error) or repr(error))

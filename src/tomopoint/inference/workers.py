@@ -52,12 +52,15 @@ class PredictOptions:
         Reconstruction to read.
     limit_hours
         Time after which no further run is started; None: no limit.
+    record_path
+        ``engine.json`` of a TensorRT engine built for the graph; None: there is none.
     """
 
     workers: int = 0
     provider: str = "auto"
     tomo_type: str = DEFAULT_TOMO_TYPE
     limit_hours: float | None = None
+    record_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
         folder=folder,
         model_path=model_path,
         provider=options.provider,
+        record_path=options.record_path,
         threads=max(1, len(os.sched_getaffinity(0)) // n_workers),
         tomo_type=options.tomo_type,
         n_workers=n_workers,

@@ -14,8 +14,7 @@ from tomopoint.export.engine_build import BuildOptions
 from tomopoint.export.engine_trial import Finding, build_native, build_with_onnxruntime, hashes_of, measure
 from tomopoint.export.parity import ParityRow, format_table
 from tomopoint.export.reference import Reference
-from tomopoint.inference.engines.flavour import CLASSIC
-from tomopoint.inference.engines.flavour import SMALLEST_COMPUTE_CAPABILITY
+from tomopoint.inference.engines.flavour import CLASSIC, why_no_gpu
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.load import ORT_TENSORRT, TENSORRT_RUNTIMES
 from tomopoint.inference.engines.onnx import OnnxEngine
@@ -119,8 +118,9 @@ def run(root: Path, runtimes: Sequence[Runtime] = RUNTIMES) -> EngineReport:
             shutil.rmtree(working / runtime.name, ignore_errors=True)  # a bad engine is not published
             lines.append(f"{runtime.name}: passed over, {tried.reason}")
             continue
-        record = _record(runtime, tried, (manifest, reference), gpus, lines)
-        record = replace(record, files=hashes_of((working / runtime.name).rglob("*"), working))
+        record = _record(runtime, tried, (manifest, reference), gpus)
+        files = hashes_of((working / runtime.name).rglob("*"), working)
+        record = replace(record, files=files, passed_over=tuple(lines))
         record.save(working)
         lines.append(f"{runtime.name}: taken, {record.seconds_per_tile:.3g} s per window on {record.device}")
         return EngineReport("\n".join([*lines, format_table(rows)]), record)
@@ -139,8 +139,9 @@ class _Tried:
 def _try(runtime: Runtime, model: Path, folder: Path, given: tuple[Reference, list[Gpu]]) -> _Tried:
     """Start a runtime, compare it with PyTorch and time it."""
     reference, gpus = given
-    if runtime.needs_gpu and not gpus:
-        return _Tried(None, reason="there is no GPU here (on Kaggle: Settings > Accelerator > GPU T4 x2)")
+    unfit = why_no_gpu(gpus) if runtime.needs_gpu else None
+    if unfit is not None:
+        return _Tried(None, reason=f"{unfit} (on Kaggle: Settings > Accelerator > GPU T4 x2)")
     logger.info("try %s", runtime.name)
     try:
         engine = runtime.start(model, folder)
@@ -156,9 +157,7 @@ def _try(runtime: Runtime, model: Path, folder: Path, given: tuple[Reference, li
     return _Tried(finding, version, "" if finding.row.ok else "its outputs are not PyTorch's, see the table")
 
 
-def _record(
-    runtime: Runtime, tried: _Tried, kit: tuple[Manifest, Reference], gpus: list[Gpu], passed_over: list[str]
-) -> EngineRecord:
+def _record(runtime: Runtime, tried: _Tried, kit: tuple[Manifest, Reference], gpus: list[Gpu]) -> EngineRecord:
     manifest, reference = kit
     assert tried.finding is not None
     gpu = gpus[0] if runtime.needs_gpu else None
@@ -175,6 +174,5 @@ def _record(
         parity=tried.finding.row.to_dict(),
         seconds_per_tile=tried.finding.seconds_per_tile,
         options={"provider": runtime.provider, **(BUILD.to_dict() if runtime.name in TENSORRT_RUNTIMES else {})},
-        passed_over=tuple(passed_over),
         tomopoint=__version__,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,17 +109,21 @@ def require_gpu(purpose: str) -> Gpu:
         No GPU, or one that TensorRT does not support.
     """
     gpus = find_gpus()
+    why = why_no_gpu(gpus)
+    if why is not None:
+        raise EngineError(f"{purpose} needs an NVIDIA GPU and its driver: {why}; on Kaggle choose GPU T4 x2")
+    return gpus[0]
+
+
+def why_no_gpu(gpus: Sequence[Gpu]) -> str | None:
+    """Return why the first of some GPUs cannot be used, or None where it can."""
     if not gpus:
-        raise EngineError(
-            f"{purpose} needs an NVIDIA GPU and its driver, and there is none here; on Kaggle choose GPU T4 x2"
-        )
+        return "there is no GPU here"
     gpu = gpus[0]
-    if _numbers(gpu.compute_capability) < _numbers(SMALLEST_COMPUTE_CAPABILITY):
-        raise EngineError(
-            f"{purpose} needs compute capability {SMALLEST_COMPUTE_CAPABILITY} or newer, the {gpu.name} here has "
-            f"{gpu.compute_capability}; on Kaggle choose GPU T4 x2 instead"
-        )
-    return gpu
+    if _numbers(gpu.compute_capability) >= _numbers(SMALLEST_COMPUTE_CAPABILITY):
+        return None
+    needed = SMALLEST_COMPUTE_CAPABILITY
+    return f"the {gpu.name} has compute capability {gpu.compute_capability}, needed is {needed} or newer"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

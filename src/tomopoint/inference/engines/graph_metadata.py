@@ -6,14 +6,31 @@ An ONNX file is one protobuf message; its entries are either skipped by their le
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from tomopoint.errors import EngineError
+from tomopoint.errors import EngineError, PipelineError
+from tomopoint.pipeline import Pipeline
+
+PIPELINE_KEY = "tomopoint.pipeline"
+"""Under which a graph carries its Pipeline."""
 
 _METADATA_PROPS = 14  # ModelProto.metadata_props in onnx.proto, a StringStringEntryProto of key (1) and value (2)
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types of protobuf
 _MAX_VARINT_BYTES = 10
+
+
+def read_pipeline(model_path: Path) -> Pipeline:
+    """Read the Pipeline in a graph's metadata; PipelineError where there is none, EngineError where it is no graph."""
+    return pipeline_in(read_metadata(model_path), model_path)
+
+
+def pipeline_in(metadata: Mapping[str, str], model_path: Path) -> Pipeline:
+    """Return the Pipeline in `metadata`, which is that of `model_path`; PipelineError where there is none."""
+    if PIPELINE_KEY not in metadata:
+        raise PipelineError(f"{model_path} carries no Pipeline in its metadata; write the graph with export_onnx.py")
+    return Pipeline.from_json(metadata[PIPELINE_KEY], source=f"the metadata of {model_path}")
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the exported graph on CUDA or on the CPU.
+"""ONNX Runtime: the exported graph with TensorRT, on CUDA or on the CPU.
 
 ONNX Runtime lists providers it cannot load and hands back a CPU session without an error, so what a session really
 got is checked after it is made.
@@ -15,12 +15,16 @@ import numpy as np
 import onnxruntime
 
 from tomopoint.errors import EngineError, PipelineError
-from tomopoint.inference.engines.protocol import Array
+from tomopoint.inference.engines.graph_metadata import pipeline_in
+from tomopoint.inference.engines.ort_tensorrt import preload_tensorrt
+from tomopoint.inference.engines.protocol import INPUT, OFFSETS, SCORES, Array
 from tomopoint.pipeline import Pipeline
 
-PIPELINE_KEY = "tomopoint.pipeline"
-INPUT, SCORES, OFFSETS = "volume", "scores", "offsets"
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +39,13 @@ class SessionOptions:
         Threads of the CPU provider; 0: all cores.
     provider_options
         Options of the provider, as ONNX Runtime names them.
+    pipeline
+        Pipeline of a graph that carries none in its metadata: a provider's own rewriting of an exported graph.
     """
 
     threads: int = 0
     provider_options: dict[str, str] | None = None
+    pipeline: Pipeline | None = None
 
 
 class OnnxEngine:
@@ -66,11 +73,10 @@ class OnnxEngine:
             raise EngineError(f"unknown provider {provider!r}; use auto, {' or '.join(PROVIDERS)}")
         self.path = path
         self.provider = provider
-        self._session = _make_session(path, provider, options or SessionOptions())
+        options = options or SessionOptions()
+        self._session = _make_session(path, provider, options)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        if PIPELINE_KEY not in metadata:
-            raise PipelineError(f"{path} carries no Pipeline in its metadata; write the graph with export_onnx.py")
-        self.pipeline = Pipeline.from_json(metadata[PIPELINE_KEY], source=f"the metadata of {path}")
+        self.pipeline = options.pipeline or pipeline_in(metadata, path)
         self.batch, self.window_zyx = _check_signature(self._session, self.pipeline, path)
 
     def infer(self, windows: Array) -> tuple[Array, Array]:
@@ -104,8 +110,10 @@ class OnnxEngine:
 def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
     if not path.is_file():
         raise EngineError(f"no such graph: {path}; write one with export_onnx.py")
-    if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+    if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # finds cuDNN and cuBLAS in the nvidia-*-cu12 packages
+    if provider == "tensorrt":
+        preload_tensorrt()
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3

@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 
 BYTES_PER_GIB = 1 << 30
-CACHE_FOLDER = "ort_tensorrt"
+CACHE_FOLDER = "onnxruntime-tensorrt"
 """Beside ``engine.json``: the provider's engine, its timing cache, the EP-context model that refers to it."""
 CONTEXT_NAME = "ensemble_ctx.onnx"
 

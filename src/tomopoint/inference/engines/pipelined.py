@@ -15,9 +15,7 @@ import numpy.typing as npt
 
 from tomopoint.errors import EngineError
 from tomopoint.inference.engines.cuda_driver import CudaDriver
-from tomopoint.inference.engines.protocol import Array
-
-INPUT, SCORES, OFFSETS = "volume", "scores", "offsets"
+from tomopoint.inference.engines.protocol import INPUT, OFFSETS, SCORES, Array
 
 N_SLOTS = 2
 BATCHES_PER_CALL = 8

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 
+INPUT, SCORES, OFFSETS = "volume", "scores", "offsets"
+"""Names of a graph's input and outputs."""
+
 
 class Engine(Protocol):
     """Something that turns windows into scores and offsets.
