@@ -6,11 +6,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from tomopoint.data.project import Project
 from tomopoint.errors import DataError
 from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.record import EngineRecord
+from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.workers import PredictOptions
 from tomopoint.kaggle.manifest import Manifest
-from tomopoint.kaggle.submit import check_submission, choose_provider, run
+from tomopoint.kaggle.submit import _predict, check_submission, choose_provider, run
 
 T4 = Gpu(0, "Tesla T4", "7.5", 15 << 30)
 P100 = Gpu(0, "Tesla P100-PCIE-16GB", "6.0", 16 << 30)
@@ -79,6 +82,26 @@ def test_a_record_that_fits_is_used(tmp_path, manifest, record):
     provider, why = choose_provider(tmp_path / "engine.json", manifest, [])
     assert provider == "cpu"
     assert "fits" in why
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "onnxruntime-tensorrt"])
+def test_a_tensorrt_engine_that_fits_is_used(tmp_path, manifest, record, runtime):
+    replace(record, runtime=runtime, compute_capability="7.5", device="Tesla T4").save(tmp_path)
+    assert choose_provider(tmp_path / "engine.json", manifest, [T4]) == (
+        "tensorrt",
+        f"engine.json fits: {runtime} on Tesla T4",
+    )
+
+
+def test_what_does_not_start_gives_way_to_the_next_slower(root, project, tmp_path):
+    lines = []
+    runs = Project(root / "input" / "czii").runs("test")[:1]
+    options = PredictOptions(workers=1, provider="tensorrt", record_path=tmp_path / "absent.json")
+    kit = root / "input" / "my-kit"
+    summary = _predict(runs, kit / "ensemble.onnx", PredictionFolder(tmp_path / "out"), options, lines)
+    assert summary.ok
+    assert len(lines) == 1
+    assert re.search(r"did not start \(.*absent\.json.*\): plain ONNX Runtime instead, which is slower", lines[0])
 
 
 def test_no_record_is_said(manifest):

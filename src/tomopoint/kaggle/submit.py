@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from tomopoint.data.project import Project, Run
 from tomopoint.data.tables import SUBMISSION_COLUMNS, empty_pick_table, write_submission
 from tomopoint.errors import DataError, EngineError
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
+from tomopoint.inference.engines.load import TENSORRT_RUNTIMES
 from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.workers import PredictionSummary, PredictOptions, predict_runs
@@ -29,7 +30,11 @@ CPU_WORKERS = 2
 HIDDEN_RUNS = 500
 """About so many tomograms are in the hidden test set: the commit run's speed is projected to it."""
 
-_PROVIDERS = {"onnxruntime-cuda": "cuda", "onnxruntime-cpu": "cpu"}
+_PROVIDERS = {
+    "onnxruntime-cuda": "cuda",
+    "onnxruntime-cpu": "cpu",
+    **dict.fromkeys(TENSORRT_RUNTIMES, "tensorrt"),
+}
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +69,7 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     """Predict all test runs of the attached competition; leave ``<root>/working/submission.csv``.
 
     A submission without picks is written first, so that there is one whatever happens. Runs that fail are reported
-    and the others come out; a runtime that does not start is replaced by the CPU.
+    and the others come out; a runtime that does not start is replaced by the next slower one.
 
     Parameters
     ----------
@@ -88,9 +93,16 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     runs = Project(find_competition(root)).runs("test")
     pipeline = Pipeline.load(kit / PIPELINE)
     gpus = find_gpus()
-    provider, why = choose_provider(find_engine_record(root), manifest, gpus)
+    record_path = find_engine_record(root)
+    provider, why = choose_provider(record_path, manifest, gpus)
     lines = [why]
-    summary = _predict(runs, kit / MODEL, out, (provider, len(gpus), limit_hours), lines)
+    options = PredictOptions(
+        workers=len(gpus) or CPU_WORKERS,
+        provider=provider,
+        limit_hours=limit_hours,
+        record_path=record_path if provider == "tensorrt" else None,
+    )
+    summary = _predict(runs, kit / MODEL, out, options, lines)
     table = _table(summary, pipeline.particle_names)
     lines += _report(summary, table)
     names = tuple(run.name for run in runs)
@@ -142,20 +154,20 @@ def check_submission(path: Path, runs: Sequence[str], particles: Sequence[str]) 
 
 
 def _predict(
-    runs: Sequence[Run], model: Path, out: PredictionFolder, device: tuple[str, int, float], lines: list[str]
+    runs: Sequence[Run], model: Path, out: PredictionFolder, options: PredictOptions, lines: list[str]
 ) -> PredictionSummary:
-    """Predict with the chosen provider; where it does not start at all, with the CPU, and say so in `lines`."""
-    provider, n_gpus, limit_hours = device
-    options = PredictOptions(workers=n_gpus or CPU_WORKERS, provider=provider, limit_hours=limit_hours)
+    """Predict with what was chosen; where that does not start at all, with the next slower one, and say so."""
     try:
         return predict_runs(runs, model, out.path, options)
     except EngineError as error:
-        if provider == "cpu" or not n_gpus:
+        if options.provider == "cpu":
             raise
-        lines.append(f"that did not start ({error}): the CPU instead, which is far slower")
+        slower = "auto" if options.provider == "tensorrt" else "cpu"
+        title = "plain ONNX Runtime" if slower == "auto" else "the CPU"
+        lines.append(f"that did not start ({error}): {title} instead, which is slower")
         logger.warning(lines[-1])
-        options = PredictOptions(workers=CPU_WORKERS, provider="cpu", limit_hours=limit_hours)
-        return predict_runs(runs, model, out.path, options)
+        options = replace(options, provider=slower, record_path=None)
+        return _predict(runs, model, out, options, lines)
 
 
 def _table(summary: PredictionSummary, particles: Sequence[str]) -> pd.DataFrame:
