@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 
@@ -11,12 +12,14 @@ from tomopoint.data.picks import write_picks
 from tomopoint.data.project import SIMULATION_RECORD, Project, Run
 from tomopoint.data.tables import write_pick_table, write_submission
 from tomopoint.data.tomograms import Tomogram, write_tomogram
-from tomopoint.errors import TomopointError
+from tomopoint.errors import EngineError, TomopointError
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.command import report
 from tomopoint.evaluation.page import escape, number, table
 from tomopoint.evaluation.score import truth_table
 from tomopoint.evaluation.slices import choose_slabs, judge_picks
+from tomopoint.export.metadata import graph_metadata
+from tomopoint.export.parity import FP32_SMALL, ParityRow
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
 
 VOXEL_A = 10.0
@@ -101,6 +104,25 @@ def test_without_run_and_log_those_sections_are_left_out(project, tmp_path):
     assert "Threshold curves" not in page
     assert "Time of the prediction" not in page
     assert not Project(root).is_simulated
+
+
+def test_parity_comes_from_the_graph(project, tmp_path):
+    root, _ = project
+    submission, out = tmp_path / "prediction" / "submission.csv", tmp_path / "report.html"
+    info = onnx.helper.make_tensor_value_info("volume", onnx.TensorProto.FLOAT, [1])
+    same = onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["volume"], ["scores"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", [info], [same]))
+    row = ParityRow("whole graph", "CPUExecutionProvider", 2.5e-5, 1e-7, 3e-5, 1e-7, 1.0, FP32_SMALL)
+    metadata = graph_metadata(Pipeline(COMPETITION_PARTICLES, VOXEL_A), [row], {})
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, tmp_path / "ensemble.onnx")
+    report(root, submission, root / "truth", out, model=tmp_path / "ensemble.onnx")
+    page = out.read_text()
+    assert "2.5e-05" in page
+    assert "within tolerance" in page
+    with pytest.raises(EngineError, match="nowhere"):
+        report(root, submission, root / "truth", out, model=tmp_path / "nowhere.onnx")
 
 
 def test_a_run_that_was_not_validated_is_refused(project, tmp_path):

@@ -134,7 +134,6 @@ def test_pipeline_holds_thresholds_members_and_the_score_that_follows_from_them(
     assert pipeline.members[0].score == pytest.approx(score.of_runs(["TS_1", "TS_3"]).score)
     content = json.loads((folder / "validation.json").read_text())
     assert content["pipeline_sha256"] == pipeline.digest
-    assert content["score_left_out"] <= content["score"]
     assert content["per_group"]["fold1"]["runs"] == ["TS_2"]
     assert not content["simulated"]
 

@@ -16,7 +16,11 @@ from tomopoint.evaluation.matching import match_points
 from tomopoint.evaluation.page import Markup, number, paragraph, picture, section, table
 from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
 from tomopoint.evaluation.truth import read_truth
+from tomopoint.inference.engines.graph_metadata import read_metadata
 from tomopoint.pipeline import Pipeline
+
+PARITY_KEY = "tomopoint.parity"
+"""Under which a graph carries its parity table."""
 
 
 def read_validation(run_folder: Path) -> dict[str, Any] | None:
@@ -95,11 +99,7 @@ def parity_section(model: Path | None) -> list[Markup]:
     """Return the table that the export left in the graph's metadata: how far each runtime is from PyTorch."""
     if model is None:
         return []
-    import onnx
-
-    graph = onnx.load(str(model), load_external_data=False)
-    found = {entry.key: entry.value for entry in graph.metadata_props}
-    rows = json.loads(found.get("tomopoint.parity", "[]"))
+    rows = json.loads(read_metadata(model).get(PARITY_KEY, "[]"))
     head = ("outputs of", "runtime", "scores, max", "scores, mean", "offsets, max (voxels)", "best pick equal", "")
     cells = [
         (
