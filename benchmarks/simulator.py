@@ -18,7 +18,8 @@ from scipy.spatial import cKDTree
 from scipy.stats import skew
 
 from tomopoint.simulate.density import add_blobs
-from tomopoint.simulate.imaging import ImagingParameters, image_density
+from tomopoint.simulate.filters import ImagingParameters
+from tomopoint.simulate.imaging import image_density
 from tomopoint.simulate.labels import imperfect_labels
 from tomopoint.simulate.options import FULL_SHAPE_ZYX, VOXEL_A, LabelImperfections, SimulationOptions
 from tomopoint.simulate.particles import PARTICLE_NAMES, particle_model

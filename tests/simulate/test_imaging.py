@@ -9,15 +9,8 @@ from scipy.stats import skew
 
 from tomopoint.errors import DataError
 from tomopoint.simulate.density import add_blobs
-from tomopoint.simulate.imaging import (
-    LOOKS,
-    NOISE_SD,
-    RIBOSOME_MINIMUM,
-    ImagingParameters,
-    draw_imaging,
-    image_density,
-    padded_shape,
-)
+from tomopoint.simulate.filters import LOOKS, NOISE_SD, ImagingParameters, draw_imaging
+from tomopoint.simulate.imaging import RIBOSOME_MINIMUM, image_density, padded_shape
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions
 from tomopoint.simulate.particles import particle_model
 from tomopoint.simulate.tomogram import SimulatedTomogram, simulate_tomogram

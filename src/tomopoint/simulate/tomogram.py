@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tomopoint.simulate.density import Array, Volume
-from tomopoint.simulate.imaging import ImagingParameters, draw_imaging, image_density
+from tomopoint.simulate.filters import ImagingParameters, draw_imaging
+from tomopoint.simulate.imaging import image_density
 from tomopoint.simulate.labels import imperfect_labels
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions, check_shape
 from tomopoint.simulate.scene import Scene, draw_scene
