@@ -125,6 +125,8 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
     data = builder.build_serialized_network(network, config)
     if data is None:
         why = log.errors[-1] if log.errors else "it gives no reason"
+        if "FP32 3D convolution" in why:  # a limit of TensorRT-RTX on Turing
+            why += "; export the graph with --precision fp16"
         raise EngineError(f"{trt.title} cannot build {onnx_path} for compute capability {target}: {why}")
     if cache_path is not None:
         write_bytes(cache_path, config.get_timing_cache().serialize())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tomopoint import __version__
+from tomopoint.errors import EngineError
 from tomopoint.export.engine_build import BuildOptions, build_plan
-from tomopoint.export.parity import Outputs, ParityRow, compare, tolerance_for
-from tomopoint.export.reference import Reference
+from tomopoint.export.parity import Outputs, ParityRow, compare, format_table, tolerance_for
+from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of
-from tomopoint.inference.engines.flavour import load_tensorrt
+from tomopoint.inference.engines.flavour import load_tensorrt, require_gpu
+from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.protocol import Engine
-from tomopoint.inference.engines.record import ENGINE_NAME
+from tomopoint.inference.engines.record import ENGINE_NAME, EngineRecord
 
 TIMED_CALLS = 5
 MAX_TIMING_SECONDS = 30.0
@@ -48,6 +51,65 @@ def build_native(model_path: Path, folder: Path, options: BuildOptions, flavour:
     trt = load_tensorrt(flavour)
     build_plan(model_path, trt, options).save(folder / ENGINE_NAME)
     return load_plan(folder / ENGINE_NAME, trt)
+
+
+def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions) -> EngineRecord:
+    """Build a plan on this machine's GPU, compare it with PyTorch, time it, and publish it with its record.
+
+    Parameters
+    ----------
+    model_path
+        Graph of ``export_onnx.py``, with its ``reference.npz`` beside it.
+    out
+        Folder for ``ensemble.engine`` and ``engine.json``; an engine that is not published is removed from it.
+    flavour
+        ``"tensorrt"``, ``"tensorrt_rtx"`` or ``"auto"``.
+    options
+        How to build; TensorRT-RTX builds for the GPU at hand, too.
+
+    Raises
+    ------
+    EngineError
+        No TensorRT or GPU, a graph that is not its reference's or cannot be built, or outputs that are not PyTorch's.
+    """
+    trt = load_tensorrt(flavour)
+    reference = Reference.load(model_path.with_name(REFERENCE_NAME))
+    onnx_sha256 = sha256_of(model_path)
+    reference.require_graph(onnx_sha256, model_path)
+    pipeline = read_pipeline(model_path)
+    gpu = require_gpu(f"building an engine with {trt.title} (to check a graph without one: --check-only)")
+    options = replace(options, compute_capability=gpu.compute_capability)
+    plan_path = out / ENGINE_NAME
+    try:
+        engine = build_native(model_path, out, options, trt.flavour)
+        try:
+            finding = measure(engine, trt.flavour, trt.title, reference)
+        finally:
+            engine.close()
+        if not finding.row.ok:
+            table = format_table([finding.row])
+            raise EngineError(f"{trt.title} on {gpu.name} does not reproduce PyTorch, nothing is published:\n{table}")
+    except BaseException:
+        plan_path.unlink(missing_ok=True)
+        raise
+    record = EngineRecord(
+        runtime=trt.flavour,
+        runtime_version=trt.version,
+        onnx_sha256=onnx_sha256,
+        pipeline_digest=pipeline.digest,
+        precision=reference.precision,
+        window_zyx=reference.window_zyx,
+        batch=len(reference.windows),
+        compute_capability=gpu.compute_capability,
+        device=gpu.name,
+        files=hashes_of([plan_path], out),
+        parity=finding.row.to_dict(),
+        seconds_per_tile=finding.seconds_per_tile,
+        options=options.to_dict(),
+        tomopoint=__version__,
+    )
+    record.save(out)
+    return record
 
 
 def build_with_onnxruntime(model_path: Path, folder: Path, options: BuildOptions) -> Engine:
