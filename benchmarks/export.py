@@ -1,7 +1,9 @@
-"""Time, memory, size and parity of an exported graph of full-size networks with random weights.
+"""Time, memory, size and parity of an exported graph of full-size networks with random weights, and its sm_75 build.
 
 Half SegResNet, half DynUNet, at the winner's widths. Heads are spread so that scores and offsets use their range (fresh
-ones answer almost constant maps, on which any graph agrees). Each precision runs in a process of its own.
+ones answer almost constant maps, on which any graph agrees). The window is cut from a simulated tomogram, whose
+statistics are those of real ones. Each precision runs in a process of its own. The graph with float16 convolutions
+then goes through TensorRT-RTX's parser and compiler for a T4, which needs no GPU (float32 ones it cannot compile).
 
     python benchmarks/export.py [--folds 5] [--window 192,128,128] [--precision fp32]
 """
@@ -18,13 +20,17 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from tomopoint.data.project import Project
 from tomopoint.export.command import parse_window
+from tomopoint.export.engine_build import BuildOptions, build_plan
 from tomopoint.export.merge import Merged
 from tomopoint.export.onnx_export import ExportOptions, export_merged
+from tomopoint.inference.engines.flavour import load_tensorrt
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.contract import PointNetwork
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
+from tomopoint.simulate.command import simulate
 
 ARCHITECTURES = ("segresnet", "dynunet")
 SPREAD = 1.5
@@ -46,17 +52,44 @@ def measure(precision: str, folds: int, window_zyx: tuple[int, int, int]) -> dic
     members = tuple(Member(f"fold{k // 2}", name, (), None, f"{k:064x}") for k, name in enumerate(names))
     overlap_zyx = tuple(size // 4 // 2 * 2 for size in window_zyx)
     pipeline = Pipeline(COMPETITION_PARTICLES, VOXEL_A, tiling=Tiling(window_zyx, overlap_zyx, 0.1), members=members)
-    with TemporaryDirectory() as folder:
-        options = ExportOptions(precision=precision)
-        report = export_merged(Merged(networks, pipeline), Path(folder) / "ensemble.onnx", options)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        options = ExportOptions(precision=precision, tomogram_path=simulated_tomogram(folder, window_zyx))
+        report = export_merged(Merged(networks, pipeline), folder / "ensemble.onnx", options)
+        figures: dict[str, object] = {
+            "networks": len(networks),
+            "parameters_million": round(sum(p.numel() for n in networks for p in n.parameters()) / 1e6, 1),
+            "megabytes": round(report.n_bytes / 1e6, 1),
+            "seconds": round(report.seconds, 1),
+            "peak_gigabytes": round(peak_gigabytes(), 2),
+            "parity": [row.to_dict() for row in report.rows],
+        }
+        if precision == "fp16":
+            figures["sm_75"] = build_for_t4(report.path)
+    return figures
+
+
+def simulated_tomogram(folder: Path, window_zyx: tuple[int, int, int]) -> Path:
+    """Write a tomogram barely larger than the window; return its store."""
+    shape = ",".join(str(size + 16) for size in window_zyx)
+    simulate(folder / "project", train_runs=1, test_runs=0, shape=shape, workers=1)
+    return Project(folder / "project").runs("train")[0].tomogram_path()
+
+
+def build_for_t4(path: Path) -> dict[str, object]:
+    trt = load_tensorrt("tensorrt_rtx")
+    plan = build_plan(path, trt, BuildOptions())
     return {
-        "networks": len(networks),
-        "parameters_million": round(sum(p.numel() for n in networks for p in n.parameters()) / 1e6, 1),
-        "megabytes": round(report.n_bytes / 1e6, 1),
-        "seconds": round(report.seconds, 1),
-        "peak_gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
-        "parity": [row.to_dict() for row in report.rows],
+        "tensorrt": trt.title,
+        "layers": plan.n_layers,
+        "parse_seconds": round(plan.parse_seconds, 2),
+        "build_seconds": round(plan.build_seconds, 1),
+        "plan_megabytes": round(plan.n_bytes / 1e6, 1),
     }
+
+
+def peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def main() -> None:
