@@ -26,7 +26,8 @@ from tomopoint.pipeline import Pipeline, Tiling
 from tomopoint.training.checkpoints import RECIPE, WEIGHTS, MemberRecord, find_members, load_member, save_weights
 from tomopoint.training.recipes import Recipe
 from tomopoint.training.trained import load_trained_run, read_held_out_truth
-from tomopoint.training.validate_command import parse_sizes, parse_thresholds, validate
+from tomopoint.training.validate_command import validate
+from tomopoint.training.validate_steps import parse_sizes, parse_thresholds
 from tomopoint.training.validation import PredictionOptions, choose_tiling
 
 RUNS = ("TS_1", "TS_2", "TS_3")

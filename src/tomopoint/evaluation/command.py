@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tomopoint.command import CommandResult
-
-if TYPE_CHECKING:
-    from tomopoint.evaluation.score import Score
 
 
 def score(submission: Path, truth: Path) -> CommandResult:
@@ -26,6 +22,7 @@ def score(submission: Path, truth: Path) -> CommandResult:
     """
     from tomopoint.data.tables import read_pick_table
     from tomopoint.evaluation.score import score_picks
+    from tomopoint.evaluation.score_text import score_figures, score_text
     from tomopoint.evaluation.truth import read_truth
     from tomopoint.pipeline import COMPETITION_PARTICLES
 
@@ -68,6 +65,7 @@ def report(
         The exported graph: adds its parity with PyTorch.
     """
     from tomopoint.evaluation.report import ReportSources, build_report
+    from tomopoint.evaluation.score_text import score_figures
     from tomopoint.files import write_atomically
 
     sources = ReportSources(data, submission, truth, run, prediction or submission.parent, model)
@@ -77,29 +75,3 @@ def report(
     text = f"{kind}: {built.score.score:.4f}\nwrote {out} ({len(built.html) / 1e6:.1f} MB); open it in a browser"
     figures = {"report": str(out), "simulated": built.simulated, **score_figures(built.score)}
     return CommandResult(text, figures)
-
-
-def score_figures(score: Score) -> dict[str, Any]:
-    """Return a score as plain JSON types."""
-    from dataclasses import asdict
-
-    return {
-        "score": score.score,
-        "per_class": {name: asdict(item) for name, item in score.per_class.items()},
-        "per_run": {run: score.of_runs([run]).score for run in score.runs},
-    }
-
-
-def score_text(score: Score) -> str:
-    """Return a score as a table for people."""
-    head = f"{'particle':22}{'weight':>7}{'F4':>9}{'precision':>11}{'recall':>9}"
-    head += f"{'TP':>7}{'FP':>7}{'FN':>7}{'error A':>9}"
-    lines = [head]
-    for name, item in score.per_class.items():
-        error = "-" if item.localisation_A is None else f"{item.localisation_A:.1f}"
-        lines.append(
-            f"{name:22}{item.weight:7g}{item.f_beta:9.4f}{item.precision:11.4f}{item.recall:9.4f}"
-            f"{item.tp:7d}{item.fp:7d}{item.fn:7d}{error:>9}"
-        )
-    runs = ", ".join(f"{run} {score.of_runs([run]).score:.4f}" for run in score.runs)
-    return "\n".join([*lines, f"per run: {runs}", f"score: {score.score:.4f}"])

@@ -69,7 +69,7 @@ def estimate_residual(
     stacked = np.concatenate(errors)
     n = len(stacked)
     if n < 2:
-        return Residual((0.0, 0.0, 0.0), (float("inf"),) * 3, n)
+        return Residual((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), n)
     mean, error = stacked.mean(axis=0), stacked.std(axis=0, ddof=1) / np.sqrt(n)
     return Residual(
         (float(mean[0]), float(mean[1]), float(mean[2])), (float(error[0]), float(error[1]), float(error[2])), n

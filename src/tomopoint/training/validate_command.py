@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tomopoint.command import CommandResult
-from tomopoint.errors import TomopointError
-
-if TYPE_CHECKING:
-    from tomopoint.data.project import Project
-    from tomopoint.evaluation.calibration import Calibration, CalibrationOptions
-    from tomopoint.pipeline import Pipeline
-    from tomopoint.training.trained import TrainedRun
-    from tomopoint.training.validation import PredictionOptions
 
 
 def validate(
@@ -51,6 +43,7 @@ def validate(
     from tomopoint.data.tomograms import describe_tomogram
     from tomopoint.training.machine import Machine
     from tomopoint.training.trained import base_pipeline, load_trained_run
+    from tomopoint.training.validate_steps import adopt_thresholds, calibrate_run, parse_sizes, parse_thresholds
     from tomopoint.training.validation import PredictionOptions, choose_tiling
 
     calibration = parse_thresholds(thresholds)
@@ -66,114 +59,5 @@ def validate(
     shapes = [describe_tomogram(project.run(n, "train").tomogram_path(trained.tomo_type)).shape_zyx for n in names]
     pipeline = base_pipeline(trained, choose_tiling(shapes, trained.divisor, options), options.views)
     if isinstance(calibration, Path):
-        return _adopt(run, pipeline, calibration)
-    return _calibrate(trained, pipeline, project, (options, calibration))
-
-
-def parse_sizes(name: str, text: str | None) -> tuple[int, int, int] | None:
-    """Read ``"192,128,128"``; TomopointError for anything else but None."""
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise TomopointError(f"--{name} {text!r}: give three whole numbers of voxels, z,y,x, e.g. 192,128,128")
-    z, y, x = (int(part) for part in parts)
-    return z, y, x
-
-
-def parse_thresholds(text: str) -> CalibrationOptions | Path:
-    """Read ``"curve"``, ``"counts"``, ``"counts:1.5"`` or the path of a ``pipeline.json``."""
-    from tomopoint.evaluation.calibration import CalibrationOptions
-
-    method, _, number = text.partition(":")
-    if text == "curve":
-        return CalibrationOptions()
-    if method == "counts":
-        try:
-            wanted = float(number or CalibrationOptions.picks_per_particle)
-        except ValueError:
-            wanted = 0.0
-        if wanted > 0:
-            return CalibrationOptions(method="counts", picks_per_particle=wanted)
-    elif text.endswith(".json"):
-        return Path(text)
-    raise TomopointError(f"--thresholds {text!r}: use curve, counts, counts:1.5 or the path of a pipeline.json")
-
-
-def _adopt(run: Path, pipeline: Pipeline, source: Path) -> CommandResult:
-    """Take thresholds and residual of another run, without predicting anything."""
-    from dataclasses import replace
-
-    from tomopoint.pipeline import Pipeline
-    from tomopoint.training.validation import PIPELINE
-
-    other = Pipeline.load(source)
-    decoding = replace(pipeline.decoding, residual_xyz_A=other.decoding.residual_xyz_A)
-    adopted = replace(pipeline, decoding=decoding).with_thresholds({p.name: p.threshold for p in other.particles})
-    path = run / PIPELINE
-    adopted.save(path)
-    text = f"wrote {path} with the thresholds of {source}; nothing was predicted, so it holds no score"
-    return CommandResult(text, {"pipeline": str(path), "thresholds": {p.name: p.threshold for p in adopted.particles}})
-
-
-def _calibrate(
-    trained: TrainedRun, pipeline: Pipeline, project: Project, how: tuple[PredictionOptions, CalibrationOptions]
-) -> CommandResult:
-    """Predict, calibrate, write; return the tables."""
-    from dataclasses import replace
-
-    from tomopoint.evaluation.calibration import calibrate
-    from tomopoint.training.trained import read_held_out_truth
-    from tomopoint.training.validation import PIPELINE, calibrated, predict_held_out, save_validation
-
-    options, choice = how
-    if not trained.held_out:
-        raise TomopointError(
-            f"no network of {trained.folder} holds a run out, so thresholds cannot be measured; "
-            "take those of a validated run with --thresholds runs/NAME/pipeline.json"
-        )
-    truth = read_held_out_truth(trained, project)
-    picks, records = predict_held_out(trained, pipeline, project, options)
-    choice = replace(choice, floor=pipeline.decoding.floor)
-    calibration = calibrate(truth, picks, trained.groups, pipeline.particles, choice)
-    final = calibrated(pipeline, calibration)
-    content = {
-        "method": choice.method,
-        "data_root": str(project.root.resolve()),
-        "simulated": project.is_simulated,
-        "predictions": records,
-        **calibration.to_dict(),
-    }
-    save_validation(trained, final, content)
-    path = trained.folder / PIPELINE
-    figures = {name: value for name, value in content.items() if name not in ("curves", "per_group")}
-    table = validation_text(calibration, project.is_simulated)
-    text = f"{table}\nwrote {path}\nnext: python export_onnx.py {trained.folder} -o ensemble.onnx"
-    return CommandResult(text, {**figures, "pipeline": str(path)})
-
-
-def validation_text(calibration: Calibration, simulated: bool) -> str:
-    """Return thresholds and scores as tables for people."""
-    head = f"{'particle':22}{'threshold':>10}  {'flat (1 %)':13}{'F4':>8}{'left out':>10}{'recall':>8}{'precision':>11}"
-    lines = [f"{head}{'error A':>9}"]
-    left_out = calibration.left_out
-    for name, item in calibration.score.per_class.items():
-        choice = calibration.choices[name]
-        flat = f"{choice.flat_low:.3f}-{choice.flat_high:.3f}" if choice.from_curve else "not measured"
-        other = f"{left_out.per_class[name].f_beta:10.4f}" if left_out else f"{'-':>10}"
-        error = "-" if item.localisation_A is None else f"{item.localisation_A:.1f}"
-        lines.append(
-            f"{name:22}{choice.threshold:10.3f}  {flat:13}{item.f_beta:8.4f}{other}"
-            f"{item.recall:8.3f}{item.precision:11.3f}{error:>9}"
-        )
-    for name, runs in calibration.groups.items():
-        lines.append(f"{name} ({', '.join(runs)}): {calibration.score.of_runs(runs).score:.4f}")
-    x, y, z = calibration.residual.mean_xyz_A
-    lines.append(f"mean error of {calibration.residual.n} picks, x y z: {x:+.2f} {y:+.2f} {z:+.2f} A")
-    kind = "simulated out-of-fold score" if simulated else "out-of-fold score"
-    honest = f"{left_out.score:.4f}" if left_out else "not available with one fold"
-    lines.append(
-        f"{kind}: {calibration.score.score:.4f} at thresholds chosen on these runs; "
-        f"{honest} at thresholds chosen on the other folds"
-    )
-    return "\n".join(lines)
+        return adopt_thresholds(run, pipeline, calibration)
+    return calibrate_run(trained, pipeline, project, (options, calibration))
