@@ -28,7 +28,7 @@ def blob_pipeline() -> Pipeline:
         particles=COMPETITION_PARTICLES,
         voxel_A=VOXEL_A,
         normalisation=Normalisation(quantiles=(0.0, 1.0), clip_sd=50.0),
-        tiling=Tiling(WINDOW, (16, 16, 16), 0.2),
+        tiling=Tiling(WINDOW, (16, 16, 16), 0.01),
         decoding=Decoding(floor=0.05),
     ).with_thresholds({"ribosome": 0.5})
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tomopoint.data.tomograms import Tomogram
-from tomopoint.errors import DataError, PipelineError
+from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.inference.predict import predict_tomogram, predict_volume
 from tomopoint.inference.tiles import TilePlan
 from tomopoint.pipeline import COMPETITION_PARTICLES, Decoding, Normalisation, Pipeline, Tiling
@@ -130,6 +130,18 @@ def test_the_tomograms_own_voxel_size_scales_picks_and_the_residual_is_subtracte
     )
     expected = point[0, ::-1] * 10.1 - np.array([1.0, -2.0, 4.0])
     np.testing.assert_allclose(picks[["x", "y", "z"]].to_numpy()[0], expected, atol=0.1)
+
+
+def test_outputs_that_are_not_finite_are_an_error_not_an_empty_tomogram():
+    class Overflowing(Oracle):
+        def infer(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            scores, offsets = super().infer(windows)
+            scores[0, 0, 0, 0, 0] = np.nan
+            return scores, offsets
+
+    volume = ramp((40, 40, 40))
+    with pytest.raises(EngineError, match="scores that are not finite"):
+        predict_volume(volume, Overflowing(volume, {}, PIPELINE), PIPELINE)
 
 
 def test_another_voxel_size_is_refused():

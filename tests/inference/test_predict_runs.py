@@ -130,6 +130,44 @@ def test_a_killed_worker_loses_nothing(blob_project, slow_blob_model, tmp_path):
     check_picks(project, submission)
 
 
+def test_a_run_that_kills_its_workers_costs_no_other(blob_project, blob_model, tmp_path, monkeypatch):
+    """Reading one store ends the process; its neighbour, read ahead at the time, is not blamed."""
+    project, out = blob_project(4), tmp_path / "out"
+    # A real death of a real worker process: a module that Python imports at start kills it over one store.
+    hook = tmp_path / "site"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def watch(event, args):\n"
+        "    if event == 'open' and 'TS_1_1' in str(args[0]) and str(args[0]).endswith('0/0/0'):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sys.addaudithook(watch)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(hook))
+    summary = predict_runs(project.runs, blob_model, out, CPU)
+    assert [o.run for o in summary.failed] == ["TS_1_1"]
+    assert "died" in summary.failed[0].message
+    check_picks(project, read_pick_table(summary.folder.submission_path), ["TS_0_1", "TS_2_1", "TS_3_1"])
+
+
+def test_a_hanging_worker_does_not_hold_up_the_submission(blob_project, blob_model, tmp_path, monkeypatch):
+    """A worker that stops for ever over a store is ended at the limit, and the rest is submitted."""
+    project, out = blob_project(2), tmp_path / "out"
+    hook = tmp_path / "site"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "def watch(event, args):\n"
+        "    if event == 'open' and 'TS_1_1' in str(args[0]) and str(args[0]).endswith('0/0/0'):\n"
+        "        time.sleep(3600)\n"
+        "sys.addaudithook(watch)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(hook))
+    summary = predict_runs(project.runs, blob_model, out, replace(CPU, limit_hours=20 / 3600))
+    assert [(o.run, o.status) for o in summary.outcomes] == [("TS_0_1", "done"), ("TS_1_1", "not processed")]
+    check_picks(project, read_pick_table(summary.folder.submission_path), ["TS_0_1"])
+
+
 def test_a_killed_command_goes_on_where_it_stopped(blob_project, slow_blob_model, tmp_path):
     project, out = blob_project(3, (64, 64, 64)), tmp_path / "out"
     words = ["-m", "tomopoint", "predict", "--data", project.root, "--model", slow_blob_model, "--out", out]
@@ -176,12 +214,14 @@ def test_claims_are_exclusive_and_those_of_the_dead_are_taken_over(tmp_path):
     assert not folder.claim("TS_1_1", worker=1)
     folder.open({"graph": "a"})  # this process lives, so its claim stays
     assert not folder.claim("TS_1_1", worker=1)
+    claim = json.loads(folder.claim_path("TS_1_1").read_text())
     gone = subprocess.Popen(["true"])
     gone.wait()
-    claim = json.loads(folder.claim_path("TS_1_1").read_text())
-    folder.claim_path("TS_1_1").write_text(json.dumps({**claim, "pid": gone.pid}))
-    folder.open({"graph": "a"})
-    assert folder.claim("TS_1_1", worker=1)
+    # A dead process; and a number that another process, the first of the machine, has by now.
+    for pid in (gone.pid, 1):
+        folder.claim_path("TS_1_1").write_text(json.dumps({**claim, "pid": pid}))
+        folder.open({"graph": "a"})
+        assert folder.claim("TS_1_1", worker=1)
 
 
 def edited(model, tmp_path, change):
@@ -223,8 +263,14 @@ def test_cuda_without_a_gpu_is_refused_not_replaced(blob_model):
         load_engine(blob_model, "cuda")
 
 
-def test_no_engine_at_all_is_an_error(blob_project, tmp_path):
+def test_no_engine_at_all_is_an_error(blob_project, blob_model, tmp_path):
     project = blob_project(1)
     (tmp_path / "bad.onnx").write_bytes(b"nothing")
-    with pytest.raises(EngineError, match="no worker could load an engine"):
+    with pytest.raises(EngineError, match="not an ONNX file"):
         predict_runs(project.runs, tmp_path / "bad.onnx", tmp_path / "out", CPU)
+
+    def unknown_operator(content):
+        content.graph.node[0].op_type = "Convolve"
+
+    with pytest.raises(EngineError, match=r"no worker could load an engine.*Convolve"):
+        predict_runs(project.runs, edited(blob_model, tmp_path, unknown_operator), tmp_path / "out", CPU)

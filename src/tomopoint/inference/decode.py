@@ -100,9 +100,9 @@ def _decode_class(
         cells_zyx, scores = cells_zyx[best], scores[best]
     offsets_zyx = np.stack([maps.offsets[axis][tuple(cells_zyx.T)] for axis in range(3)], axis=1)
     centres_zyx_vox = (cells_zyx + 0.5) * maps.stride + offsets_zyx
-    # A pick outside the tomogram is certainly wrong; its nearest place inside is not.
-    centres_zyx_vox = np.clip(centres_zyx_vox, 0.0, np.asarray(maps.shape_zyx, dtype=np.float64))
     centres_xyz_A = centres_zyx_vox[:, ::-1] * voxel_A - np.asarray(pipeline.decoding.residual_xyz_A)
+    # A pick outside the tomogram is certainly wrong; its nearest place inside is not.
+    centres_xyz_A = np.clip(centres_xyz_A, 0.0, np.asarray(maps.shape_zyx[::-1]) * voxel_A)
     kept = suppress(centres_xyz_A, scores, particle.suppression_A)
     x, y, z = centres_xyz_A[kept].T
     columns = {"particle_type": particle.name, "x": x, "y": y, "z": z, "score": scores[kept]}

@@ -5,6 +5,7 @@
     prediction.json     which graph made this
     parts/<run>.csv     picks of a run, all above the floor; its presence means the run is done
     claims/<run>.json   who works on a run
+    suspects/<run>      a worker died while it held this run
     failed/<run>.txt    why a run cannot be done; tried again when the command is run again
     log.jsonl           one event per line
     pipeline.json       the Pipeline of the graph, so that thresholds can change later without it
@@ -45,7 +46,7 @@ class PredictionFolder:
 
     @property
     def pipeline_path(self) -> Path:
-        """The Pipeline of the graph; written by the first worker that loaded it."""
+        """The Pipeline of the graph."""
         return self.path / "pipeline.json"
 
     @property
@@ -65,6 +66,15 @@ class PredictionFolder:
         """Why one run failed."""
         return self.path / "failed" / f"{run}.txt"
 
+    def suspect_path(self, run: str) -> Path:
+        """Exists where a worker died while it held this run."""
+        return self.path / "suspects" / run
+
+    def suspect(self, run: str) -> None:
+        """Note that a worker died while it held this run, and give back its claim."""
+        self.suspect_path(run).touch()
+        self.release(run)
+
     def open(self, identity: dict[str, Any]) -> None:
         """Make the folder, or enter it again; forget earlier failures and the claims of dead processes.
 
@@ -73,7 +83,7 @@ class PredictionFolder:
         TomopointError
             It holds picks made with another graph.
         """
-        for name in ("parts", "claims", "failed"):
+        for name in ("parts", "claims", "failed", "suspects"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         record = self.path / "prediction.json"
         if record.exists():
@@ -86,8 +96,8 @@ class PredictionFolder:
                 )
         else:
             write_atomically(record, json.dumps(identity, indent=2) + "\n")
-        for failure in (self.path / "failed").glob("*.txt"):
-            failure.unlink()
+        for trace in (*(self.path / "failed").iterdir(), *(self.path / "suspects").iterdir()):
+            trace.unlink()
         for claim in (self.path / "claims").glob("*.json"):
             if not _owner_lives(claim):
                 claim.unlink(missing_ok=True)
@@ -96,7 +106,8 @@ class PredictionFolder:
         """Take a run; False where it is done, failed, or taken by someone else. Atomic across processes."""
         if self.part_path(run).exists() or self.failure_path(run).exists():
             return False
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "worker": worker, "time": time.time()}
+        pid = os.getpid()
+        owner = {"pid": pid, "started": _process_start(pid), "host": socket.gethostname(), "worker": worker}
         try:
             handle = os.open(self.claim_path(run), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
@@ -154,14 +165,23 @@ def _owner(claim: Path) -> dict[str, Any]:
 def _owner_lives(claim: Path) -> bool:
     owner = _owner(claim)
     if owner.get("host") == socket.gethostname():
-        try:
-            os.kill(int(owner["pid"]), 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # somebody else's process: it lives
-            return True
-        return True
+        started = _process_start(int(owner.get("pid", -1)))
+        return started is not None and started == owner.get("started")
     try:
         return time.time() - claim.stat().st_mtime < STALE_SECONDS
     except FileNotFoundError:
         return False
+
+
+def _process_start(pid: int) -> str | None:
+    """Return when a process of this machine started, in clock ticks since boot; None where it is dead or a zombie.
+
+    Process numbers are used again; number and start together are not.
+    """
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = status.rpartition(")")[2].split()  # the name before it may hold spaces
+    state, start = fields[0], fields[19]
+    return None if state in "ZX" else start

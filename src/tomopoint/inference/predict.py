@@ -8,9 +8,9 @@ import pandas as pd
 
 from tomopoint.data.normalisation import normalise
 from tomopoint.data.tomograms import Tomogram
-from tomopoint.errors import DataError, PipelineError
+from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.inference.decode import decode_maps
-from tomopoint.inference.engines.protocol import Engine
+from tomopoint.inference.engines.protocol import Array, Engine
 from tomopoint.inference.tiles import MapMerger, TilePlan, VolumeMaps
 from tomopoint.pipeline import Pipeline
 
@@ -49,10 +49,21 @@ def predict_volume(volume_zyx: npt.NDArray[np.float32], engine: Engine, pipeline
     plan = TilePlan.for_volume(volume_zyx.shape, pipeline.tiling, pipeline.stride)
     merger = MapMerger(plan, len(pipeline.particles), pipeline.tiling.edge_weight)
     for starts, windows in plan.batches(normalised, engine.batch):
-        scores, offsets = engine.infer(windows)
+        scores, offsets = _checked(engine.infer(windows))
         for index, start in enumerate(starts):
             merger.add(start, scores[index], offsets[index])
     return merger.maps()
+
+
+def _checked(outputs: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Refuse what is not finite: NaN from an overflow in half precision would pass as a tomogram without picks."""
+    for name, values in zip(("scores", "offsets"), outputs, strict=True):
+        if not np.isfinite(values).all():
+            raise EngineError(
+                f"the engine returned {name} that are not finite; check its precision (fp16 overflow?) with "
+                "the build_engine notebook, or use the fp32 graph"
+            )
+    return outputs
 
 
 def check_voxel_size(tomogram: Tomogram, pipeline: Pipeline) -> None:

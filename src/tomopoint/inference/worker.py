@@ -81,8 +81,6 @@ def work(job: Job, worker: int) -> None:
         # Not only TomopointError: whatever a driver or a library throws here means that this worker has no engine.
         job.folder.log("engine_failed", worker=worker, message=str(error) or repr(error))
         raise SystemExit(ENGINE_FAILED) from error
-    if not job.folder.pipeline_path.exists():
-        pipeline.save(job.folder.pipeline_path)
     job.folder.log("engine", worker=worker, **engine.describe())
     loop = _Loop(job, worker, engine, pipeline)
     try:
@@ -117,16 +115,24 @@ class _Loop:
                 self.job.folder.touch(run)
 
     def _claimed(self, reader: ThreadPoolExecutor) -> Iterator[tuple[Run, Future[Tomogram]]]:
-        """Yield claimed runs with their tomograms being read; one is read ahead while there are enough for all."""
+        """Yield claimed runs with their tomograms being read; one is read ahead while that is no risk to it."""
         waiting = list(self.job.runs)
         ahead: tuple[Run, Future[Tomogram]] | None = None
         while True:
             current = ahead or self._claim_next(waiting, reader)
             if current is None:
                 return
-            # Reading ahead holds a run back from the others, so not when there may be none left for them.
-            ahead = self._claim_next(waiting, reader) if len(waiting) > self.job.n_workers else None
+            ahead = self._claim_next(waiting, reader) if self._may_read_ahead(current[0], waiting) else None
             yield current
+
+    def _may_read_ahead(self, current: Run, waiting: list[Run]) -> bool:
+        """Whether to hold a second run.
+
+        Not when there may be none left for the other workers, and not beside a run that a worker died over: the next
+        death must not be blamed on its neighbour.
+        """
+        suspects = [run for run in (current, *waiting[:1]) if self.job.folder.suspect_path(run.name).exists()]
+        return len(waiting) > self.job.n_workers and not suspects
 
     def _claim_next(self, waiting: list[Run], reader: ThreadPoolExecutor) -> tuple[Run, Future[Tomogram]] | None:
         while waiting:

@@ -24,16 +24,18 @@ from tomopoint.errors import EngineError
 from tomopoint.files import sha256_of
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.submission import Joined, join_parts
 from tomopoint.inference.worker import ENGINE_FAILED, Job, work
-from tomopoint.pipeline import Pipeline
 from tomopoint.progress import track
 
 MAX_CRASHES = 2
 """A run that took this many workers down with it is given up."""
 
 POLL_SECONDS = 0.1
+GRACE_SECONDS = 10.0
+"""A worker that is told to end has this long to do so."""
 
 logger = logging.getLogger(__name__)
 
@@ -126,19 +128,18 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
 
     Raises
     ------
-    EngineError
-        No worker could load an engine.
+    EngineError, PipelineError
+        `model_path` is no graph with a Pipeline, or no worker could load an engine for it.
     TomopointError
         `out` holds picks of another graph.
     """
     start = time.time()
     folder = PredictionFolder(out)
+    pipeline = read_pipeline(model_path)
     gpus = [] if options.provider == "cpu" else find_gpus()
     n_workers = options.workers or max(1, len(gpus))
-    identity = {"graph": sha256_of(model_path) if model_path.is_file() else None, "tomogram type": options.tomo_type}
-    if identity["graph"] is None:
-        raise EngineError(f"no such graph: {model_path}; write one with export_onnx.py")
-    folder.open(identity)
+    folder.open({"graph": sha256_of(model_path), "tomogram type": options.tomo_type})
+    pipeline.save(folder.pipeline_path)
     folder.log("prediction", tomopoint=__version__, n_runs=len(runs), workers=n_workers, model=str(model_path))
     todo = tuple(run for run in runs if not folder.part_path(run.name).exists())
     if len(todo) < len(runs):
@@ -160,16 +161,10 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
     if todo:
         crew.run()
     outcomes = tuple(_outcome(folder, run.name) for run in runs)
-    joined = join_parts(folder, [o.run for o in outcomes if o.status == "done"], _pipeline(folder))
+    joined = join_parts(folder, [o.run for o in outcomes if o.status == "done"], pipeline)
     seconds = time.time() - start
     folder.log("joined", n_picks=joined.n_picks, n_submitted=joined.n_submitted, total_seconds=round(seconds, 2))
     return PredictionSummary(outcomes, joined, folder, seconds, crew.budget.mean_cost, n_workers)
-
-
-def _pipeline(folder: PredictionFolder) -> Pipeline:
-    if not folder.pipeline_path.exists():
-        raise EngineError(f"no worker got as far as loading its engine; see {folder.path / 'log.jsonl'}")
-    return Pipeline.load(folder.pipeline_path)
 
 
 def _outcome(folder: PredictionFolder, run: str) -> RunOutcome:
@@ -211,10 +206,25 @@ class _Crew:
                     logger.warning("%s", warning)
                     self.job.folder.log("warning", message=warning)
         finally:
-            for process in self.processes.values():
-                process.terminate()
-            for process in self.processes.values():
-                process.join()
+            self._end()
+
+    def _end(self) -> None:
+        """End what still runs: politely, then a stopped or hanging process for good."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.join(GRACE_SECONDS)
+            process.kill()
+            process.join()
+
+    def _time_is_up(self) -> bool:
+        """Whether the limit is reached; workers stop before it unless one hangs or errs in its estimate."""
+        if self.job.limit is None or time.time() - self.job.started < self.job.limit:
+            return False
+        message = f"the limit of {self.job.limit / 3600:.2f} h is reached; workers that still run are ended"
+        logger.error("%s", message)
+        self.job.folder.log("warning", message=message)
+        return True
 
     def _start(self, worker: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -236,7 +246,7 @@ class _Crew:
                     continue
                 open_runs.remove(run)
                 yield run
-            if not open_runs or not alive:
+            if not open_runs or not alive or self._time_is_up():
                 return
             time.sleep(POLL_SECONDS)
 
@@ -272,7 +282,7 @@ class _Crew:
             if self.crashes[run] >= MAX_CRASHES:
                 self.job.folder.fail(run, f"{message}; see the machine's memory and the file")
             else:
-                self.job.folder.release(run)
+                self.job.folder.suspect(run)
         if not held:
             self.idle_crashes += 1
         # Every restart is paid for by a run's crash or an idle one, so there is an end to them.
