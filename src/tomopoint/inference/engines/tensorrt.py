@@ -95,11 +95,14 @@ def load_plan(plan_path: Path, trt: TensorRT) -> PipelinedEngine:
         "compute_capability": gpu.compute_capability,
         "engine": plan_path.name,
     }
+    executable: PlanExecutable | None = None
     try:
         with driver.current():
             executable = PlanExecutable(trt, plan, str(plan_path))
         return PipelinedEngine(executable, driver, description)
     except BaseException:
+        if executable is not None:
+            executable.close()  # before the context that its memory lies in
         driver.close()
         raise
 
