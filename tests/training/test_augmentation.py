@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from tomopoint.training.augmentation import CropTransform, draw_transform, inside, resample, rotation_matrix
 from tomopoint.training.recipes import AugmentationOptions
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from training_data import make_run
+
 from tomopoint.errors import DataError
 from tomopoint.training.crops import OVERHANG, CropSampler
 from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset, EpochSampler, collate_crops
 from tomopoint.training.recipes import AugmentationOptions, CropOptions
-from training_data import make_run
 
 SIZE = (16, 24, 32)
 SHAPE = (40, 70, 160)

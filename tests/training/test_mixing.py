@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from training_data import make_run
+
 from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset
 from tomopoint.training.mixing import PATCH_VOX, Crop, erase_cuboid, paste_particles, vary
 from tomopoint.training.recipes import AugmentationOptions, CropOptions
-from training_data import make_run
 
 
 def empty_crop(size=(64, 64, 64)):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.training.fit import check_sizes

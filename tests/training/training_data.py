@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Run
 from tomopoint.data.tomograms import write_tomogram
