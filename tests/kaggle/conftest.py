@@ -41,10 +41,21 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def staged(exported, tmp_path_factory):
+def checkout(tmp_path_factory):
+    """Return a copy of the checkout with an empty ``wheels/``: what `make wheels` fetched is not for this Python."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("src", "kernels", "recipes", "wheels"):
+        shutil.copytree(CHECKOUT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.whl"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def staged(exported, checkout, tmp_path_factory):
     """Return the kit staged from the graph. Never change it: `kit` is a copy."""
     out = tmp_path_factory.mktemp("stage") / "kit"
-    stage_dataset(exported.path, out, CHECKOUT)
+    stage_dataset(exported.path, out, checkout)
     return out
 
 

@@ -51,21 +51,21 @@ def test_the_wheel_carries_the_package_and_the_recipes(staged):
     assert any(name.startswith("tomopoint/recipes/") for name in names)
 
 
-def test_staging_twice_gives_the_same_files_and_leaves_nothing_besides(staged, exported, tmp_path):
+def test_staging_twice_gives_the_same_files_and_leaves_nothing_besides(staged, exported, tmp_path, checkout):
     out = tmp_path / "kit"
     shutil.copytree(staged, out)
     (out / "left-over.txt").write_text("of an earlier version")
-    stage_dataset(exported.path, out, CHECKOUT)
+    stage_dataset(exported.path, out, checkout)
     for path in staged.iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
     assert {path.name for path in out.iterdir()} == {path.name for path in staged.iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["kit"]
 
 
-def test_a_folder_with_something_else_is_not_replaced(exported, tmp_path):
+def test_a_folder_with_something_else_is_not_replaced(exported, tmp_path, checkout):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(DataError, match="not overwritten"):
-        stage_dataset(exported.path, tmp_path, CHECKOUT)
+        stage_dataset(exported.path, tmp_path, checkout)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
@@ -122,15 +122,15 @@ def _copy_export(exported, folder):
     return folder / exported.path.name
 
 
-def test_a_graph_changed_after_export_is_not_staged(exported, tmp_path):
+def test_a_graph_changed_after_export_is_not_staged(exported, tmp_path, checkout):
     model = _copy_export(exported, tmp_path)
     _flip_byte(model, model.stat().st_size // 2)
     with pytest.raises(EngineError, match="damaged or replaced"):
-        stage_dataset(model, tmp_path / "kit", CHECKOUT)
+        stage_dataset(model, tmp_path / "kit", checkout)
     assert not (tmp_path / "kit").exists()
 
 
-def test_a_graph_without_tomopoint_metadata_is_not_staged(exported, tmp_path):
+def test_a_graph_without_tomopoint_metadata_is_not_staged(exported, tmp_path, checkout):
     from tomopoint.export.reference import Reference
 
     model = _copy_export(exported, tmp_path)
@@ -140,14 +140,14 @@ def test_a_graph_without_tomopoint_metadata_is_not_staged(exported, tmp_path):
     reference = Reference.load(exported.reference_path)
     Reference(reference.windows, reference.outputs, "fp32", sha256_of(model)).save(tmp_path / "reference.npz")
     with pytest.raises(TomopointError, match=r"tomopoint\.pipeline|export"):
-        stage_dataset(model, tmp_path / "kit", CHECKOUT)
+        stage_dataset(model, tmp_path / "kit", checkout)
 
 
-def test_a_graph_without_reference_is_not_staged(exported, tmp_path):
+def test_a_graph_without_reference_is_not_staged(exported, tmp_path, checkout):
     model = _copy_export(exported, tmp_path)
     (tmp_path / "reference.npz").unlink()
     with pytest.raises(DataError, match=r"reference\.npz"):
-        stage_dataset(model, tmp_path / "kit", CHECKOUT)
+        stage_dataset(model, tmp_path / "kit", checkout)
 
 
 def test_build_dataset_checks_from_the_command_line(kit):
@@ -160,3 +160,11 @@ def test_build_dataset_checks_from_the_command_line(kit):
     assert done.returncode == 1
     assert "ensemble.onnx" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_wheel_that_is_not_locked_is_not_staged(exported, checkout, tmp_path):
+    copy = Path(shutil.copytree(checkout, tmp_path / "checkout"))
+    (copy / "wheels" / "zarr-2.18.0-py3-none-any.whl").write_bytes(b"old")
+    with pytest.raises(TomopointError, match=r"zarr-2\.18\.0-py3-none-any\.whl is not what .*kernel\.lock locks"):
+        stage_dataset(exported.path, tmp_path / "kit", copy)
+    assert not (tmp_path / "kit").exists()

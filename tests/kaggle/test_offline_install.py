@@ -43,25 +43,21 @@ def empty_environment(folder: Path) -> Path:
     return python
 
 
-@pytest.fixture(scope="module")
-def kit(exported, tmp_path_factory):
+@pytest.fixture
+def full_kit(exported, checkout, tmp_path):
     """Return a kit staged with every locked wheel."""
-    checkout = tmp_path_factory.mktemp("checkout")
-    for name in ("src", "kernels", "recipes", "wheels"):
-        shutil.copytree(CHECKOUT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__", "*.whl"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(CHECKOUT / name, checkout / name)
-    fetch(checkout / "wheels")
-    stage_dataset(exported.path, checkout / "kit", checkout)
-    return checkout / "kit"
+    copy = Path(shutil.copytree(checkout, tmp_path / "checkout"))
+    fetch(copy / "wheels")
+    stage_dataset(exported.path, tmp_path / "kit", copy)
+    return tmp_path / "kit"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(python_of_kaggle() is None, reason=f"no python{PYTHON_VERSION} here")
-def test_both_notebooks_code_runs_in_an_empty_environment_without_an_index(kit, project, tmp_path):
+def test_both_notebooks_code_runs_in_an_empty_environment_without_an_index(full_kit, project, tmp_path):
     python = empty_environment(tmp_path / "image")
     root = tmp_path / "kaggle"
-    shutil.copytree(kit, root / "input" / "datasets" / "somebody" / "tomopoint-kit")
+    shutil.copytree(full_kit, root / "input" / "datasets" / "somebody" / "tomopoint-kit")
     shutil.copytree(project, root / "input" / "competitions" / "czii")
     environment = {
         "PATH": os.environ["PATH"],
@@ -83,7 +79,7 @@ def test_both_notebooks_code_runs_in_an_empty_environment_without_an_index(kit, 
             assert record["parity"]["ok"]
             shutil.copytree(root / "working", root / "input" / "notebooks" / "somebody" / "build-engine")
     installed = {path.name.split("-")[0] for path in (root / "temp" / "packages").glob("*.dist-info")}
-    assert {name.split("==")[0] for name in Manifest.load(kit).install} == installed
+    assert {name.split("==")[0] for name in Manifest.load(full_kit).install} == installed
     assert not {name.lower().replace("_", "-") for name in installed} & read_image(CHECKOUT / "wheels" / "image.txt")
     lines = (root / "working" / "submission.csv").read_text().splitlines()
     assert lines[0] == "id,experiment,particle_type,x,y,z"

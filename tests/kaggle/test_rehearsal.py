@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.inference.engines.load import load_engine
-from tomopoint.kaggle.rehearsal import rehearse
+from tomopoint.kaggle.rehearsal import check_python, rehearse
 from tomopoint.kaggle.submit import check_submission
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -53,6 +54,16 @@ def test_the_failing_cell_is_shown_and_the_notebook_kept(kit, project, tmp_path,
     with pytest.raises(TomopointError, match=r"(?s)wheels = 1.*the disk is full"):
         rehearse(kit, project, tmp_path / "out", "flat", kernels)
     assert "the disk is full" in (tmp_path / "out" / "executed" / "build_engine.ipynb").read_text()
+
+
+def test_a_kit_for_another_python_is_refused_and_one_for_both_is_not(tmp_path):
+    here = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    for tag in ("cp37", "py3"):
+        (tmp_path / f"thing-1-{tag}-none-any.whl").touch()
+    with pytest.raises(TomopointError, match=f"are for cp37, this Python is {here}; rehearse with that Python"):
+        check_python(tmp_path)
+    (tmp_path / f"thing-1-{here}-none-any.whl").touch()
+    check_python(tmp_path)
 
 
 def test_what_cannot_be_rehearsed_is_refused_before_a_notebook_starts(kit, project, tmp_path):

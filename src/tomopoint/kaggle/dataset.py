@@ -28,6 +28,7 @@ from tomopoint.kaggle.metadata import (
     dataset_metadata,
     load_config,
 )
+from tomopoint.kaggle.wheels import Wheel, check_wheels
 from tomopoint.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
     DataError
         No graph or reference there, or `out` is a folder with something else in it.
     TomopointError
-        The wheel cannot be built, or ``kernels.toml`` breaks Kaggle's rules.
+        The wheel cannot be built, ``kernels.toml`` breaks Kaggle's rules, or ``wheels/`` is not what its lock says.
     """
     metadata = dataset_metadata(load_config(checkout / "kernels" / "kernels.toml"))
     _refuse_foreign(out)
@@ -63,8 +64,8 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
         kit.mkdir()
         logger.info("build the package wheel")
         build_wheel(checkout, kit)
-        for path in sorted((checkout / "wheels").glob("*.whl")):
-            shutil.copyfile(path, kit / path.name)
+        for wheel in _third_party(checkout / "wheels"):
+            shutil.copyfile(wheel.path, kit / wheel.path.name)
         shutil.copyfile(model_path, kit / MODEL)
         shutil.copyfile(model_path.with_name(REFERENCE_NAME), kit / REFERENCE)
         pipeline.save(kit / PIPELINE)
@@ -75,6 +76,16 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
         check_dataset(kit)
         _swap(kit, out, Path(holder) / "replaced")
     return manifest
+
+
+def _third_party(folder: Path) -> list[Wheel]:
+    """Return the wheels to take along: none, which only serves a rehearsal, or all that are locked."""
+    if not any(folder.glob("*.whl")):
+        logger.warning(
+            "no wheels in %s: this kit runs where zarr and ONNX Runtime are installed; `make wheels`", folder
+        )
+        return []
+    return check_wheels(folder)
 
 
 def check_model(model_path: Path, reference_path: Path) -> Pipeline:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,6 +75,7 @@ def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: 
         raise TomopointError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     Project(data).runs("test")
     check_dataset(dataset)
+    check_python(dataset)
     config = load_config(kernels_folder / "kernels.toml")
     out = out.resolve()
     _clear(out)
@@ -92,6 +95,18 @@ def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: 
         if not path.is_file():
             raise TomopointError(f"the notebooks ran but left no {path}; see {out / 'executed'}")
     return Rehearsal(submission, engine, tuple(notebooks), seconds)
+
+
+def check_python(dataset: Path) -> None:
+    """Refuse a kit whose wheels are for another Python than this one: the notebooks could not install them."""
+    here = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    tags = {path.stem.split("-")[-3] for path in dataset.glob("*.whl")}
+    other = sorted(tag for tag in tags if re.fullmatch(r"cp3\d+", tag) and tag != here)
+    if other and here not in tags:
+        raise TomopointError(
+            f"the wheels in {dataset} are for {', '.join(other)}, this Python is {here}; rehearse with that Python "
+            "(make PYTHON=...), or with a kit that was staged while wheels/ was empty"
+        )
 
 
 def _mounts(config: KernelsConfig, layout: str) -> dict[str, str]:
