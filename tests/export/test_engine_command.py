@@ -104,7 +104,7 @@ def test_an_engine_with_other_outputs_is_removed(graphs, tmp_path, stand_in, mon
     monkeypatch.setattr(
         engine_trial.Reference, "load", lambda path: Reference(true.windows, wrong, true.precision, true.onnx_sha256)
     )
-    with pytest.raises(EngineError, match=r"does not reproduce PyTorch, nothing is published:\n.*\n.*FAILED"):
+    with pytest.raises(EngineError, match=r"does not reproduce PyTorch here, so nothing is published:\n.*\n.*FAILED"):
         make_engine(graphs / "fp16" / "ensemble.onnx", tmp_path, "tensorrt_rtx", BuildOptions())
     assert list(tmp_path.iterdir()) == []
 

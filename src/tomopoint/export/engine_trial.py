@@ -13,7 +13,7 @@ from tomopoint.export.engine_build import BuildOptions, build_plan
 from tomopoint.export.parity import Outputs, ParityRow, compare, format_table, tolerance_for
 from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of
-from tomopoint.inference.engines.flavour import load_tensorrt, require_gpu
+from tomopoint.inference.engines.flavour import TensorRT, load_tensorrt, require_gpu
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.protocol import Engine
 from tomopoint.inference.engines.record import ENGINE_NAME, EngineRecord
@@ -81,14 +81,7 @@ def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions
     options = replace(options, compute_capability=gpu.compute_capability)
     plan_path = out / ENGINE_NAME
     try:
-        engine = build_native(model_path, out, options, trt.flavour)
-        try:
-            finding = measure(engine, trt.flavour, trt.title, reference)
-        finally:
-            engine.close()
-        if not finding.row.ok:
-            table = format_table([finding.row])
-            raise EngineError(f"{trt.title} on {gpu.name} does not reproduce PyTorch, nothing is published:\n{table}")
+        finding = _try_native(model_path, out, (trt, options), reference)
     except BaseException:
         plan_path.unlink(missing_ok=True)
         raise
@@ -110,6 +103,20 @@ def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions
     )
     record.save(out)
     return record
+
+
+def _try_native(model_path: Path, out: Path, how: tuple[TensorRT, BuildOptions], reference: Reference) -> Finding:
+    """Build, load and measure; EngineError where the outputs are not PyTorch's."""
+    trt, options = how
+    engine = build_native(model_path, out, options, trt.flavour)
+    try:
+        finding = measure(engine, trt.flavour, trt.title, reference)
+    finally:
+        engine.close()
+    if not finding.row.ok:
+        table = format_table([finding.row])
+        raise EngineError(f"{trt.title} does not reproduce PyTorch here, so nothing is published:\n{table}")
+    return finding
 
 
 def build_with_onnxruntime(model_path: Path, folder: Path, options: BuildOptions) -> Engine:
