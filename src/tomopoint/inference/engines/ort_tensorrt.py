@@ -27,18 +27,14 @@ def build_options(cache_folder: Path, workspace_gib: float, optimization_level: 
         "trt_dump_ep_context_model": "1",
         "trt_ep_context_file_path": str(cache_folder / CONTEXT_NAME),
         "trt_ep_context_embed_mode": "0",  # the engine stays a file of its own: a protobuf holds no 2 GB
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(cache_folder),
     }
 
 
 def cached_options(cache_folder: Path) -> dict[str, str]:
-    """Return the provider's options for every later load: take what `cache_folder` has."""
-    return {
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(cache_folder),
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(cache_folder),
-        "trt_force_timing_cache": "1",
-    }
+    """Return the provider's options for every later load: take what `cache_folder` has, which may be read-only."""
+    return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache_folder)}
 
 
 def preload_tensorrt() -> None:
