@@ -58,6 +58,7 @@ COMMANDS: dict[str, Entry] = {
     "predict": Entry("tomopoint.inference.command:predict", "pick particles in many tomograms, write submission.csv"),
     "score": Entry("tomopoint.evaluation.command:score", "official score of a submission", ("submission",)),
     "report": Entry("tomopoint.evaluation.command:report", "one HTML page about a submission"),
+    "engine": Entry("tomopoint.export.command:engine", "build a TensorRT engine and check it on this GPU", ("model",)),
     "rehearse": Entry("tomopoint.kaggle.command:rehearse", "run both notebooks here, in a copy of Kaggle's folders"),
     "demo": Entry("tomopoint.demo:demo", "the whole road on simulated tomograms"),
 }

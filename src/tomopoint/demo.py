@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import subprocess
 import sys
@@ -36,7 +37,7 @@ class DemoSize:
     shape
         Voxels along z, y, x of each, as ``D,H,W``.
     recipe
-        Training recipe.
+        Training recipe; it has two folds, which are trained side by side.
     """
 
     train_runs: int
@@ -45,7 +46,7 @@ class DemoSize:
     recipe: str
 
 
-FULL = DemoSize(train_runs=6, test_runs=3, shape="184,384,384", recipe="demo")
+FULL = DemoSize(train_runs=12, test_runs=4, shape="128,320,320", recipe="demo")
 QUICK = DemoSize(train_runs=2, test_runs=2, shape="96,160,160", recipe="demo-quick")
 
 
@@ -78,44 +79,56 @@ def demo(out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -> C
         "report": out / "report.html",
     }
     seconds: dict[str, float] = {}
-    for name, words in _steps(size, seed, paths):
-        seconds[name] = _run_step(name, words)
+    for name, commands in _steps(size, seed, paths):
+        seconds[name] = _run_step(name, commands)
     figures = _figures(paths, seconds, time.monotonic() - start)
     return CommandResult(_text(figures), figures)
 
 
-def _steps(size: DemoSize, seed: int, paths: dict[str, Path]) -> list[tuple[str, list[str]]]:
-    """Return each step's name and command line."""
+def _steps(size: DemoSize, seed: int, paths: dict[str, Path]) -> list[tuple[str, list[list[str]]]]:
+    """Return each step's name and its command lines, which run side by side."""
     tomopoint = [sys.executable, "-m", "tomopoint"]
     p = {name: str(path) for name, path in paths.items()}
     runs = ["--train-runs", str(size.train_runs), "--test-runs", str(size.test_runs)]
     sources = ["--data", p["data"], "--submission", p["submission"], "--truth", p["truth"]]
+    train = [*tomopoint, "train", "--data", p["data"], "--recipe", size.recipe, "--out", p["run"]]
+    script = [sys.executable, str(CHECKOUT / "export_onnx.py")]
+    stage = [sys.executable, str(CHECKOUT / "build_dataset.py"), "--model", p["model"], "--out", p["dataset"]]
+    rehearse = [*tomopoint, "rehearse", "--dataset", p["dataset"], "--data", p["data"], "--out", p["rehearsal"]]
     return [
-        ("simulate", [*tomopoint, "simulate", p["data"], *runs, "--shape", size.shape, "--seed", str(seed)]),
-        ("train", [*tomopoint, "train", "--data", p["data"], "--recipe", size.recipe, "--out", p["run"]]),
-        ("validate", [*tomopoint, "validate", p["run"]]),
-        ("export", [sys.executable, str(CHECKOUT / "export_onnx.py"), p["run"], "-o", p["model"]]),
-        (
-            "stage",
-            [sys.executable, str(CHECKOUT / "build_dataset.py"), "--model", p["model"], "--out", p["dataset"]],
-        ),
-        (
-            "rehearse",
-            [*tomopoint, "rehearse", "--dataset", p["dataset"], "--data", p["data"], "--out", p["rehearsal"]],
-        ),
-        ("report", [*tomopoint, "report", *sources, "--run", p["run"], "--model", p["model"], "--out", p["report"]]),
+        ("simulate", [[*tomopoint, "simulate", p["data"], *runs, "--shape", size.shape, "--seed", str(seed)]]),
+        ("train", [[*train, "--folds", fold] for fold in ("0", "1")]),
+        ("validate", [[*tomopoint, "validate", p["run"]]]),
+        ("export", [[*script, p["run"], "-o", p["model"]]]),
+        ("stage", [stage]),
+        ("rehearse", [rehearse]),
+        ("report", [[*tomopoint, "report", *sources, "--run", p["run"], "--model", p["model"], "--out", p["report"]]]),
     ]
 
 
-def _run_step(name: str, words: Sequence[str]) -> float:
-    """Run one command, its output passing through; return its seconds."""
-    shown = shlex.join(["python", *words[1:]])
-    logger.info("demo, step %s: %s", name, shown)
+def _run_step(name: str, commands: Sequence[Sequence[str]]) -> float:
+    """Run a step's commands, their output passing through; return its seconds."""
+    environment = dict(os.environ)
+    if len(commands) > 1:  # threads that wait for each other's cores cost more than the cores give
+        environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // len(commands)))
     start = time.monotonic()
-    done = subprocess.run(words, cwd=CHECKOUT, stdout=sys.stderr, check=False)
-    if done.returncode != 0:
-        raise TomopointError(f"the demo stopped at step {name!r} (status {done.returncode}), see above: {shown}")
+    processes = []
+    for words in commands:
+        logger.info("demo, step %s: %s", name, _shown(words))
+        processes.append(subprocess.Popen(words, cwd=CHECKOUT, stdout=sys.stderr, env=environment))
+    try:
+        statuses = [process.wait() for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()
+    for words, status in zip(commands, statuses, strict=True):
+        if status != 0:
+            raise TomopointError(f"the demo stopped at step {name!r} (status {status}), see above: {_shown(words)}")
     return round(time.monotonic() - start, 1)
+
+
+def _shown(words: Sequence[str]) -> str:
+    return shlex.join(["python", *words[1:]])
 
 
 def _refuse_other_demo(out: Path, options: dict[str, Any]) -> None:

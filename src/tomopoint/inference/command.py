@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tomopoint.command import CommandResult
-
-if TYPE_CHECKING:
-    from tomopoint.inference.workers import PredictionSummary
 
 
 def predict(
@@ -57,34 +53,4 @@ def predict(
     chosen = [project.run(name.strip(), split) for name in runs.split(",")] if runs else project.runs(split)
     options = PredictOptions(workers, provider, tomo_type, limit_hours, engine)
     summary = predict_runs(chosen, model, out, options)
-    return CommandResult(_text(summary), _figures(summary), summary.ok)
-
-
-def _figures(summary: PredictionSummary) -> dict[str, object]:
-    return {
-        "n_runs": len(summary.outcomes),
-        "n_picks": summary.joined.n_picks,
-        "n_submitted": summary.joined.n_submitted,
-        "counts": summary.joined.counts,
-        "not_done": {outcome.run: outcome.message for outcome in summary.failed},
-        "seconds_per_run": round(summary.mean_run_seconds, 2),
-        "workers": summary.n_workers,
-        "submission": str(summary.folder.submission_path),
-        "picks": str(summary.folder.picks_path),
-    }
-
-
-def _text(summary: PredictionSummary) -> str:
-    n_done = len(summary.outcomes) - len(summary.failed)
-    rows = [f"  {name:20} {count:6d}" for name, count in summary.joined.counts.items()]
-    problems = [f"  {outcome.run} ({outcome.status}): {outcome.message}" for outcome in summary.failed]
-    lines = [
-        f"{n_done} of {len(summary.outcomes)} runs predicted in {summary.seconds:.0f} s, "
-        f"{summary.joined.n_submitted} picks above their thresholds:",
-        *rows,
-        f"Submission: {summary.folder.submission_path}",
-        f"All {summary.joined.n_picks} picks with scores: {summary.folder.picks_path}",
-    ]
-    if problems:
-        lines += ["Not in the submission; mend the cause and run the same command again:", *problems]
-    return "\n".join(lines)
+    return CommandResult(summary.text(), summary.figures(), summary.ok)

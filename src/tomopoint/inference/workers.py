@@ -26,7 +26,8 @@ from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.folder import PredictionFolder
-from tomopoint.inference.submission import Joined, join_parts
+from tomopoint.inference.submission import join_parts
+from tomopoint.inference.summary import PredictionSummary, RunOutcome
 from tomopoint.inference.worker import ENGINE_FAILED, Job, work
 from tomopoint.progress import track
 
@@ -63,61 +64,6 @@ class PredictOptions:
     tomo_type: str = DEFAULT_TOMO_TYPE
     limit_hours: float | None = None
     record_path: Path | None = None
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """What became of one run.
-
-    Attributes
-    ----------
-    run
-        Its name.
-    status
-        ``"done"``, ``"failed"`` or ``"not processed"``.
-    message
-        Why it is not done.
-    """
-
-    run: str
-    status: str
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class PredictionSummary:
-    """What became of all runs, and where the results are.
-
-    Attributes
-    ----------
-    outcomes
-        One per run, in the order given.
-    joined
-        The tables made of what is done.
-    folder
-        Where everything is.
-    seconds, mean_run_seconds
-        Wall time of the command; seconds one worker spends on a run (0 where none was predicted).
-    n_workers
-        Processes that shared the runs.
-    """
-
-    outcomes: tuple[RunOutcome, ...]
-    joined: Joined
-    folder: PredictionFolder
-    seconds: float
-    mean_run_seconds: float
-    n_workers: int
-
-    @property
-    def ok(self) -> bool:
-        """Whether every run is done."""
-        return all(outcome.status == "done" for outcome in self.outcomes)
-
-    @property
-    def failed(self) -> tuple[RunOutcome, ...]:
-        """Runs that are not done."""
-        return tuple(outcome for outcome in self.outcomes if outcome.status != "done")
 
 
 def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: PredictOptions) -> PredictionSummary:

@@ -18,7 +18,8 @@ from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.load import TENSORRT_RUNTIMES
 from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
 from tomopoint.inference.folder import PredictionFolder
-from tomopoint.inference.workers import PredictionSummary, PredictOptions, predict_runs
+from tomopoint.inference.summary import PredictionSummary
+from tomopoint.inference.workers import PredictOptions, predict_runs
 from tomopoint.kaggle.inputs import find_competition, find_engine_record, find_kit
 from tomopoint.kaggle.manifest import MODEL, PIPELINE, Manifest
 from tomopoint.pipeline import Pipeline

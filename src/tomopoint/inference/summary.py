@@ -1,0 +1,94 @@
+"""What became of a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.submission import Joined
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What became of one run.
+
+    Attributes
+    ----------
+    run
+        Its name.
+    status
+        ``"done"``, ``"failed"`` or ``"not processed"``.
+    message
+        Why it is not done.
+    """
+
+    run: str
+    status: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """What became of all runs, and where the results are.
+
+    Attributes
+    ----------
+    outcomes
+        One per run, in the order given.
+    joined
+        The tables made of what is done.
+    folder
+        Where everything is.
+    seconds, mean_run_seconds
+        Wall time of the command; seconds one worker spends on a run (0 where none was predicted).
+    n_workers
+        Processes that shared the runs.
+    """
+
+    outcomes: tuple[RunOutcome, ...]
+    joined: Joined
+    folder: PredictionFolder
+    seconds: float
+    mean_run_seconds: float
+    n_workers: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether every run is done."""
+        return all(outcome.status == "done" for outcome in self.outcomes)
+
+    @property
+    def failed(self) -> tuple[RunOutcome, ...]:
+        """Runs that are not done."""
+        return tuple(outcome for outcome in self.outcomes if outcome.status != "done")
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures as plain JSON values."""
+        return {
+            "n_runs": len(self.outcomes),
+            "n_picks": self.joined.n_picks,
+            "n_submitted": self.joined.n_submitted,
+            "counts": self.joined.counts,
+            "not_done": {outcome.run: outcome.message for outcome in self.failed},
+            "seconds_per_run": round(self.mean_run_seconds, 2),
+            "workers": self.n_workers,
+            "submission": str(self.folder.submission_path),
+            "picks": str(self.folder.picks_path),
+        }
+
+    def text(self) -> str:
+        """Return the same for people, and what to do about runs that are not done."""
+        n_done = len(self.outcomes) - len(self.failed)
+        rows = [f"  {name:20} {count:6d}" for name, count in self.joined.counts.items()]
+        problems = [f"  {outcome.run} ({outcome.status}): {outcome.message}" for outcome in self.failed]
+        lines = [
+            f"{n_done} of {len(self.outcomes)} runs predicted in {self.seconds:.0f} s, "
+            f"{self.joined.n_submitted} picks above their thresholds:",
+            *rows,
+            f"Submission: {self.folder.submission_path}",
+            f"All {self.joined.n_picks} picks with scores: {self.folder.picks_path}",
+        ]
+        if problems:
+            lines += ["Not in the submission; mend the cause and run the same command again:", *problems]
+        return "\n".join(lines)
