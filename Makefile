@@ -25,7 +25,7 @@ demo: $(READY)  ## the whole road on simulated tomograms, about 12 minutes; QUIC
 	$(BIN)/python -m tomopoint demo $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
 test: $(READY)  ## the tests, under five minutes on two cores
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # one thread each: two processes fill two cores
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
