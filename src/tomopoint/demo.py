@@ -36,6 +36,8 @@ class DemoSize:
         Numbers of simulated tomograms.
     shape
         Voxels along z, y, x of each, as ``D,H,W``.
+    window
+        Window of validation and submission, voxels; as large as these volumes allow with little overlap.
     recipe
         Training recipe; it has two folds, which are trained side by side.
     """
@@ -43,11 +45,12 @@ class DemoSize:
     train_runs: int
     test_runs: int
     shape: str
+    window: str
     recipe: str
 
 
-FULL = DemoSize(train_runs=12, test_runs=4, shape="128,320,320", recipe="demo")
-QUICK = DemoSize(train_runs=2, test_runs=2, shape="96,160,160", recipe="demo-quick")
+FULL = DemoSize(train_runs=16, test_runs=4, shape="128,320,320", window="128,192,192", recipe="demo")
+QUICK = DemoSize(train_runs=2, test_runs=2, shape="96,160,160", window="96,96,96", recipe="demo-quick")
 
 
 def demo(out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -> CommandResult:
@@ -98,7 +101,7 @@ def _steps(size: DemoSize, seed: int, paths: dict[str, Path]) -> list[tuple[str,
     return [
         ("simulate", [[*tomopoint, "simulate", p["data"], *runs, "--shape", size.shape, "--seed", str(seed)]]),
         ("train", [[*train, "--folds", fold] for fold in ("0", "1")]),
-        ("validate", [[*tomopoint, "validate", p["run"]]]),
+        ("validate", [[*tomopoint, "validate", p["run"], "--window", size.window]]),
         ("export", [[*script, p["run"], "-o", p["model"]]]),
         ("stage", [stage]),
         ("rehearse", [rehearse]),
