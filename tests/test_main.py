@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import sys
 import pytest
 
 from tomopoint.__main__ import COMMANDS, main
+from tomopoint.errors import machine_fault
+from tomopoint.files import write_atomically
 
 HEAVY = ("torch", "monai", "lightning", "onnxruntime", "matplotlib", "pandas", "zarr", "scipy")
 
@@ -51,6 +54,33 @@ def test_a_users_mistake_is_one_sentence_and_status_1(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "none.csv" in error
     assert "Traceback" not in error
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SystemExit) as end:
+        main(["simulate", str(tmp_path / "file" / "data"), "--train-runs", "1", "--shape", "16,16,16"])
+    assert end.value.code == 1
+    error = capsys.readouterr().err
+    assert "choose another path" in error
+    assert "Traceback" not in error
+
+
+def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path):
+    path = tmp_path / "deep" / "record.json"
+    write_atomically(path, "earlier")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "half\ud800")  # no encoding has this
+    assert [p.name for p in path.parent.iterdir()] == ["record.json"]
+    assert path.read_text() == "earlier"
+
+
+def test_faults_of_the_machine_are_told_from_bugs():
+    assert "free disk space" in machine_fault(OSError(errno.ENOSPC, "No space left on device"))
+    denied = PermissionError(errno.EACCES, "Permission denied", "/data")
+    assert "Permission denied: /data; change" in machine_fault(denied)
+    assert machine_fault(FileNotFoundError(errno.ENOENT, "No such file", "/data")) is None
+    assert machine_fault(ValueError("a bug")) is None
 
 
 def test_json_is_one_object(tmp_path, capsys):

@@ -21,7 +21,7 @@ from typing import Any
 
 from tomopoint import __version__
 from tomopoint.command import CommandResult
-from tomopoint.errors import TomopointError
+from tomopoint.errors import TomopointError, machine_fault
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ def _run_entry(program: str, entry: Entry, words: list[str]) -> int:
         result = function(**options)
     except TomopointError as error:
         sys.stderr.write(f"{program}: {error}\n")
+        return 1
+    except OSError as error:
+        if (fault := machine_fault(error)) is None:
+            raise
+        sys.stderr.write(f"{program}: {fault}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"{program}: stopped; run the same command again to go on from here\n")

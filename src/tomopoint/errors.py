@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_MISPLACED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+
 
 class TomopointError(Exception):
     """A mistake or a fault that a user can act on.
@@ -21,3 +27,21 @@ class PipelineError(TomopointError):
 
 class EngineError(TomopointError):
     """An inference engine cannot be built, loaded or trusted."""
+
+
+def machine_fault(error: BaseException) -> str | None:
+    """Say what to do about a full disk, a missing permission or a file in a folder's place; None for anything else.
+
+    These are no bugs, wherever they surface; a file that is not found where one must be still is.
+    """
+    if not isinstance(error, OSError):
+        return None
+    name = error.filename2 or error.filename  # of a rename, the file it was to become
+    what = f"{error.strerror}{f': {name}' if name else ''}"
+    if error.errno in _FULL:
+        return f"{what}; free disk space (or raise the quota) and run the same command again"
+    if error.errno in _FORBIDDEN:
+        return f"{what}; change its permissions, or choose a place where you may write"
+    if error.errno in _MISPLACED:
+        return f"{what}; a file stands where a folder is needed, or the reverse: choose another path"
+    return None

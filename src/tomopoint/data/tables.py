@@ -5,13 +5,13 @@ The only place, with the picks files, where coordinates are x, y, z.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from tomopoint.errors import DataError
+from tomopoint.files import whole_or_absent
 
 PICK_COLUMNS = ("experiment", "particle_type", "x", "y", "z", "score")
 """One row per pick; x, y, z in Angstrom from the volume's corner; score in (0, 1)."""
@@ -68,7 +68,5 @@ def write_submission(picks: pd.DataFrame, path: Path) -> None:
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    table.to_csv(temporary, index=False)
-    temporary.replace(path)
+    with whole_or_absent(path) as temporary:
+        table.to_csv(temporary, index=False)

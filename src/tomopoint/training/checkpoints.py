@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tomopoint.errors import TomopointError
-from tomopoint.files import sha256_of, write_atomically
+from tomopoint.files import sha256_of, whole_or_absent, write_atomically
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.contract import PointNetwork
@@ -162,10 +162,8 @@ def find_members(run_folder: Path) -> list[Path]:
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> str:
     """Write weights atomically as safetensors, on the CPU in float32; return the file's SHA-256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
-    temporary.replace(path)
+    with whole_or_absent(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
     return sha256_of(path)
 
 

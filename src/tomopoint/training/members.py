@@ -14,7 +14,7 @@ from typing import Any
 import tomopoint
 from tomopoint.data.folds import Fold, make_folds, parse_fold_selection
 from tomopoint.data.project import Project
-from tomopoint.errors import TomopointError
+from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
 from tomopoint.networks.contract import PointNetwork
 from tomopoint.training.checkpoints import (
@@ -210,9 +210,9 @@ def _train_one(
         # Other processes of a DDP run wait for this one: it must end, so that torchrun ends them.
         if Processes.from_environment().count > 1:
             raise
-        outcome.failed[task.label] = f"{type(error).__name__}: {error}"
-        known = isinstance(error, TomopointError)
-        logger.error("%s failed: %s", task.label, error, exc_info=None if known else error)
+        reason = str(error) if isinstance(error, TomopointError) else machine_fault(error)
+        outcome.failed[task.label] = reason or f"{type(error).__name__}: {error}"
+        logger.error("%s failed: %s", task.label, outcome.failed[task.label], exc_info=None if reason else error)
     else:
         outcome.trained.append(task.label)
 
