@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,49 @@ def test_another_graph_does_not_mix(blob_project, blob_model, slow_blob_model, t
     predict_runs(project.runs, blob_model, tmp_path / "out", CPU)
     with pytest.raises(TomopointError, match="picks made with another graph"):
         predict_runs(project.runs, slow_blob_model, tmp_path / "out", CPU)
+
+
+def test_another_project_with_the_same_run_names_does_not_mix(blob_project, blob_model, tmp_path):
+    project, out = blob_project(1), tmp_path / "out"
+    predict_runs(project.runs, blob_model, out, CPU)
+    copy = shutil.copytree(project.root, tmp_path / "copy")
+    moved = [replace(run, root=copy) for run in project.runs]
+    with pytest.raises(TomopointError, match="picks made with another data folder"):
+        predict_runs(moved, blob_model, out, CPU)
+
+
+def test_a_start_that_made_no_picks_binds_the_folder_to_nothing(tmp_path):
+    folder = PredictionFolder(tmp_path)
+    folder.open({"graph": "a"})
+    folder.open({"graph": "b"})
+    folder.part_path("TS_1").touch()
+    with pytest.raises(TomopointError, match="another graph"):
+        folder.open({"graph": "a"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"provider": "gpu"}, "use auto, tensorrt"), ({"workers": -1}, "negative"), ({"limit_hours": 0.0}, "positive")],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(TomopointError, match=message):
+        PredictOptions(**options)
+
+
+def test_a_log_that_cannot_be_written_costs_nothing(tmp_path, caplog):
+    folder = PredictionFolder(tmp_path)
+    folder.log_path.mkdir()  # even root cannot append to a folder
+    folder.log("done", run="TS_1")
+    assert "TS_1" in caplog.text
+    assert folder.events() == []
+
+
+def test_a_cut_line_of_the_log_is_left_out(tmp_path):
+    folder = PredictionFolder(tmp_path)
+    folder.log("done", run="TS_1")
+    with folder.log_path.open("a") as stream:
+        stream.write('{"event": "do')
+    assert [event["run"] for event in folder.events()] == ["TS_1"]
 
 
 def test_a_killed_worker_loses_nothing(blob_project, slow_blob_model, tmp_path):

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from tomopoint.evaluation.page import Markup, number, paragraph, section, table
+from tomopoint.inference.folder import PredictionFolder
 
-LOG = "log.jsonl"
 LISTED = 12
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a log; a last line that was cut off by a kill is left out."""
-    events = []
-    for line in path.read_text().splitlines():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
 
 
 def timings_section(folder: Path | None) -> list[Markup]:
     """Return a section with the seconds of every run, where `folder` holds a log."""
-    path = folder / LOG if folder else None
-    if path is None or not path.is_file():
-        return []
-    log = read_log(path)
+    log = PredictionFolder(folder).events() if folder else []
     events = [event for event in log if event["event"] == "done"]
     if not events:
         return []
-    failed = [event["run"] for event in log if event["event"] == "failed"]
+    done = {event["run"] for event in events}
+    failed = sorted({event["run"] for event in log if event["event"] == "failed"} - done)  # some succeed when repeated
     totals = [float(event["total_seconds"]) for event in log if event["event"] == "joined"]
     seconds = sorted(float(event["seconds"]) for event in events)
     slowest = sorted(events, key=lambda event: -float(event["seconds"]))[:LISTED]

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -31,6 +32,8 @@ HEARTBEAT_SECONDS = 30.0
 
 STALE_SECONDS = 20 * HEARTBEAT_SECONDS
 """A claim of another machine that was not touched for this long belongs to a dead process."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class PredictionFolder:
     def picks_path(self) -> Path:
         """All picks with scores."""
         return self.path / "picks.csv"
+
+    @property
+    def log_path(self) -> Path:
+        """One event per line."""
+        return self.path / "log.jsonl"
 
     def part_path(self, run: str) -> Path:
         """Picks of one run; exists exactly when the run is done."""
@@ -81,17 +89,20 @@ class PredictionFolder:
         Raises
         ------
         TomopointError
-            It holds picks made with another graph.
+            It holds picks (not only the traces of a failed start) made with another graph or of other data.
         """
         for name in ("parts", "claims", "failed", "suspects"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         record = self.path / "prediction.json"
-        if record.exists():
-            earlier = json.loads(record.read_text())
+        if record.exists() and next((self.path / "parts").glob("*.csv"), None) is not None:
+            try:
+                earlier = dict(json.loads(record.read_text()))
+            except (ValueError, TypeError) as error:
+                raise TomopointError(f"{record} is damaged ({error}); choose another --out") from error
             differing = [key for key in identity if earlier.get(key) != identity[key]]
             if differing:
                 raise TomopointError(
-                    f"{self.path} holds picks made with another {', '.join(differing)}; "
+                    f"{self.path} holds picks made with another {' and another '.join(differing)}; "
                     "choose another --out, or delete that folder to start over"
                 )
         else:
@@ -144,13 +155,29 @@ class PredictionFolder:
         self.release(run)
 
     def log(self, event: str, **details: Any) -> None:
-        """Append one event; a single write, so that lines of several processes do not mix."""
+        """Append one event; a single write, so that lines of several processes do not mix.
+
+        A log that cannot be written (a full disk) costs no run: it is said once more on standard error.
+        """
         line = json.dumps({"time": round(time.time(), 3), "event": event, **details}) + "\n"
-        handle = os.open(self.path / "log.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
+            handle = os.open(self.log_path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+            try:
+                os.write(handle, line.encode())
+            finally:
+                os.close(handle)
+        except OSError as error:
+            logger.warning("%s cannot be written (%s): %s", self.log_path, error.strerror, line.rstrip())
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events of the log, none where there is no log; a line that was cut off is left out."""
+        events = []
+        for line in self.log_path.read_text().splitlines() if self.log_path.is_file() else []:
+            try:
+                events.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return events
 
 
 def _owner(claim: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ another takes over.
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -20,11 +19,12 @@ from pathlib import Path
 
 from tomopoint import __version__
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, Run
-from tomopoint.errors import EngineError
+from tomopoint.errors import EngineError, TomopointError
 from tomopoint.files import sha256_of
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.engines.load import PROVIDERS
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.submission import join_parts
 from tomopoint.inference.summary import PredictionSummary, RunOutcome
@@ -65,6 +65,14 @@ class PredictOptions:
     limit_hours: float | None = None
     record_path: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.provider not in PROVIDERS:
+            raise EngineError(f"--provider {self.provider!r} is unknown; use {', '.join(PROVIDERS)}")
+        if self.workers < 0:
+            raise TomopointError(f"--workers must not be negative, got {self.workers}; 0 takes one per GPU")
+        if self.limit_hours is not None and self.limit_hours <= 0:
+            raise TomopointError(f"--limit-hours must be positive, got {self.limit_hours}; leave it out for no limit")
+
 
 def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: PredictOptions) -> PredictionSummary:
     """Predict runs with worker processes and write ``picks.csv`` and ``submission.csv``.
@@ -77,14 +85,15 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
     EngineError, PipelineError
         `model_path` is no graph with a Pipeline, or no worker could load an engine for it.
     TomopointError
-        `out` holds picks of another graph.
+        `out` holds picks of another graph or of other data.
     """
     start = time.time()
     folder = PredictionFolder(out)
     pipeline = read_pipeline(model_path)
     gpus = [] if options.provider == "cpu" else find_gpus()
     n_workers = options.workers or max(1, len(gpus))
-    folder.open({"graph": sha256_of(model_path), "tomogram type": options.tomo_type})
+    data = sorted({f"{run.root.resolve() / run.split}" for run in runs})
+    folder.open({"graph": sha256_of(model_path), "tomogram type": options.tomo_type, "data folder": data})
     pipeline.save(folder.pipeline_path)
     folder.log("prediction", tomopoint=__version__, n_runs=len(runs), workers=n_workers, model=str(model_path))
     todo = tuple(run for run in runs if not folder.part_path(run.name).exists())
@@ -210,7 +219,7 @@ class _Crew:
             del self.processes[worker]
             if process.exitcode == ENGINE_FAILED:
                 self.engine_failures += 1
-                logger.error("worker %d has no engine, see %s", worker, self.job.folder.path / "log.jsonl")
+                logger.error("worker %d has no engine, see %s", worker, self.job.folder.log_path)
                 if self.engine_failures == self.job.n_workers:
                     raise EngineError(f"no worker could load an engine: {_last_engine_failure(self.job.folder)}")
             elif process.exitcode != 0:
@@ -257,5 +266,4 @@ def _visible_gpu(gpu_indices: Sequence[int], worker: int) -> Iterator[None]:
 
 
 def _last_engine_failure(folder: PredictionFolder) -> str:
-    events = [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
-    return next((e["message"] for e in reversed(events) if e["event"] == "engine_failed"), "see log.jsonl")
+    return next((e["message"] for e in reversed(folder.events()) if e["event"] == "engine_failed"), "see log.jsonl")

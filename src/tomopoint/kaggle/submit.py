@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -184,8 +183,7 @@ def _table(summary: PredictionSummary, particles: Sequence[str]) -> pd.DataFrame
 
 
 def _seconds(folder: PredictionFolder) -> dict[str, float]:
-    events = [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()]
-    return {event["run"]: event["seconds"] for event in events if event["event"] == "done"}
+    return {event["run"]: event["seconds"] for event in folder.events() if event["event"] == "done"}
 
 
 def _report(summary: PredictionSummary, table: pd.DataFrame) -> list[str]:

@@ -15,6 +15,9 @@ from tomopoint.inference.engines.protocol import Engine
 from tomopoint.inference.engines.record import REBUILD, EngineRecord, Expected, check_engine_record
 from tomopoint.pipeline import Pipeline
 
+PROVIDERS = ("auto", "tensorrt", "cuda", "cpu")
+"""What :func:`load_engine` can be asked for."""
+
 ORT_TENSORRT = "onnxruntime-tensorrt"
 TENSORRT_RUNTIMES = (*FLAVOURS, ORT_TENSORRT)
 """Runtimes that need what was built before: an ``engine.json`` names their files."""
