@@ -12,7 +12,7 @@ from tomopoint.data.picks import write_picks
 from tomopoint.data.project import SIMULATION_RECORD, Project, Run
 from tomopoint.data.tables import write_pick_table, write_submission
 from tomopoint.data.tomograms import Tomogram, write_tomogram
-from tomopoint.errors import EngineError, TomopointError
+from tomopoint.errors import DataError, EngineError, TomopointError
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.command import report
 from tomopoint.evaluation.page import escape, number, table
@@ -123,6 +123,17 @@ def test_parity_comes_from_the_graph(project, tmp_path):
     assert "within tolerance" in page
     with pytest.raises(EngineError, match="nowhere"):
         report(root, submission, root / "truth", out, model=tmp_path / "nowhere.onnx")
+
+
+def test_missing_data_and_damaged_validation_are_refused(project, run_folder, tmp_path):
+    root, _ = project
+    where = (tmp_path / "prediction" / "submission.csv", root / "truth", tmp_path / "r.html")
+    with pytest.raises(DataError, match="no such folder"):
+        report(tmp_path / "nowhere", *where)
+    for content, message in (("{", "is damaged"), ("{}", "lacks curves")):
+        (run_folder / "validation.json").write_text(content)
+        with pytest.raises(DataError, match=message):
+            report(root, *where, run=run_folder)
 
 
 def test_a_run_that_was_not_validated_is_refused(project, tmp_path):

@@ -72,7 +72,14 @@ def test_command_line_prints_a_table_and_json(project, submission, capsys):
     assert json.loads(capsys.readouterr().out)["per_run"] == {"TS_1": pytest.approx(0.5 / 7)}
     with pytest.raises(SystemExit):
         main(["score", str(submission), "--truth", str(project)])
-    assert "score: 0.0714" in capsys.readouterr().out
+    assert "\nscore: 0.0714" in capsys.readouterr().out
+
+
+def test_a_score_against_simulated_truth_is_called_simulated(project, submission):
+    (project / "simulation.json").write_text("{}")
+    result = score(submission, project / "train" / "overlay")
+    assert result.figures["simulated"] is True
+    assert "simulated score: 0.0714" in result.text
 
 
 def test_command_line_ends_with_one_when_there_is_no_truth(tmp_path, submission, capsys):

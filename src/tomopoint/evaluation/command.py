@@ -23,16 +23,17 @@ def score(submission: Path, truth: Path) -> CommandResult:
     from tomopoint.data.tables import read_pick_table
     from tomopoint.evaluation.score import score_picks
     from tomopoint.evaluation.score_text import score_figures, score_text
-    from tomopoint.evaluation.truth import read_truth
+    from tomopoint.evaluation.truth import is_simulated_truth, read_truth
     from tomopoint.pipeline import COMPETITION_PARTICLES
 
     table = read_pick_table(submission)
     result = score_picks(read_truth(truth, [p.name for p in COMPETITION_PARTICLES]), table)
     ignored = int((~table["experiment"].isin(result.runs)).sum())
-    text = score_text(result)
+    simulated = is_simulated_truth(truth)
+    text = score_text(result, simulated)
     if ignored:
         text += f"\n{ignored} of {len(table)} rows belong to runs that {truth} does not hold; they were left out."
-    figures = {**score_figures(result), "n_rows": len(table), "n_rows_left_out": ignored}
+    figures = {**score_figures(result), "simulated": simulated, "n_rows": len(table), "n_rows_left_out": ignored}
     return CommandResult(text, figures)
 
 

@@ -17,13 +17,14 @@ from tomopoint import __version__
 from tomopoint.data.project import Project, Run
 from tomopoint.data.tables import read_pick_table
 from tomopoint.data.tomograms import read_tomogram
+from tomopoint.errors import DataError
 from tomopoint.evaluation.figures import FOUND, MISSED, WRONG, draw_slices, marker_of
 from tomopoint.evaluation.page import Markup, number, page, paragraph, picture, section, table, tiles
 from tomopoint.evaluation.score import Score, score_picks
 from tomopoint.evaluation.slices import choose_slabs, judge_picks
 from tomopoint.evaluation.timings import timings_section
 from tomopoint.evaluation.training_sections import parity_section, read_validation, validation_sections
-from tomopoint.evaluation.truth import read_truth
+from tomopoint.evaluation.truth import is_simulated_truth, read_truth
 from tomopoint.files import sha256_of
 from tomopoint.pipeline import COMPETITION_PARTICLES, Particle, Pipeline
 
@@ -95,14 +96,16 @@ def build_report(sources: ReportSources) -> Report:
     Raises
     ------
     DataError
-        The submission, the truth or a tomogram cannot be read.
+        The submission, the truth or a tomogram cannot be read, or there is no folder `data`.
     PipelineError
         `run` is given and not validated.
     """
     picks = read_pick_table(sources.submission)
     truth = read_truth(sources.truth, [particle.name for particle in sources.particles])
     score = score_picks(truth, picks, sources.particles)
-    simulated = Project(sources.data).is_simulated
+    if not sources.data.is_dir():
+        raise DataError(f"no such folder: {sources.data}; --data takes the folder that holds train/ and test/")
+    simulated = Project(sources.data).is_simulated or is_simulated_truth(sources.truth)
     parts = [
         _headline(score, sources, simulated),
         _classes(score),

@@ -17,8 +17,8 @@ def score_figures(score: Score) -> dict[str, Any]:
     }
 
 
-def score_text(score: Score) -> str:
-    """Return a score as a table for people."""
+def score_text(score: Score, simulated: bool = False) -> str:
+    """Return a score as a table for people; `simulated` says that the tomograms were."""
     head = f"{'particle':22}{'weight':>7}{'F4':>9}{'precision':>11}{'recall':>9}"
     head += f"{'TP':>7}{'FP':>7}{'FN':>7}{'error A':>9}"
     lines = [head]
@@ -29,4 +29,4 @@ def score_text(score: Score) -> str:
             f"{item.tp:7d}{item.fp:7d}{item.fn:7d}{error:>9}"
         )
     runs = ", ".join(f"{run} {score.of_runs([run]).score:.4f}" for run in score.runs)
-    return "\n".join([*lines, f"per run: {runs}", f"score: {score.score:.4f}"])
+    return "\n".join([*lines, f"per run: {runs}", f"{'simulated ' if simulated else ''}score: {score.score:.4f}"])

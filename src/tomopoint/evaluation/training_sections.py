@@ -16,11 +16,8 @@ from tomopoint.evaluation.matching import match_points
 from tomopoint.evaluation.page import Markup, number, paragraph, picture, section, table
 from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
 from tomopoint.evaluation.truth import read_truth
-from tomopoint.inference.engines.graph_metadata import read_metadata
+from tomopoint.inference.engines.graph_metadata import PARITY_KEY, read_metadata
 from tomopoint.pipeline import Pipeline
-
-PARITY_KEY = "tomopoint.parity"
-"""Under which a graph carries its parity table."""
 
 
 def read_validation(run_folder: Path) -> dict[str, Any] | None:
@@ -28,7 +25,13 @@ def read_validation(run_folder: Path) -> dict[str, Any] | None:
     path = run_folder / "validation.json"
     if not path.is_file():
         return None
-    content: dict[str, Any] = json.loads(path.read_text())
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        missing = {"score", "score_left_out", "per_class", "thresholds", "residual", "curves"} - set(content)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); run `tomopoint validate {run_folder}` again") from error
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(sorted(missing))}; run `tomopoint validate {run_folder}` again")
     return content
 
 

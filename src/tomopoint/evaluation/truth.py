@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tomopoint.data.picks import read_run_picks
-from tomopoint.data.project import RUNS_FOLDER
+from tomopoint.data.project import RUNS_FOLDER, Project
 from tomopoint.errors import DataError
 
 PICKS_FOLDER = "Picks"
@@ -48,6 +48,12 @@ def read_truth(
         raise DataError(f"{folder} holds no picks of {', '.join(missing)}; it has those of {', '.join(folders)}")
     chosen = folders if runs is None else {run: folders[run] for run in sorted(runs)}
     return {run: read_run_picks(path, particle_names) for run, path in chosen.items()}
+
+
+def is_simulated_truth(folder: Path) -> bool:
+    """Whether the folder lies in a project that `tomopoint simulate` made: scores against it are called simulated."""
+    place = folder.resolve()
+    return any(Project(root).is_simulated for root in (place, *place.parents))
 
 
 def find_run_folders(folder: Path) -> dict[str, Path]:

@@ -10,10 +10,9 @@ from typing import Any
 
 from tomopoint import __version__
 from tomopoint.export.parity import ParityRow
+from tomopoint.inference.engines.graph_metadata import PARITY_KEY, PIPELINE_KEY
 from tomopoint.pipeline import Pipeline
 
-PIPELINE_KEY = "tomopoint.pipeline"
-PARITY_KEY = "tomopoint.parity"
 VERSION_KEY = "tomopoint.version"
 EXPORT_KEY = "tomopoint.export"
 

@@ -22,7 +22,7 @@ import pandas as pd
 
 from tomopoint import __version__
 from tomopoint.data.picks import write_picks
-from tomopoint.data.project import SAMPLE_SUBMISSION, Run
+from tomopoint.data.project import SAMPLE_SUBMISSION, SIMULATION_RECORD, Run
 from tomopoint.data.tables import write_submission
 from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import DataError
@@ -31,7 +31,6 @@ from tomopoint.progress import track
 from tomopoint.simulate.options import SimulationOptions, check_shape
 from tomopoint.simulate.particles import PARTICLE_NAMES
 
-SETTINGS_FILE = "simulation.json"
 RECORDS_FOLDER = "simulation"
 TRUTH_FOLDER = "truth"
 SPLITS = ("train", "test")
@@ -156,7 +155,7 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
         The folder holds something else, was made with other options, or already holds more runs than planned.
     """
     _check_folder(plan)
-    write_atomically(plan.out / SETTINGS_FILE, json.dumps(plan.settings(), indent=2, sort_keys=True) + "\n")
+    write_atomically(plan.out / SIMULATION_RECORD, json.dumps(plan.settings(), indent=2, sort_keys=True) + "\n")
     tasks = [(split, index) for split in SPLITS for index in range(plan.count(split))]
     missing = [task for task in tasks if not _record_path(plan.out, *task).exists()]
     if len(missing) < len(tasks):
@@ -225,7 +224,7 @@ def _default_workers(plan: ProjectPlan, n_missing: int) -> int:
 
 def _check_folder(plan: ProjectPlan) -> None:
     """Refuse a folder whose content this plan would mix with something else."""
-    settings_path = plan.out / SETTINGS_FILE
+    settings_path = plan.out / SIMULATION_RECORD
     if not settings_path.exists():
         present = [split for split in SPLITS if (plan.out / split).exists()]
         if present:

@@ -16,6 +16,9 @@ from tomopoint.pipeline import Pipeline
 PIPELINE_KEY = "tomopoint.pipeline"
 """Under which a graph carries its Pipeline."""
 
+PARITY_KEY = "tomopoint.parity"
+"""Under which a graph carries the table of its differences from PyTorch."""
+
 _METADATA_PROPS = 14  # ModelProto.metadata_props in onnx.proto, a StringStringEntryProto of key (1) and value (2)
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types of protobuf
 _MAX_VARINT_BYTES = 10
