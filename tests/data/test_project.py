@@ -64,6 +64,7 @@ def test_schemes_that_do_not_fit(scheme):
 def test_fold_selection():
     folds = {fold.name: fold for fold in make_folds(RUNS, "kfold-3")}
     assert parse_fold_selection("0, fold2", folds) == ["fold0", "fold2"]
+    assert parse_fold_selection("1,fold1,0", folds) == ["fold1", "fold0"]
     with pytest.raises(DataError, match="fold0, fold1, fold2"):
         parse_fold_selection("3", folds)
 

@@ -91,6 +91,14 @@ def test_enlarging_moves_points_apart_and_scales_radii():
     assert transform.scale != 1
 
 
+def test_a_given_scale_holds_though_crops_are_rarely_resampled():
+    """The second crop of a mixup has the scale of the first, whose radii its particles take."""
+    options = AugmentationOptions(**{**NOTHING, "scale": 0.05, "resample_probability": 0.0})
+    centre = np.array(SHAPE) / 2
+    assert draw_transform(np.random.default_rng(1), options, centre, SIZE, scale=1.03).scale == 1.03
+    assert draw_transform(np.random.default_rng(1), options, centre, SIZE, scale=1.0).copies_voxels
+
+
 def test_outside_the_volume_is_the_mean():
     for matrix in (np.eye(3), rotation_matrix(0.3, 0.1, 0.05)):
         crop = resample(torch.ones(20, 20, 20), CropTransform(matrix, np.zeros(3), (16, 16, 16)))

@@ -56,6 +56,7 @@ def test_the_winners_settings():
         ({"fit": {"precision": "fp8"}}, ["fp8"]),
         ({"crops": {"jitter": 0.7}}, ["jitter", "0.7"]),
         ({"crops": {"size_zyx": [64, 64]}}, ["size_zyx"]),
+        ({"seed": -1}, ["seed", "-1"]),
         (["fit"], ["name: value"]),
     ],
 )

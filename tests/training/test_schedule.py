@@ -98,6 +98,8 @@ def test_precision_fits_the_processor(tmp_path):
 def test_missing_gpu_and_missing_wandb_are_said(tmp_path, monkeypatch):
     with pytest.raises(TomopointError, match="finds no GPU"):
         Machine("cuda")
+    with pytest.raises(TomopointError, match="--workers"):
+        Machine("cpu", workers=-1)
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(TomopointError, match="pip install wandb"):
         Machine("cpu", curves="wandb").build_logger(tmp_path / "run" / "fold0" / "segresnet", "fold0/segresnet")

@@ -61,7 +61,10 @@ def make_folds(run_names: Sequence[str], scheme: str | Sequence[Sequence[str]]) 
     ]
     for fold in folds:
         if not fold.training_runs:
-            raise DataError(f"{fold.name} has no training runs left: {len(names)} runs are too few for {scheme!r}")
+            raise DataError(
+                f"{fold.name} has no training runs left: {len(names)} runs are too few for the folds {scheme!r}; "
+                "add runs, or set `folds` of the recipe to fewer"
+            )
     return folds
 
 
@@ -88,4 +91,4 @@ def parse_fold_selection(text: str, folds: Mapping[str, Fold]) -> list[str]:
     unknown = [name for name in names if name not in folds]
     if unknown or not names:
         raise DataError(f"--folds {text!r} does not fit: this recipe has {', '.join(folds)}")
-    return names
+    return list(dict.fromkeys(names))

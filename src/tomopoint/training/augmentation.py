@@ -75,7 +75,7 @@ def draw_transform(
     A crop that is not resampled is moved by less than a voxel so that its corner falls on a voxel's corner.
     """
     flips = np.diag(rng.choice((-1.0, 1.0), size=3)) if options.flips else np.eye(3)
-    if rng.random() < options.resample_probability:
+    if rng.random() < options.resample_probability or scale not in (None, 1.0):
         drawn = 1 + rng.uniform(-options.scale, options.scale)
         scale = drawn if scale is None else scale
         return CropTransform(_draw_rotation(rng, options) @ flips / scale, centre_zyx, size_zyx, scale)

@@ -65,7 +65,7 @@ class Machine:
     Raises
     ------
     TomopointError
-        A GPU is wanted and there is none.
+        A GPU is wanted and there is none, or a negative number of processes.
     """
 
     device: Device = "auto"
@@ -75,6 +75,8 @@ class Machine:
     def __post_init__(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise TomopointError("--device cuda: torch finds no GPU; use --device cpu, or install torch for CUDA")
+        if self.workers is not None and self.workers < 0:
+            raise TomopointError(f"--workers must not be negative, got {self.workers}; 0 cuts crops in this process")
 
     @property
     def on_gpu(self) -> bool:

@@ -234,6 +234,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(len(self.networks) > 0, "a recipe needs at least one network")
         titles = [network.title for network in self.networks]
+        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         _require(len(set(titles)) == len(titles), f"networks must differ in name or label, got {', '.join(titles)}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -282,7 +283,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TomopointError(f"{path} cannot be read as YAML: {error}") from error
+        raise TomopointError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     return recipe_from_dict({} if content is None else content, str(path))
 
 
