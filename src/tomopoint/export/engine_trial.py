@@ -73,10 +73,10 @@ def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions
         No TensorRT or GPU, a graph that is not its reference's or cannot be built, or outputs that are not PyTorch's.
     """
     trt = load_tensorrt(flavour)
+    pipeline = read_pipeline(model_path)
     reference = Reference.load(model_path.with_name(REFERENCE_NAME))
     onnx_sha256 = sha256_of(model_path)
     reference.require_graph(onnx_sha256, model_path)
-    pipeline = read_pipeline(model_path)
     gpu = require_gpu(f"building an engine with {trt.title} (to check a graph without one: --check-only)")
     options = replace(options, compute_capability=gpu.compute_capability)
     plan_path = out / ENGINE_NAME
