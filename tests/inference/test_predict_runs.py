@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -266,6 +267,20 @@ def test_claims_are_exclusive_and_those_of_the_dead_are_taken_over(tmp_path):
         folder.claim_path("TS_1_1").write_text(json.dumps({**claim, "pid": pid}))
         folder.open({"graph": "a"})
         assert folder.claim("TS_1_1", worker=1)
+
+
+def test_a_claim_that_cannot_be_written_is_no_claim(tmp_path):
+    """On a full disk an empty claim would keep its run from everyone until it is stale."""
+    folder = PredictionFolder(tmp_path)
+    folder.open({"graph": "a"})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            folder.claim("TS_1_1", worker=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert folder.claim("TS_1_1", worker=0)
 
 
 def edited(model, tmp_path, change):

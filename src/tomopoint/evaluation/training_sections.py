@@ -62,10 +62,11 @@ def _folds(validation: Mapping[str, Any], names: Sequence[str]) -> Markup:
     rows: list[tuple[str, ...]] = []
     for name in names:
         choice = validation["thresholds"][name]
+        flat = f"{choice['flat_low']:.3f} to {choice['flat_high']:.3f}" if choice["from_curve"] else "not measured"
         other = left_out[name]["f_beta"] if left_out else None
         rows.append(
             (
-                *(name, number(choice["threshold"]), f"{choice['flat_low']:.3f} to {choice['flat_high']:.3f}"),
+                *(name, number(choice["threshold"]), flat),
                 *(number(validation["per_class"][name]["f_beta"]), number(other)),
                 *(number(group["f_beta"][name]) for group in groups.values()),
             )

@@ -123,8 +123,12 @@ class PredictionFolder:
             handle = os.open(self.claim_path(run), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return False
-        with os.fdopen(handle, "w") as stream:
-            json.dump(owner, stream)
+        try:
+            with os.fdopen(handle, "w") as stream:
+                json.dump(owner, stream)
+        except OSError:
+            self.release(run)  # a claim without an owner (a full disk) would look alive until it is stale
+            raise
         if self.part_path(run).exists():  # done and released between the two looks
             self.release(run)
             return False

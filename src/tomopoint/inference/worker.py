@@ -15,7 +15,7 @@ from pathlib import Path
 from tomopoint.data.project import Run
 from tomopoint.data.tables import write_pick_table
 from tomopoint.data.tomograms import Tomogram, read_tomogram
-from tomopoint.errors import EngineError, TomopointError
+from tomopoint.errors import EngineError, TomopointError, machine_fault
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.engines.protocol import Engine
@@ -28,6 +28,8 @@ ENGINE_FAILED = 3
 
 ENGINE_BROKE = 4
 """Exit status of a worker whose engine failed on a run; it still holds the run, for the parent to see."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ def work(job: Job, worker: int) -> None:
     loop = _Loop(job, worker, engine, pipeline)
     try:
         loop.run()
+    except OSError as error:
+        if (fault := machine_fault(error)) is None:
+            raise
+        logger.error("worker %d: %s", worker, fault)
+        raise SystemExit(1) from error
     finally:
         engine.close()
 
@@ -162,7 +169,7 @@ class _Loop:
             self._fail(run, str(error))
         except Exception as error:  # noqa: BLE001
             # A bug, a full disk, memory: recorded with its origin; the other runs must still come out.
-            self._fail(run, f"{type(error).__name__}: {error}", traceback.format_exc())
+            self._fail(run, machine_fault(error) or f"{type(error).__name__}: {error}", traceback.format_exc())
         else:
             seconds = time.monotonic() - start
             self.budget.add(seconds)
