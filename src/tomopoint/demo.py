@@ -59,7 +59,7 @@ def demo(out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -> C
     Parameters
     ----------
     out
-        Folder for everything that is made; a step that is already done there is not repeated.
+        Folder for everything that is made; tomograms, networks and picks that are there already are not made again.
     seed
         Seed of the simulated tomograms.
     quick
