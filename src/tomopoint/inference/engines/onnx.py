@@ -78,6 +78,8 @@ class OnnxEngine:
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.pipeline = options.pipeline or pipeline_in(metadata, path)
         self.batch, self.window_zyx = _check_signature(self._session, self.pipeline, path)
+        shapes = {node.name: tuple(node.shape) for node in self._session.get_outputs()}
+        self._output_shapes = shapes[SCORES], shapes[OFFSETS]
 
     def infer(self, windows: Array) -> tuple[Array, Array]:
         """Run the graph, see :class:`~tomopoint.inference.engines.protocol.Engine`."""
@@ -85,11 +87,24 @@ class OnnxEngine:
         if count < self.batch:  # the graph's batch is fixed
             padding = np.zeros((self.batch - count, *windows.shape[1:]), dtype=np.float32)
             windows = np.concatenate([windows, padding])
+        scores, offsets = (np.empty(shape, dtype=np.float32) for shape in self._output_shapes)
         try:
-            scores, offsets = self._session.run([SCORES, OFFSETS], {INPUT: np.ascontiguousarray(windows)})
+            self._run(np.ascontiguousarray(windows, dtype=np.float32), {SCORES: scores, OFFSETS: offsets})
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             raise EngineError(f"ONNX Runtime failed on {self.path} ({self.provider}): {error}") from error
-        return scores[:count].astype(np.float32, copy=False), offsets[:count].astype(np.float32, copy=False)
+        return scores[:count], offsets[:count]
+
+    def _run(self, windows: Array, outputs: dict[str, Array]) -> None:
+        """Run the graph on arrays that ONNX Runtime reads and writes in place, or copies once, to and from a GPU.
+
+        A binding of its own for every call: it holds addresses, which must not outlive the arrays.
+        """
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(INPUT, windows)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
 
     def describe(self) -> dict[str, Any]:
         """Return runtime, version, provider and input shape."""
@@ -142,6 +157,10 @@ def _check_signature(session: Any, pipeline: Pipeline, path: Path) -> tuple[int,
     shape = inputs.get(INPUT, [])
     if len(shape) != 5 or not all(isinstance(size, int) for size in shape):
         raise PipelineError(f"{path} takes {inputs}, not one static input {INPUT!r}; write it with export_onnx.py")
+    # Arrays are bound by their address, so a wrong type would be read and written as if it were right.
+    wrong = [node.name for node in (*session.get_inputs(), *session.get_outputs()) if node.type != "tensor(float)"]
+    if wrong:
+        raise PipelineError(f"{', '.join(wrong)} of {path} must be float32; write the graph with export_onnx.py")
     batch, channels, *window = shape
     cells = [size // pipeline.stride for size in window]
     expected = {SCORES: [batch, len(pipeline.particles), *cells], OFFSETS: [batch, 3, *cells]}
