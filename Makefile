@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format kernels wheels clean
+.PHONY: help setup demo test test-slow check format kernels wheels push clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -44,6 +44,9 @@ kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py
 
 wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks, by hash, and print their sizes
 	$(BIN)/python -m tomopoint.kaggle.wheels
+
+push: $(READY)  ## upload the staged kit and both notebooks to Kaggle; DRY=1 only prints the commands, KIT=folder
+	$(BIN)/python -m tomopoint push $(or $(KIT),dist/kaggle-dataset) $(if $(DRY),--dry-run)
 
 bench-%: $(READY)  ## measure one thing: bench-simulator, bench-assign, ...
 	$(BIN)/python benchmarks/$*.py

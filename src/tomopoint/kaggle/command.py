@@ -1,15 +1,23 @@
-"""``build_dataset.py`` and ``tomopoint rehearse``."""
+"""``build_dataset.py``, ``tomopoint rehearse`` and ``tomopoint push``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
 
+if TYPE_CHECKING:
+    from tomopoint.kaggle.manifest import Manifest
+
 
 def build_dataset(
-    model: Path | None = None, out: Path = Path("dist/kaggle-dataset"), check: Path | None = None
+    model: Path | None = None,
+    out: Path = Path("dist/kaggle-dataset"),
+    check: Path | None = None,
+    push: Path | None = None,
+    dry_run: bool = False,
 ) -> CommandResult:
     """Stage the Kaggle dataset: package wheel, third-party wheels, graph, reference, manifest.
 
@@ -21,25 +29,35 @@ def build_dataset(
         Folder to make; an earlier kit there is replaced.
     check
         Stage nothing, verify this staged folder instead.
+    push
+        Stage nothing, verify this staged folder and upload it, as a new dataset or a new version of it.
+    dry_run
+        With --push: check everything and print the commands, call none.
     """
     from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.dataset import check_dataset, stage_dataset
 
-    if (model is None) == (check is None):
-        raise TomopointError("give --model ensemble.onnx to stage a dataset, or --check DIR to verify a staged one")
+    if sum(choice is not None for choice in (model, check, push)) != 1:
+        raise TomopointError("give one of --model ensemble.onnx to stage a dataset, --check DIR or --push DIR")
+    if push is not None:
+        return _push_dataset(push, dry_run)
+    if dry_run:
+        raise TomopointError("--dry-run goes with --push DIR")
     if model is not None:
         manifest, folder = stage_dataset(model, out, checkout_root()), out
     else:
         assert check is not None
         manifest, folder = check_dataset(check), check
+    return _show_kit(folder, manifest, "verified" if model is None else "staged and verified")
+
+
+def _show_kit(folder: Path, manifest: Manifest, verb: str) -> CommandResult:
     n_bytes = sum(file.bytes for file in manifest.files.values())
     rows = "\n".join(f"  {file.bytes / 1e6:9.2f} MB  {name}" for name, file in manifest.files.items())
-    verb = "verified" if model is None else "staged and verified"
     text = (
         f"{verb} {folder}: {len(manifest.files)} files, {n_bytes / 1e6:.1f} MB, to install: "
         f"{', '.join(manifest.install)}\n{rows}\n{_missing_wheels(manifest.install)}"
-        f"next: tomopoint rehearse --dataset {folder} --data ROOT --out work/rehearsal, then "
-        f"kaggle datasets create -p {folder}"
+        f"next: tomopoint rehearse --dataset {folder} --data ROOT --out work/rehearsal, then tomopoint push {folder}"
     )
     figures = {
         "dataset": str(folder),
@@ -49,6 +67,58 @@ def build_dataset(
         "pipeline_digest": manifest.pipeline_digest,
     }
     return CommandResult(text, figures)
+
+
+def _push_dataset(folder: Path, dry_run: bool) -> CommandResult:
+    from tomopoint.kaggle.checkout import checkout_root
+    from tomopoint.kaggle.cli import KaggleCli
+    from tomopoint.kaggle.push import check_kit, push_dataset
+
+    kit, cli = check_kit(folder, checkout_root()), KaggleCli(dry_run)
+    push_dataset(kit, cli)
+    end = "dry run, nothing was called" if dry_run else f"{kit.dataset} is ready on Kaggle"
+    text = "\n".join([*cli.lines, f"{end}: {kit.n_bytes / 1e6:.1f} MB"])
+    return CommandResult(text, {"dataset": kit.dataset, "n_bytes": kit.n_bytes, "commands": cli.lines})
+
+
+def push(dataset: Path, dry_run: bool = False, wait_minutes: float = 90.0, poll_seconds: float = 30.0) -> CommandResult:
+    """Upload the kit and both notebooks: dataset, engine notebook, wait until it has run, submit notebook.
+
+    Calls the kaggle command, which must be installed and logged in. Pushing a notebook runs it, on your GPU quota.
+
+    Parameters
+    ----------
+    dataset
+        Kit that build_dataset.py staged.
+    dry_run
+        Check everything and print the commands, call none.
+    wait_minutes
+        Longest wait for the dataset, and for the engine notebook with Kaggle's queue.
+    poll_seconds
+        Time between two questions.
+    """
+    from tomopoint.kaggle.checkout import checkout_root
+    from tomopoint.kaggle.cli import KaggleCli, Waiting
+    from tomopoint.kaggle.push import SUBMIT_KERNEL, check_kit, push_all
+
+    if wait_minutes <= 0 or poll_seconds < 0:
+        raise TomopointError("--wait-minutes must be positive and --poll-seconds not negative")
+    checkout = checkout_root()
+    kit = check_kit(dataset, checkout)
+    pushed = push_all(kit, checkout, KaggleCli(dry_run, Waiting(wait_minutes, poll_seconds)))
+    submit, version = kit.kernel(SUBMIT_KERNEL), pushed.submit_version or "VERSION"
+    next_step = (
+        f"next: once `kaggle kernels status {submit}` says complete, look at its table, then\n"
+        f"kaggle competitions submit {kit.config.competition} -k {submit} -v {version} -f submission.csv -m MESSAGE"
+    )
+    first = "dry run, nothing was called:\n" if dry_run else ""
+    figures = {
+        "dataset": kit.dataset,
+        "n_bytes": kit.n_bytes,
+        "commands": list(pushed.commands),
+        "submit_version": pushed.submit_version,
+    }
+    return CommandResult("\n".join([first + "\n".join(pushed.commands), next_step]), figures)
 
 
 def _missing_wheels(install: tuple[str, ...]) -> str:
