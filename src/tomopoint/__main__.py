@@ -60,6 +60,10 @@ COMMANDS: dict[str, Entry] = {
     "report": Entry("tomopoint.evaluation.command:report", "one HTML page about a submission"),
     "engine": Entry("tomopoint.export.command:engine", "build a TensorRT engine and check it on this GPU", ("model",)),
     "rehearse": Entry("tomopoint.kaggle.command:rehearse", "run both notebooks here, in a copy of Kaggle's folders"),
+    "push": Entry("tomopoint.kaggle.command:push", "upload kit and notebooks with the kaggle command", ("dataset",)),
+    "rethreshold": Entry(
+        "tomopoint.inference.command:rethreshold", "another submission.csv from picks.csv, without a GPU", ("picks",)
+    ),
     "demo": Entry("tomopoint.demo:demo", "the whole road on simulated tomograms"),
 }
 

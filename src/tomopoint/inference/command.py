@@ -1,10 +1,11 @@
-"""The ``predict`` command."""
+"""The ``predict`` and ``rethreshold`` commands."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tomopoint.command import CommandResult
+from tomopoint.errors import TomopointError
 
 
 def predict(
@@ -54,3 +55,43 @@ def predict(
     options = PredictOptions(workers, provider, tomo_type, limit_hours, engine)
     summary = predict_runs(chosen, model, out, options)
     return CommandResult(summary.text(), summary.figures(), summary.ok)
+
+
+def rethreshold(
+    picks: Path, out: Path = Path("submission.csv"), thresholds: str = "", pipeline: Path | None = None
+) -> CommandResult:
+    """Write another submission from the picks of a prediction with other thresholds, in seconds and without a GPU.
+
+    Parameters
+    ----------
+    picks
+        picks.csv that `tomopoint predict` or the submit notebook left.
+    out
+        Submission to write.
+    thresholds
+        Changed thresholds, e.g. ribosome=0.3,thyroglobulin=0.2; the others stay as in the pipeline.
+    pipeline
+        pipeline.json with the thresholds; the one beside the picks unless given.
+    """
+    from tomopoint.inference.submission import submission_of
+    from tomopoint.pipeline import Pipeline
+
+    chosen = Pipeline.load(pipeline or picks.with_name("pipeline.json")).with_thresholds(_parse_thresholds(thresholds))
+    counts = submission_of(picks, chosen, out)
+    rows = [f"  {p.name:22} threshold {p.threshold:.3f}  {counts[p.name]} picks" for p in chosen.particles]
+    figures = {
+        "submission": str(out),
+        "n_submitted": sum(counts.values()),
+        "counts": counts,
+        "thresholds": {particle.name: particle.threshold for particle in chosen.particles},
+    }
+    return CommandResult("\n".join([f"{out}: {sum(counts.values())} picks", *rows]), figures)
+
+
+def _parse_thresholds(text: str) -> dict[str, float]:
+    """Read ``name=number,name=number``."""
+    try:
+        pairs = [part.split("=") for part in text.split(",") if part.strip()]
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise TomopointError(f"--thresholds takes ribosome=0.3,thyroglobulin=0.2; got {text!r}") from error

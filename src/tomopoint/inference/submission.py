@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tomopoint.data.tables import PICK_COLUMNS, empty_pick_table, read_pick_table, write_pick_table, write_submission
+from tomopoint.errors import DataError, PipelineError
 from tomopoint.inference.decode import apply_thresholds
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.pipeline import Pipeline
@@ -45,8 +46,30 @@ def join_parts(folder: PredictionFolder, runs: Sequence[str], pipeline: Pipeline
     return Joined(len(picks), len(submitted), counts)
 
 
-def submission_of(picks_path: Path, pipeline: Pipeline, out: Path) -> int:
-    """Write a submission from ``picks.csv`` with other thresholds, without predicting again; return its rows."""
-    submitted = apply_thresholds(read_pick_table(picks_path), pipeline)
+def submission_of(picks_path: Path, pipeline: Pipeline, out: Path) -> dict[str, int]:
+    """Write a submission from ``picks.csv`` with the thresholds of `pipeline`; return the rows of each particle.
+
+    Nothing is predicted: the picks, above the floor they were decoded with, are only sorted out anew.
+
+    Raises
+    ------
+    DataError
+        No scores in the table, or a particle the Pipeline does not know.
+    PipelineError
+        A threshold below the floor: picks between the two were never kept.
+    """
+    picks = read_pick_table(picks_path)
+    if "score" not in picks.columns:
+        raise DataError(f"{picks_path} has no scores; give the picks.csv that `tomopoint predict` left")
+    if unknown := set(picks["particle_type"]) - set(pipeline.particle_names):
+        names = ", ".join(sorted(map(str, unknown)))
+        raise DataError(f"{picks_path} names {names}; this pipeline knows {', '.join(pipeline.particle_names)}")
+    for particle in pipeline.particles:
+        if particle.threshold < pipeline.decoding.floor:
+            raise PipelineError(
+                f"the threshold {particle.threshold:g} of {particle.name} is below the floor "
+                f"{pipeline.decoding.floor:g}, under which no picks were kept; choose a higher one"
+            )
+    submitted = apply_thresholds(picks, pipeline)
     write_submission(submitted, out)
-    return len(submitted)
+    return {name: int((submitted["particle_type"] == name).sum()) for name in pipeline.particle_names}
