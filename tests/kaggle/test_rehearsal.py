@@ -75,6 +75,11 @@ def test_what_cannot_be_rehearsed_is_refused_before_a_notebook_starts(kit, proje
     (tmp_path / "notes" / "diary.txt").write_text("mine")
     with pytest.raises(DataError, match=r"diary\.txt"):
         rehearse(kit, project, tmp_path / "notes", "flat", KERNELS)
+    (tmp_path / "mine" / "input").mkdir(parents=True)
+    (tmp_path / "mine" / "input" / "photo.jpg").write_text("mine")
+    with pytest.raises(DataError, match=r"something else \(input\)"):
+        rehearse(kit, project, tmp_path / "mine", "flat", KERNELS)
+    assert (tmp_path / "mine" / "input" / "photo.jpg").exists()
     (kit / "pipeline.json").write_text("{}")
     with pytest.raises(DataError, match=r"pipeline\.json"):
         rehearse(kit, project, tmp_path / "out", "flat", KERNELS)

@@ -124,7 +124,9 @@ def _mounts(config: KernelsConfig, layout: str) -> dict[str, str]:
 def _clear(out: Path) -> None:
     """Remove an earlier rehearsal, which is known by its folders; anything else is left alone."""
     ours = {FIRST, "input", "working", "temp", "executed"}
-    foreign = sorted({entry.name for entry in out.iterdir()} - ours) if out.is_dir() else []
+    present = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    # Names like input and working are anyone's: the first notebook's tree, made before all else, tells a rehearsal.
+    foreign = sorted(present - ours if (out / FIRST / "input").is_dir() else present)
     if foreign or out.is_file():
         raise DataError(f"{out} holds something else ({', '.join(foreign) or 'a file'}); choose another --out")
     if out.is_dir():
