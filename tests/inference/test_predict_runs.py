@@ -235,6 +235,13 @@ def test_a_killed_command_goes_on_where_it_stopped(blob_project, slow_blob_model
     check_picks(project, read_pick_table(summary.folder.submission_path))
 
 
+def test_runs_one_by_one_add_up(blob_project, blob_model, tmp_path):
+    project = blob_project(2)
+    for run in project.runs:
+        summary = predict_runs([run], blob_model, tmp_path / "out", CPU)
+    check_picks(project, read_pick_table(summary.folder.submission_path))
+
+
 def test_when_the_time_is_up_the_rest_is_reported(blob_project, blob_model, tmp_path):
     project = blob_project(2)
     summary = predict_runs(project.runs, blob_model, tmp_path / "out", replace(CPU, limit_hours=1e-9))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,7 +32,10 @@ def normalise(volume_zyx: npt.NDArray[np.float32], normalisation: Normalisation)
     DataError
         The volume is constant, so there is nothing to scale by.
     """
-    samples = volume_zyx.reshape(-1)[:: max(1, volume_zyx.size // MAX_SAMPLES)].astype(np.float64)
+    step = max(1, volume_zyx.size // MAX_SAMPLES)
+    while math.gcd(step, volume_zyx.shape[-1]) != 1:  # else only some columns would be looked at
+        step += 1
+    samples = volume_zyx.reshape(-1)[::step].astype(np.float64)
     low, high = np.quantile(samples, normalisation.quantiles)
     clipped = np.clip(samples, low, high)
     mean, sd = float(clipped.mean()), float(clipped.std())

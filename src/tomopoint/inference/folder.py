@@ -66,6 +66,10 @@ class PredictionFolder:
         """Picks of one run; exists exactly when the run is done."""
         return self.path / "parts" / f"{run}.csv"
 
+    def done_parts(self) -> list[Path]:
+        """Return the picks of every run that is done, sorted by run: of earlier calls with other runs, too."""
+        return sorted((self.path / "parts").glob("[!.]*.csv"))
+
     def claim_path(self, run: str) -> Path:
         """Claim of one run."""
         return self.path / "claims" / f"{run}.json"

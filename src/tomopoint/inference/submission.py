@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +33,9 @@ class Joined:
     counts: dict[str, int]
 
 
-def join_parts(folder: PredictionFolder, runs: Sequence[str], pipeline: Pipeline) -> Joined:
-    """Write ``picks.csv`` and ``submission.csv`` from the parts of `runs`; both are valid when there are none."""
-    tables = [read_pick_table(folder.part_path(run)).loc[:, list(PICK_COLUMNS)] for run in sorted(runs)]
+def join_parts(folder: PredictionFolder, pipeline: Pipeline) -> Joined:
+    """Write ``picks.csv`` and ``submission.csv`` from all parts in the folder; both are valid when there are none."""
+    tables = [read_pick_table(path).loc[:, list(PICK_COLUMNS)] for path in folder.done_parts()]
     tables = [table for table in tables if len(table)]
     picks = pd.concat(tables, ignore_index=True) if tables else empty_pick_table()
     write_pick_table(picks, folder.picks_path)

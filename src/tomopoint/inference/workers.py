@@ -116,7 +116,7 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
     if todo:
         crew.run()
     outcomes = tuple(_outcome(folder, run.name) for run in runs)
-    joined = join_parts(folder, [o.run for o in outcomes if o.status == "done"], pipeline)
+    joined = join_parts(folder, pipeline)
     seconds = time.time() - start
     folder.log("joined", n_picks=joined.n_picks, n_submitted=joined.n_submitted, total_seconds=round(seconds, 2))
     return PredictionSummary(outcomes, joined, folder, seconds, crew.budget.mean_cost, n_workers)

@@ -145,16 +145,21 @@ def _try(runtime: Runtime, model: Path, folder: Path, given: tuple[Reference, li
     logger.info("try %s", runtime.name)
     try:
         engine = runtime.start(model, folder)
-    except EngineError as error:
-        return _Tried(None, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a driver or a library throws, the next runtime is to be tried
+        return _Tried(None, reason=_said(error))
     try:
         finding = measure(engine, runtime.name, runtime.provider, reference)
         version = str(engine.describe().get("version", "unknown"))
-    except EngineError as error:
-        return _Tried(None, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - as above
+        return _Tried(None, reason=_said(error))
     finally:
         engine.close()
     return _Tried(finding, version, "" if finding.row.ok else "its outputs are not PyTorch's, see the table")
+
+
+def _said(error: Exception) -> str:
+    """Return the message of an error of ours; of a foreign one its kind, too."""
+    return str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
 
 
 def _record(runtime: Runtime, tried: _Tried, kit: tuple[Manifest, Reference], gpus: list[Gpu]) -> EngineRecord:
