@@ -185,8 +185,9 @@ def test_a_network_that_is_away_for_a_moment_is_borne_and_one_that_stays_away_is
 @pytest.mark.parametrize(
     ("changes", "sentence", "n_calls"),
     [
-        # All but the first end with status 0.
-        ({"dataset": [{"err": "You must log in", "status": 1}]}, "cannot say whether there is a dataset", 1),
+        # All but the first two end with status 0.
+        ({"dataset": [{"err": "500 Server Error", "status": 1}]}, "cannot say whether there is a dataset", 1),
+        ({"dataset": [{"out": "Authentication required to call the Kaggle API.", "status": 1}]}, "auth login", 1),
         ({"version": [{"out": "Dataset version creation error: quota exceeded\n"}]}, "quota exceeded", 2),
         ({"dataset": [{"out": "ready"}, {"out": "failed"}]}, "ended as 'failed'", 3),
         ({"push": [{"out": "Kernel push error: Maximum weekly GPU quota\n"}]}, "weekly GPU quota", 5),

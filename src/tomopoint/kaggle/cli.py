@@ -1,7 +1,7 @@
 """The kaggle command line as a subprocess: what was called, and what its answers mean.
 
-It ends with status 0 after most errors and says them on standard output, so answers are read. Read from the source of
-kaggle 2.2.4; none of it was run against Kaggle.
+It ends with status 0 after most errors and says them on standard output, so answers are read. They are those in the
+source of kaggle 2.2.4; its parser took every command given here, none was run against Kaggle.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ FAILED = {"failed", "deleted", "error", "cancel_requested", "cancel_acknowledged
 SILENT_QUESTIONS = 5
 """So many questions in a row may fail (a network that is away for a moment) before waiting is given up."""
 
+_NOT_LOGGED_IN = "Authentication required"
 _INVALID_SOURCES = "The following are not valid"
 _KERNEL_STATUS = re.compile(r'has status "(?:KernelWorkerStatus\.)?(\w+)"')
 _NOT_THERE = re.compile(r"\b(403|404)\b")
@@ -137,7 +138,7 @@ class KaggleCli:
         if self.dry_run:
             return None
         logger.info("%s%s", line, f"  # {note}" if note else "")
-        return subprocess.run(
+        done = subprocess.run(
             [self._program, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -145,6 +146,9 @@ class KaggleCli:
             text=True,
             check=False,
         )
+        if done.returncode and _NOT_LOGGED_IN in done.stdout + (done.stderr or ""):
+            raise TomopointError("the kaggle command is not logged in; run `kaggle auth login`, then push again")
+        return done
 
 
 def state_in(answer: str) -> str:
@@ -166,8 +170,8 @@ def _find_program() -> str:
     found = shutil.which("kaggle", path=os.pathsep.join(places))
     if found is None:
         raise TomopointError(
-            "the kaggle command is not installed: `pip install -e .[kaggle]`, then put your token where "
-            "`kaggle --help` says; or look at the commands only, with --dry-run"
+            "the kaggle command is not installed: `pip install -e .[kaggle]`, then "
+            "`kaggle auth login`; or look at the commands only, with --dry-run"
         )
     return found
 
