@@ -68,3 +68,12 @@ def test_everything_is_plain_json(case):
     assert len(content["curves"]["ribosome"]["f_beta"]) == len(content["per_group"]["fold1"]["curves"]["ribosome"])
     ribosome = content["per_class"]["ribosome"]
     assert content["picks_per_run"]["ribosome"] * 3 == pytest.approx(ribosome["tp"] + ribosome["fp"])
+
+
+def test_a_particle_whose_curve_still_rises_at_the_floor_is_named(case):
+    truth, picks, result = case
+    assert result.best_at_floor == []
+    weak = (picks["particle_type"] == "thyroglobulin").to_numpy()
+    scores = picks["score"].mask(weak, 0.05 + 0.01 * picks["score"])
+    again = calibrate(truth, picks.assign(score=scores), GROUPS, COMPETITION_PARTICLES, CalibrationOptions())
+    assert again.best_at_floor == ["thyroglobulin"]

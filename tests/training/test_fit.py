@@ -16,6 +16,7 @@ from tomopoint.errors import DataError, TomopointError
 from tomopoint.training.checkpoints import find_members, load_member
 from tomopoint.training.command import train
 from tomopoint.training.detector import DetectorModule
+from tomopoint.training.epochs import EpochEnd
 
 SEGRESNET = {
     "name": "segresnet",
@@ -26,6 +27,7 @@ SEGRESNET = {
     "offset_width": 4,
     "dropout": 0.2,
 }
+DYNUNET = {"name": "dynunet", "filters": [4, 4, 8], "features": 4, "class_width": 4, "offset_width": 4}
 RECIPE = {
     "networks": [SEGRESNET],
     "folds": "kfold-3",
@@ -101,13 +103,15 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("averaging", "step"),
-    [("ema", 6), ("ema", 8), ("swa", 10), ("none", 3)],
-    ids=["between epochs", "within an epoch", "swa", "no average"],
+    ("averaging", "step", "network"),
+    [("ema", 6, SEGRESNET), ("ema", 8, SEGRESNET), ("swa", 10, SEGRESNET), ("none", 3, SEGRESNET), ("ema", 6, DYNUNET)],
+    ids=["between epochs", "within an epoch", "swa", "no average", "channels last"],
 )
-def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, averaging, step):
+def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, averaging, step, network):
     """Weights agree bit by bit: crops, dropout, optimiser, schedule and averages all go on where they were."""
-    recipe = recipe_file(tmp_path, fit={"averaging": averaging, "keep_best": 0}, optimiser={"accumulate": 2})
+    recipe = recipe_file(
+        tmp_path, networks=[network], fit={"averaging": averaging, "keep_best": 0}, optimiser={"accumulate": 2}
+    )
     run_train(data, tmp_path / "whole", recipe)
     original = DetectorModule.training_step
 
@@ -122,10 +126,10 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, av
     monkeypatch.setattr(DetectorModule, "training_step", original)
     assert run_train(data, tmp_path / "parts", recipe).ok
     whole, parts = (
-        load_file(tmp_path / name / "fold0" / "segresnet" / "weights.safetensors") for name in ("whole", "parts")
+        load_file(tmp_path / run / "fold0" / network["name"] / "weights.safetensors") for run in ("whole", "parts")
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    tables = [rows(tmp_path / name / "fold0" / "segresnet" / "metrics.csv") for name in ("whole", "parts")]
+    tables = [rows(tmp_path / run / "fold0" / network["name"] / "metrics.csv") for run in ("whole", "parts")]
     for table in tables:
         for row in table:
             del row["seconds"]
@@ -233,6 +237,33 @@ def test_patience_ends_a_member(data, tmp_path):
     run_train(data, tmp_path / "run", recipe)
     record = load_member(tmp_path / "run" / "fold0" / "segresnet")[1]
     assert record.epochs < 30
+
+
+def test_an_improvement_below_the_least_one_does_not_count(data, tmp_path):
+    fit = {"epochs": 8, "steps_per_epoch": 10, "patience": 2, "min_improvement": 100.0}
+    run_train(data, tmp_path / "run", recipe_file(tmp_path, fit=fit))
+    folder = tmp_path / "run" / "fold0" / "segresnet"
+    losses = [float(row["validation_loss"]) for row in rows(folder / "metrics.csv")]
+    assert len(losses) == 3  # the first counts, the two after it do not
+    assert losses[2] < losses[0]
+
+
+def test_a_kill_before_the_checkpoint_is_saved_loses_no_candidate(data, tmp_path, monkeypatch):
+    recipe = recipe_file(tmp_path, fit={"epochs": 4, "steps_per_epoch": 10, "keep_best": 1})
+    original = EpochEnd._save_last
+
+    def dying_save(self, trainer):
+        if trainer.current_epoch == 2:
+            raise Killed
+        original(self, trainer)
+
+    monkeypatch.setattr(EpochEnd, "_save_last", dying_save)
+    with pytest.raises(Killed):
+        run_train(data, tmp_path / "run", recipe)
+    candidates = tmp_path / "run" / "fold0" / "segresnet" / "candidates"
+    assert {path.stem for path in candidates.iterdir()} >= {"epoch0001"}
+    monkeypatch.setattr(EpochEnd, "_save_last", original)
+    assert run_train(data, tmp_path / "run", recipe).ok
 
 
 def test_time_limit_ends_a_member_with_the_learning_rate_at_its_end(data, tmp_path):

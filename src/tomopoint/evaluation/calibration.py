@@ -100,6 +100,17 @@ class Calibration:
         """Threshold of every particle."""
         return {name: choice.threshold for name, choice in self.choices.items()}
 
+    @property
+    def best_at_floor(self) -> list[str]:
+        """Particles whose F-beta still rises where the picks end: thresholds below the floor might have been better."""
+        named = []
+        for name, choice in self.choices.items():
+            curve = self.curves[name]
+            highest_there = choice.from_curve and curve.f_beta[0] == choice.best_f_beta
+            if highest_there and (choice.threshold == curve.thresholds[0] or choice.f_beta < choice.best_f_beta):
+                named.append(name)
+        return named
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON types."""
         return {

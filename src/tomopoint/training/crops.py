@@ -70,12 +70,15 @@ class CropSampler:
         weights = counts[labels] ** -float(options.class_balance) if len(labels) else np.zeros(0)
         self._probabilities = weights / weights.sum() if len(labels) else weights
 
+    def is_centred(self, position: int) -> bool:
+        """Whether the crop at `position` of an epoch shows a chosen particle."""
+        fraction = self.options.centred_fraction
+        return int((position + 1) * fraction) > int(position * fraction)
+
     def draw(self, position: int, rng: np.random.Generator) -> CropOrigin:
         """Return the origin of the crop at `position`; equal `rng` states give equal crops."""
-        fraction = self.options.centred_fraction
-        centred = int((position + 1) * fraction) > int(position * fraction)
         tomo_type = self.options.tomo_types[int(rng.integers(len(self.options.tomo_types)))]
-        if not centred:
+        if not self.is_centred(position):
             run = int(rng.integers(len(self.runs)))
             return CropOrigin(run, tomo_type, rng.uniform(*self._centre_range(run)))
         particle = int(rng.choice(len(self._probabilities), p=self._probabilities))

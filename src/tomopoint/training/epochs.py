@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,15 +65,18 @@ class EpochEnd(Callback):
         self.rows: list[dict[str, float]] = []
         self.best: list[tuple[float, str]] = []
         self.stale = 0
+        self.to_beat = -math.inf
         self.stopped = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an interrupted run needs to go on."""
-        return {"rows": self.rows, "best": self.best, "stale": self.stale, "stopped": self.stopped}
+        names = ("rows", "best", "stale", "to_beat", "stopped")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up :meth:`state_dict`."""
         self.rows, self.stale, self.stopped = state_dict["rows"], state_dict["stale"], state_dict["stopped"]
+        self.to_beat = state_dict["to_beat"]
         self.best = [(value, name) for value, name in state_dict["best"]]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -154,20 +158,16 @@ class EpochEnd(Callback):
 
     def _rank(self, trainer: Trainer, module: DetectorModule, value: float) -> None:
         """Save the weights if they belong to the best few; count epochs without a better one."""
-        self.stale = 0 if value > max(self._earlier_values(), default=-torch.inf) else self.stale + 1
+        if value > self.to_beat + module.recipe.fit.min_improvement:
+            self.to_beat, self.stale = value, 0
+        else:
+            self.stale += 1
         keep = module.recipe.fit.keep_best
         name = f"epoch{trainer.current_epoch:04d}.safetensors"
         ranked = sorted([*self.best, (value, name)], key=lambda item: item[0], reverse=True)
-        self.best, dropped = ranked[:keep], ranked[keep:]
-        if trainer.is_global_zero:
-            if (value, name) in self.best:
-                save_weights(module.evaluated.state_dict(), self.folder / CANDIDATES / name)
-            for _, old in dropped:
-                (self.folder / CANDIDATES / old).unlink(missing_ok=True)
-
-    def _earlier_values(self) -> list[float]:
-        values = [self.value_of(row) for row in self.rows[:-1]]
-        return [value for value in values if value is not None]
+        self.best = ranked[:keep]
+        if trainer.is_global_zero and (value, name) in self.best:
+            save_weights(module.evaluated.state_dict(), self.folder / CANDIDATES / name)
 
     def _is_over(self, trainer: Trainer, module: DetectorModule) -> bool:
         patience = module.recipe.fit.patience
@@ -179,6 +179,14 @@ class EpochEnd(Callback):
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             temporary.replace(self.folder / LAST)
+            self._drop_candidates()
+
+    def _drop_candidates(self) -> None:
+        """Remove weights that are no longer among the best; not before the checkpoint that says so is in place."""
+        kept = {name for _, name in self.best}
+        for path in (self.folder / CANDIDATES).glob("*.safetensors"):
+            if path.name not in kept:
+                path.unlink()
 
 
 class Progress(Callback):

@@ -172,6 +172,9 @@ class FitOptions:
         0: keep the last weights. k: keep the best k epochs and their mean if that is better, else the best.
     patience
         Stop after this many epochs without a better validation; 0: never.
+    min_improvement
+        What `patience` counts as better: a validation (score, or loss where none is measured) better by more than
+        this than the one that last counted.
     score_every
         Every so many epochs, the held-out runs are predicted whole and scored officially, and this decides
         what is best; 0: never, the validation loss on fixed crops decides.
@@ -190,6 +193,7 @@ class FitOptions:
     ema_decay: float = 0.995
     keep_best: int = 5
     patience: int = 0
+    min_improvement: float = 0.0
     score_every: int = 0
     validation_crops: int = 16
     max_minutes: float = 0.0
@@ -197,7 +201,7 @@ class FitOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "steps_per_epoch", "batch_size"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("keep_best", "patience", "score_every", "validation_crops", "max_minutes"):
+        for name in ("keep_best", "patience", "min_improvement", "score_every", "validation_crops", "max_minutes"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(0 < self.ema_decay < 1, f"ema_decay must lie in (0, 1), got {self.ema_decay}")
 

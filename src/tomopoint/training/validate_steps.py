@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tomopoint.evaluation.calibration import Calibration, CalibrationOptions, ca
 from tomopoint.pipeline import Pipeline
 from tomopoint.training.trained import TrainedRun, read_held_out_truth
 from tomopoint.training.validation import PIPELINE, PredictionOptions, calibrated, predict_held_out, save_validation
+
+logger = logging.getLogger(__name__)
 
 
 def parse_sizes(name: str, text: str | None) -> tuple[int, int, int] | None:
@@ -78,6 +81,12 @@ def calibrate_run(
     save_validation(trained, final, content)
     path = trained.folder / PIPELINE
     figures = {name: value for name, value in content.items() if name not in ("curves", "per_group")}
+    for name in calibration.best_at_floor:
+        logger.warning(
+            "F4 of %s still rises at %.3f, the lowest score that picks are kept at, so its threshold is no choice: the "
+            "networks hardly know this particle; train longer, or show more of it (crops.class_balance)",
+            *(name, pipeline.decoding.floor),
+        )
     table = validation_text(calibration, project.is_simulated)
     text = f"{table}\nwrote {path}\nnext: python export_onnx.py {trained.folder} -o ensemble.onnx"
     return CommandResult(text, {**figures, "pipeline": str(path)})
