@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 .PHONY: help setup demo test test-slow check format kernels wheels push clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(READY)  ## make .venv with everything that training, export and the tests need
 
@@ -48,8 +48,8 @@ wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks, by hash, and pr
 push: $(READY)  ## upload the staged kit and both notebooks to Kaggle; DRY=1 only prints the commands, KIT=folder
 	$(BIN)/python -m tomopoint push $(or $(KIT),dist/kaggle-dataset) $(if $(DRY),--dry-run)
 
-bench-%: $(READY)  ## measure one thing: bench-simulator, bench-assign, ...
-	$(BIN)/python benchmarks/$*.py
+bench-%: $(READY)  ## measure one thing: bench-simulator, bench-assign, ...; ARGS="..." are its options
+	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:  ## remove what the targets made (not the venv)
 	rm -rf work dist build .pytest_cache .mypy_cache .ruff_cache

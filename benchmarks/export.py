@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from tomopoint.command import parse_zyx
 from tomopoint.data.project import Project
-from tomopoint.export.command import parse_window
 from tomopoint.export.engine_build import BuildOptions, build_plan
 from tomopoint.export.merge import Merged
 from tomopoint.export.onnx_export import ExportOptions, export_merged
@@ -50,8 +50,8 @@ def measure(precision: str, folds: int, window_zyx: tuple[int, int, int]) -> dic
     names = [name for _ in range(folds) for name in ARCHITECTURES]
     networks = tuple(random_network(name, seed) for seed, name in enumerate(names))
     members = tuple(Member(f"fold{k // 2}", name, (), None, f"{k:064x}") for k, name in enumerate(names))
-    overlap_zyx = tuple(size // 4 // 2 * 2 for size in window_zyx)
-    pipeline = Pipeline(COMPETITION_PARTICLES, VOXEL_A, tiling=Tiling(window_zyx, overlap_zyx, 0.1), members=members)
+    z, y, x = (size // 4 // 2 * 2 for size in window_zyx)
+    pipeline = Pipeline(COMPETITION_PARTICLES, VOXEL_A, tiling=Tiling(window_zyx, (z, y, x), 0.1), members=members)
     with TemporaryDirectory() as name:
         folder = Path(name)
         options = ExportOptions(precision=precision, tomogram_path=simulated_tomogram(folder, window_zyx))
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "fp16"))
     given = parser.parse_args()
     if given.precision:
-        print(json.dumps(measure(given.precision, given.folds, parse_window(given.window))))
+        print(json.dumps(measure(given.precision, given.folds, parse_zyx("window", given.window))))
         return
     results = {}
     for precision in ("fp32", "fp16"):

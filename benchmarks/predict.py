@@ -23,7 +23,7 @@ FULL_SHAPE = "184,630,630"
 def monai_peer(model: Path, store: Path) -> None:
     """Run in a process of its own: the same tomogram and graph through MONAI's inferer."""
     import torch
-    from monai.inferers import sliding_window_inference
+    from monai.inferers.utils import sliding_window_inference
 
     from tomopoint.data.normalisation import normalise
     from tomopoint.data.tomograms import read_tomogram

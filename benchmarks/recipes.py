@@ -35,9 +35,10 @@ import torch
 from tomopoint.data.folds import Fold
 from tomopoint.data.normalisation import normalise
 from tomopoint.data.project import Project
+from tomopoint.data.tables import passing
 from tomopoint.data.tomograms import read_tomogram
 from tomopoint.evaluation.score import score_picks
-from tomopoint.evaluation.thresholds import choose_thresholds, passing, sweep, threshold_grid
+from tomopoint.evaluation.thresholds import choose_thresholds, sweep, threshold_grid
 from tomopoint.evaluation.truth import read_truth
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.engines.torch import TorchEngine
@@ -47,7 +48,8 @@ from tomopoint.pipeline import Pipeline, Tiling
 from tomopoint.training.crops import CropOrigin, CropSampler
 from tomopoint.training.fit import MemberTask, fit_member
 from tomopoint.training.machine import Machine
-from tomopoint.training.recipes import Recipe, load_recipe
+from tomopoint.training.recipe_files import load_recipe
+from tomopoint.training.recipes import Recipe
 from tomopoint.training.runs import describe_runs, read_runs
 
 SHAPE = "96,318,318"

@@ -132,7 +132,7 @@ def sector_power(volume: np.ndarray) -> np.ndarray:
     means = [
         power[ring & (angle >= low) & (angle < high)].mean() for low, high in ((0, 30), (30, 40), (40, 50), (50, 91))
     ]
-    return np.array(means[1:]) / means[0]
+    return np.asarray(np.array(means[1:]) / means[0])
 
 
 def tomograms() -> dict[str, Any]:
@@ -174,7 +174,9 @@ def placement() -> dict[str, Any]:
     for name in PARTICLE_NAMES:
         (count, spread), neighbours, heights = REAL_RUNS[name]
         counts = np.array([len(run[name]) for run in runs])
-        distances = np.concatenate([cKDTree(r[name]).query(r[name], k=2)[0][:, 1] for r in runs if len(r[name]) > 1])
+        distances = np.concatenate(
+            [np.asarray(cKDTree(r[name]).query(r[name], k=2)[0])[:, 1] for r in runs if len(r[name]) > 1]
+        )
         z = np.concatenate([run[name][:, 2] for run in runs])
         nearest = np.quantile(distances, (0.05, 0.25, 0.5, 0.75, 0.95))
         own_heights = np.array([z.mean(), *np.quantile(z, (0.05, 0.95))])

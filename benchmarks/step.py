@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any, cast
 
 import torch
 
@@ -41,7 +42,8 @@ SETTINGS = {
 
 def seconds_per_step(config: NetworkConfig, bf16: bool, layout: torch.memory_format) -> float:
     torch.manual_seed(0)
-    network = build_network(config, len(RADII_VOX), STRIDE).train().to(memory_format=layout)
+    network = build_network(config, len(RADII_VOX), STRIDE).train()
+    network.to(memory_format=layout)  # type: ignore[call-overload]
     loss = build_loss(config, RADII_VOX, STRIDE)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     labels = torch.arange(N_POINTS) % len(RADII_VOX)
@@ -63,7 +65,7 @@ def main() -> None:
     torch.set_num_threads(1)
     figures = {}
     for title, (name, options) in NETWORKS.items():
-        config = NetworkConfig(name, class_width=16, offset_width=8, **options)
+        config = NetworkConfig(name, class_width=16, offset_width=8, **cast(Any, options))
         figures[title] = {key: seconds_per_step(config, *setting) for key, setting in SETTINGS.items()}
         print(f"{title:38s} {figures[title]}", flush=True)
     print(json.dumps(figures))

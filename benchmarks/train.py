@@ -16,7 +16,8 @@ from tomopoint.networks.build import build_network
 from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset, collate_crops
 from tomopoint.training.loss import build_loss
 from tomopoint.training.machine import Machine
-from tomopoint.training.recipes import AugmentationOptions, CropOptions, Recipe, load_recipe
+from tomopoint.training.recipe_files import load_recipe
+from tomopoint.training.recipes import AugmentationOptions, CropOptions, Recipe
 from tomopoint.training.runs import TrainingRun
 
 VOXEL_A = 10.012

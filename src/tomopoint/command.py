@@ -1,9 +1,11 @@
-"""What every command of the command line hands back."""
+"""What the commands of the command line share: what they hand back, and how they read sizes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from tomopoint.errors import TomopointError
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,18 @@ class CommandResult:
     text: str
     figures: dict[str, Any] = field(default_factory=dict)
     ok: bool = True
+
+
+def parse_zyx(option: str, text: str) -> tuple[int, int, int]:
+    """Read three sizes in voxels, ``"192,128,128"``.
+
+    Raises
+    ------
+    TomopointError
+        Anything else; the message names `option`.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise TomopointError(f"--{option} {text!r}: give three whole numbers of voxels, z,y,x, e.g. 192,128,128")
+    z, y, x = (int(part) for part in parts)
+    return z, y, x

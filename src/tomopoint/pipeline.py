@@ -23,6 +23,9 @@ from typing import Any, TypeVar
 from tomopoint.errors import PipelineError
 from tomopoint.files import write_atomically
 
+PIPELINE_NAME = "pipeline.json"
+"""Its file, in a run folder, beside predictions and in the kit."""
+
 FORMAT_VERSION = 1
 """Raised when a field changes its meaning; a Pipeline of another version is refused."""
 
@@ -206,6 +209,8 @@ class Pipeline:
         Voxel size the networks were trained at, Angstrom.
     stride
         Voxels per cell of the output maps.
+    tomo_type
+        Reconstruction it was validated on, and reads unless told otherwise.
     views
         Views averaged at prediction: ``"identity"``, ``"flip_x"``, ``"flip_y"``, ``"flip_z"``, ``"rot90"`` ...
     members
@@ -218,6 +223,7 @@ class Pipeline:
     normalisation: Normalisation = field(default_factory=Normalisation)
     tiling: Tiling = field(default_factory=Tiling)
     decoding: Decoding = field(default_factory=Decoding)
+    tomo_type: str = "denoised"
     views: tuple[str, ...] = ("identity",)
     members: tuple[Member, ...] = ()
     version: int = FORMAT_VERSION
@@ -253,6 +259,11 @@ class Pipeline:
             if candidate.name == name:
                 return candidate
         raise PipelineError(f"unknown particle {name!r}; this pipeline knows {', '.join(self.particle_names)}")
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Threshold of every particle."""
+        return {particle.name: particle.threshold for particle in self.particles}
 
     def with_thresholds(self, thresholds: Mapping[str, float]) -> Pipeline:
         """Return a copy whose particles named in `thresholds` have these thresholds."""

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tomopoint.data.tables import passing
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.score import score_picks, truth_table
-from tomopoint.evaluation.thresholds import passing
 from tomopoint.pipeline import COMPETITION_PARTICLES
 
 GROUPS = {"fold0": ("TS_1", "TS_2"), "fold1": ("TS_3",)}

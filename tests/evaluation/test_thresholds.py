@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tomopoint.data.tables import passing
 from tomopoint.evaluation.residual import estimate_residual, shifted
 from tomopoint.evaluation.score import score_picks, truth_table
 from tomopoint.evaluation.thresholds import (
@@ -11,7 +12,6 @@ from tomopoint.evaluation.thresholds import (
     choose,
     choose_thresholds,
     count_thresholds,
-    passing,
     sweep,
     threshold_grid,
 )

@@ -13,7 +13,6 @@ import torch
 from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.export import onnx_export
-from tomopoint.export.command import parse_window
 from tomopoint.export.onnx_export import ExportOptions, export_merged, pipeline_of_graph, reference_windows
 from tomopoint.export.parity import FP32_SMALL, Tolerance
 from tomopoint.export.reference import Reference
@@ -119,8 +118,6 @@ def test_options_out_of_range_are_refused():
         ExportOptions(precision="int8")
     with pytest.raises(TomopointError, match="at least 1"):
         ExportOptions(batch=0)
-    with pytest.raises(TomopointError, match="192,128,128"):
-        parse_window("64")
 
 
 def test_reference_windows_from_a_tomogram_are_normalised_crops(pipeline, tmp_path):

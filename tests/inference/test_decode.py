@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomopoint.inference.decode import apply_thresholds, decode_maps, local_maxima, suppress
+from tomopoint.data.tables import passing
+from tomopoint.inference.decode import decode_maps, local_maxima, suppress
 from tomopoint.inference.tiles import VolumeMaps
 from tomopoint.pipeline import COMPETITION_PARTICLES, Decoding, Pipeline
 
@@ -98,4 +99,4 @@ def test_floor_and_top_k():
 def test_thresholds_are_inclusive_and_per_particle():
     pipeline = Pipeline(COMPETITION_PARTICLES, voxel_A=10.0).with_thresholds({"ribosome": 0.4, "apo-ferritin": 0.6})
     picks = pd.DataFrame({"particle_type": ["ribosome", "ribosome", "apo-ferritin"], "score": [0.4, 0.39, 0.5]})
-    assert apply_thresholds(picks, pipeline).to_dict("records") == [{"particle_type": "ribosome", "score": 0.4}]
+    assert passing(picks, pipeline.thresholds).to_dict("records") == [{"particle_type": "ribosome", "score": 0.4}]

@@ -9,8 +9,8 @@ import pytest
 from tomopoint.data.picks import read_picks
 from tomopoint.data.project import Project
 from tomopoint.data.tomograms import describe_tomogram, read_tomogram
-from tomopoint.errors import DataError
-from tomopoint.simulate.command import parse_shape, simulate
+from tomopoint.errors import DataError, TomopointError
+from tomopoint.simulate.command import simulate
 from tomopoint.simulate.options import PERFECT_LABELS, SimulationOptions
 from tomopoint.simulate.particles import PARTICLE_NAMES
 from tomopoint.simulate.project import SPLITS, ProjectPlan, run_name, write_project, write_run
@@ -135,9 +135,10 @@ def test_run_names_differ_and_look_like_the_competitions() -> None:
 
 
 @pytest.mark.parametrize("text", ["64,64", "64,64,abc", "64x64x64", "4,64,64", ""])
-def test_bad_shapes_are_refused(text: str) -> None:
-    with pytest.raises(DataError, match="shape"):
-        parse_shape(text)
+def test_bad_shapes_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(TomopointError, match="shape"):
+        simulate(tmp_path / "data", shape=text)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(

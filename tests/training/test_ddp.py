@@ -23,7 +23,7 @@ def run_train(folder, n_processes, batch_size):
     recipe = {
         **RECIPE,
         "networks": [{**SEGRESNET, "dropout": 0.0}],
-        "fit": {**RECIPE["fit"], "epochs": 2, "steps_per_epoch": 2, "batch_size": batch_size, "keep_best": 0},
+        "fit": {**RECIPE["fit"], "epochs": 2, "steps_per_epoch": 2, "batch_size": batch_size, "keep_best": 2},
     }
     path = folder / f"recipe{n_processes}.yaml"
     path.write_text(yaml.safe_dump(recipe))

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from training_data import PARTICLES, VOXEL_A, write_project
 
 from tomopoint.data.picks import write_picks
+from tomopoint.data.project import Project
+from tomopoint.data.tomograms import read_tomogram, write_tomogram
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.training.checkpoints import find_members, load_member
 from tomopoint.training.command import train
@@ -156,6 +158,17 @@ def test_other_recipe_or_other_data_is_refused(data, tmp_path):
     picks = project / "train/overlay/ExperimentRuns/TS_1/Picks/small.json"
     write_picks(picks, "TS_1", "small", np.full((1, 3), 50.0))
     with pytest.raises(TomopointError, match=r"other data: .*TS_1"):
+        run_train(project, tmp_path / "run", recipe)
+
+
+def test_another_tomogram_of_the_same_shape_is_refused(data, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(data, project)
+    recipe = recipe_file(tmp_path, fit={"epochs": 1, "steps_per_epoch": 1})
+    run_train(project, tmp_path / "run", recipe)
+    store = Project(project).run("TS_2", "train").tomogram_path()
+    write_tomogram(store, np.round(read_tomogram(store).volume_zyx, 6), levels=1)
+    with pytest.raises(TomopointError, match=r"other data: .*TS_2"):
         run_train(project, tmp_path / "run", recipe)
 
 

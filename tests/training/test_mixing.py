@@ -6,7 +6,7 @@ import torch
 from training_data import make_run
 
 from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset
-from tomopoint.training.mixing import PATCH_VOX, Crop, erase_cuboid, paste_particles, vary
+from tomopoint.training.mixing import PATCH_A, Crop, erase_cuboid, paste_particles, vary
 from tomopoint.training.recipes import AugmentationOptions, CropOptions
 
 
@@ -39,7 +39,7 @@ def test_pasted_particles_are_where_their_labels_say():
 
 def test_nothing_is_pasted_onto_a_particle_or_into_a_small_crop():
     run = make_run(shape=(64, 80, 80))
-    full = Crop(torch.zeros(PATCH_VOX, 44, 44), np.full((1, 3), 20.0), np.array([0]), 1.0, "here")
+    full = Crop(torch.zeros(round(PATCH_A / run.voxel_A), 44, 44), np.full((1, 3), 20.0), np.array([0]), 1.0, "here")
     assert len(paste_particles(full, np.random.default_rng(0), [run]).labels) == 1
     assert len(paste_particles(empty_crop((16, 16, 16)), np.random.default_rng(0), [run]).labels) == 0
 

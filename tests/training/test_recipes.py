@@ -8,7 +8,8 @@ import yaml
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.training.fit import check_sizes
-from tomopoint.training.recipes import Recipe, differences, load_recipe, recipe_from_dict, recipes_folder
+from tomopoint.training.recipe_files import differences, load_recipe, recipe_from_dict, recipes_folder
+from tomopoint.training.recipes import Recipe
 
 NAMES = ("default", "demo", "demo-quick", "winner-segresnet", "winner-dynunet")
 

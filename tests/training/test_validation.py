@@ -11,12 +11,11 @@ import torch
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Project
-from tomopoint.data.tables import PICK_COLUMNS, read_pick_table
+from tomopoint.data.tables import PICK_COLUMNS, passing, read_pick_table
 from tomopoint.data.tomograms import read_tomogram, write_tomogram
 from tomopoint.errors import PipelineError, TomopointError
 from tomopoint.evaluation.residual import shifted
 from tomopoint.evaluation.score import score_picks
-from tomopoint.evaluation.thresholds import passing
 from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.inference.predict import predict_tomogram
 from tomopoint.networks.build import build_network
@@ -27,7 +26,7 @@ from tomopoint.training.checkpoints import RECIPE, WEIGHTS, MemberRecord, find_m
 from tomopoint.training.recipes import Recipe
 from tomopoint.training.trained import load_trained_run, read_held_out_truth
 from tomopoint.training.validate_command import validate
-from tomopoint.training.validate_steps import parse_sizes, parse_thresholds
+from tomopoint.training.validate_steps import parse_thresholds
 from tomopoint.training.validation import PredictionOptions, choose_tiling
 
 RUNS = ("TS_1", "TS_2", "TS_3")
@@ -192,13 +191,10 @@ def test_windows_fit_the_data_and_the_networks():
 
 
 def test_options_are_read_or_refused():
-    assert parse_sizes("window", "192, 128,128") == (192, 128, 128)
     assert parse_thresholds("counts:1.5").picks_per_particle == 1.5
     for text in ("best", "counts:x", "counts:-1"):
         with pytest.raises(TomopointError, match="--thresholds"):
             parse_thresholds(text)
-    with pytest.raises(TomopointError, match="--window"):
-        parse_sizes("window", "64")
 
 
 def test_no_such_run_folder(tmp_path):

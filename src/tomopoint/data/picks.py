@@ -115,7 +115,7 @@ def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, P
         if picks.particle not in found:
             raise DataError(
                 f"{path}: unknown particle {picks.particle!r}; known are {', '.join(particle_names)}. "
-                "Remove the file or add the particle to the recipe"
+                "Remove the file, or give the recipe or pipeline.json that knows this particle"
             )
         found[picks.particle] = np.concatenate([found[picks.particle], picks.points_xyz_A])
     return found

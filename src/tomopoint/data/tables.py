@@ -5,6 +5,7 @@ The only place, with the picks files, where coordinates are x, y, z.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,12 @@ def empty_pick_table() -> pd.DataFrame:
     """Return a pick table without rows, with the right column types."""
     text, number = pd.Series(dtype=object), pd.Series(dtype=np.float64)
     return pd.DataFrame({name: text if name in PICK_COLUMNS[:2] else number for name in PICK_COLUMNS})
+
+
+def passing(picks: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
+    """Return the picks whose score is at least the threshold of their particle."""
+    least = picks["particle_type"].map(dict(thresholds)).to_numpy(dtype=np.float64)
+    return picks.loc[picks["score"].to_numpy(dtype=np.float64) >= least]
 
 
 def read_pick_table(path: Path) -> pd.DataFrame:

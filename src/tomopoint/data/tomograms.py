@@ -44,11 +44,14 @@ class TomogramInfo:
         Edge of a voxel, Angstrom.
     path
         The store.
+    n_bytes
+        Of the files of level 0. Compressed voxels of another reconstruction hardly ever take the same number.
     """
 
     shape_zyx: tuple[int, int, int]
     voxel_A: float
     path: Path
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def describe_tomogram(path: Path) -> TomogramInfo:
         Nothing there, not a tomogram store, not 3-D, or no usable voxel size.
     """
     array = _open_finest(path)
-    return TomogramInfo(_shape_3d(array, path), _voxel_size(path), path)
+    n_bytes = sum(file.stat().st_size for file in (path / "0").rglob("*") if file.is_file())
+    return TomogramInfo(_shape_3d(array, path), _voxel_size(path), path, n_bytes)
 
 
 def read_tomogram(path: Path) -> Tomogram:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from tomopoint.data.tables import passing
 from tomopoint.evaluation.residual import Residual, estimate_residual, shifted
 from tomopoint.evaluation.score import Score, TruthMapping, score_picks
 from tomopoint.evaluation.thresholds import (
@@ -33,7 +34,6 @@ from tomopoint.evaluation.thresholds import (
     Curve,
     choose_thresholds,
     count_thresholds,
-    passing,
     sweep,
     threshold_grid,
 )

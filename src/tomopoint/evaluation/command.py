@@ -7,7 +7,7 @@ from pathlib import Path
 from tomopoint.command import CommandResult
 
 
-def score(submission: Path, truth: Path) -> CommandResult:
+def score(submission: Path, truth: Path, pipeline: Path | None = None) -> CommandResult:
     """Compute the official score of a submission.
 
     Runs of the submission that the truth does not hold are left out, as in the official metric; runs of the truth
@@ -19,20 +19,28 @@ def score(submission: Path, truth: Path) -> CommandResult:
         CSV with experiment, particle_type, x, y, z (Angstrom).
     truth
         Folder of true picks: a project, its overlay, or any folder with <run>/<particle>.json.
+    pipeline
+        pipeline.json with the particles, their radii and weights; default the one beside the submission, else the
+        competition's particles.
     """
     from tomopoint.data.tables import read_pick_table
     from tomopoint.evaluation.score import score_picks
     from tomopoint.evaluation.score_text import score_figures, score_text
-    from tomopoint.evaluation.truth import is_simulated_truth, read_truth
-    from tomopoint.pipeline import COMPETITION_PARTICLES
+    from tomopoint.evaluation.truth import is_simulated_truth, pipeline_beside, read_truth
+    from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
 
     table = read_pick_table(submission)
-    result = score_picks(read_truth(truth, [p.name for p in COMPETITION_PARTICLES]), table)
+    known = Pipeline.load(pipeline) if pipeline else pipeline_beside(submission)
+    particles = known.particles if known else COMPETITION_PARTICLES
+    result = score_picks(read_truth(truth, [p.name for p in particles]), table, particles)
     ignored = int((~table["experiment"].isin(result.runs)).sum())
     simulated = is_simulated_truth(truth)
     text = score_text(result, simulated)
     if ignored:
         text += f"\n{ignored} of {len(table)} rows belong to runs that {truth} does not hold; they were left out."
+    official = {(p.name, p.radius_A, p.weight) for p in COMPETITION_PARTICLES}
+    if {(p.name, p.radius_A, p.weight) for p in particles} != official:
+        text += "\nParticles, radii and weights are the pipeline's, not the competition's: this is not its score."
     figures = {**score_figures(result), "simulated": simulated, "n_rows": len(table), "n_rows_left_out": ignored}
     return CommandResult(text, figures)
 

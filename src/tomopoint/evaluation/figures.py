@@ -27,6 +27,7 @@ INK, FAINT, ACCENT = "#1f2933", "#cbd2d9", "#2563a8"
 MARKERS = ("o", "^", "s", "D", "h", "v", "p", "*")
 """Per particle, in order."""
 
+SCALE_BAR_A = 1000.0
 JPEG_QUALITY = 90
 SLICE_DPI = 110
 HISTOGRAM_BINS = 30
@@ -116,11 +117,24 @@ def _draw_slab(axes: Axes, view: SliceView, particles: Sequence[tuple[str, float
         for points, colour in ((view.found, FOUND), (view.wrong, WRONG), (view.missed, MISSED)):
             xy = points.get(name, np.zeros((0, 2)))
             _draw_marks(axes, xy, marker_of(index), colour, radius_A / view.voxel_A)
+    _draw_scale_bar(axes, view.voxel_A, height)
+    axes.set_xlim(0, width)
+    axes.set_ylim(0, height)
     axes.set_title(view.title, fontsize=11, color=INK, loc="left")
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _draw_scale_bar(axes: Axes, voxel_A: float, height: int) -> None:
+    """Draw 100 nm in the lower left corner, over the same dark rim as the marks."""
+    start, end, y = 0.03 * height, 0.03 * height + SCALE_BAR_A / voxel_A, 0.03 * height
+    for colour, width in (("black", 6.0), ("white", 3.0)):
+        axes.plot((start, end), (y, y), color=colour, lw=width, solid_capstyle="butt")
+    box = {"facecolor": "black", "alpha": 0.55, "lw": 0, "pad": 1.5}
+    label = f"{SCALE_BAR_A / 10:.0f} nm"
+    axes.text((start + end) / 2, y + 0.02 * height, label, color="white", fontsize=9, ha="center", bbox=box)
 
 
 def _draw_marks(axes: Axes, xy: npt.NDArray[np.float64], marker: str, colour: str, radius_vox: float) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from tomopoint import __version__
-from tomopoint.data.project import Project, Run
+from tomopoint.data.project import DEFAULT_TOMO_TYPE, Project, Run
 from tomopoint.data.tables import read_pick_table
 from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import DataError
@@ -24,9 +24,9 @@ from tomopoint.evaluation.score import Score, score_picks
 from tomopoint.evaluation.slices import choose_slabs, judge_picks
 from tomopoint.evaluation.timings import timings_section
 from tomopoint.evaluation.training_sections import parity_section, read_validation, validation_sections
-from tomopoint.evaluation.truth import is_simulated_truth, read_truth
+from tomopoint.evaluation.truth import is_simulated_truth, pipeline_beside, read_truth
 from tomopoint.files import sha256_of
-from tomopoint.pipeline import COMPETITION_PARTICLES, Particle, Pipeline
+from tomopoint.pipeline import COMPETITION_PARTICLES, PIPELINE_NAME, Particle, Pipeline
 
 SHOWN_RUNS = 4
 """Runs with pictures: the worst, the best and some between."""
@@ -67,13 +67,18 @@ class ReportSources:
 
     @property
     def particles(self) -> tuple[Particle, ...]:
-        """Those of the validated run, else the competition's."""
+        """Those of the validated run or of the submission's Pipeline, else the competition's."""
         return self.pipeline.particles if self.pipeline else COMPETITION_PARTICLES
 
     @cached_property
     def pipeline(self) -> Pipeline | None:
-        """What validation wrote."""
-        return Pipeline.load(self.run / "pipeline.json") if self.run else None
+        """What validation wrote, or what the prediction of the submission was made with."""
+        return Pipeline.load(self.run / PIPELINE_NAME) if self.run else pipeline_beside(self.submission)
+
+    @property
+    def tomo_type(self) -> str:
+        """Reconstruction to show."""
+        return self.pipeline.tomo_type if self.pipeline else DEFAULT_TOMO_TYPE
 
     @cached_property
     def validation(self) -> dict[str, Any] | None:
@@ -178,11 +183,11 @@ def _pictures(score: Score, truth: Mapping[str, Any], picks: pd.DataFrame, sourc
     marks = [(p.name, p.radius_A) for p in sources.particles]
     shown: list[Markup] = []
     for name in chosen:
-        run = _find_run(Project(sources.data), name)
+        run = _find_run(Project(sources.data), name, sources.tomo_type)
         if run is None:
-            shown.append(paragraph(f"{sources.data} has no tomogram of {name}.", soft=True))
+            shown.append(paragraph(f"{sources.data} has no {sources.tomo_type} tomogram of {name}.", soft=True))
             continue
-        tomogram = read_tomogram(run.tomogram_path())
+        tomogram = read_tomogram(run.tomogram_path(sources.tomo_type))
         own = picks.loc[picks["experiment"] == name]
         judged = judge_picks(truth[name], own, sources.particles, tomogram.voxel_A)
         views = choose_slabs(tomogram, judged, name)
@@ -197,10 +202,10 @@ def _key(names: Sequence[str]) -> Markup:
     return Markup(f'<p class="key">{dots}</p><p class="key soft">{shapes}</p>')
 
 
-def _find_run(project: Project, name: str) -> Run | None:
+def _find_run(project: Project, name: str, tomo_type: str) -> Run | None:
     for split in ("test", "train"):
         run = Run(name, split, project.root)
-        if run.tomogram_path().is_dir():
+        if run.tomogram_path(tomo_type).is_dir():
             return run
     return None
 

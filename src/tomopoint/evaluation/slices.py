@@ -17,10 +17,10 @@ from tomopoint.pipeline import Particle
 
 Floats = npt.NDArray[np.float64]
 
-SLAB_VOX = 8
-"""Slices averaged into one picture: enough to see particles through the noise, less than the smallest diameter."""
+SLAB_A = 80.0
+"""Thickness averaged into one picture: enough to see particles through the noise, less than the smallest diameter."""
 
-REACH_VOX = 10
+REACH_A = 100.0
 """Centres up to this far from the slab's middle are drawn: the particle then still touches the slab."""
 
 
@@ -93,26 +93,27 @@ def judge_picks(
 
 def choose_slabs(tomogram: Tomogram, judged: Judged, run: str, count: int = 2) -> list[SliceView]:
     """Return the slab with most marks, then of those that share no mark with it the fullest, and so on; by depth."""
-    depth = tomogram.volume_zyx.shape[0]
+    depth, reach_vox = tomogram.volume_zyx.shape[0], REACH_A / tomogram.voxel_A
     marks = np.concatenate([p[:, 2] for part in (judged.found, judged.wrong, judged.missed) for p in part.values()])
     middles = np.arange(depth)
-    n_near = (np.abs(marks[None, :] - (middles[:, None] + 0.5)) <= REACH_VOX).sum(axis=1)
+    n_near = (np.abs(marks[None, :] - (middles[:, None] + 0.5)) <= reach_vox).sum(axis=1)
     chosen: list[int] = []
     free = np.ones(depth, dtype=bool)
     while free.any() and len(chosen) < count:
         fullest = np.flatnonzero(free & (n_near == n_near[free].max()))
         # Of equally full slabs the one in the middle: no preference for an end of the tomogram.
         chosen.append(int(fullest[len(fullest) // 2]))
-        free &= np.abs(middles - chosen[-1]) > 2 * REACH_VOX
+        free &= np.abs(middles - chosen[-1]) > 2 * reach_vox
     return [_view(tomogram, judged, run, middle) for middle in sorted(chosen)]
 
 
 def _view(tomogram: Tomogram, judged: Judged, run: str, middle: int) -> SliceView:
     depth = tomogram.volume_zyx.shape[0]
-    low = max(0, min(middle - SLAB_VOX // 2, depth - SLAB_VOX))
-    high = min(depth, low + SLAB_VOX)
+    thickness, reach_vox = max(1, round(SLAB_A / tomogram.voxel_A)), REACH_A / tomogram.voxel_A
+    low = max(0, min(middle - thickness // 2, depth - thickness))
+    high = min(depth, low + thickness)
     near = {
-        kind: {name: points[np.abs(points[:, 2] - (middle + 0.5)) <= REACH_VOX, :2] for name, points in part.items()}
+        kind: {name: points[np.abs(points[:, 2] - (middle + 0.5)) <= reach_vox, :2] for name, points in part.items()}
         for kind, part in (("found", judged.found), ("wrong", judged.wrong), ("missed", judged.missed))
     }
     counts = {kind: sum(map(len, part.values())) for kind, part in near.items()}

@@ -187,12 +187,6 @@ def count_thresholds(
     return chosen
 
 
-def passing(picks: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
-    """Return the picks whose score is at least the threshold of their particle."""
-    least = picks["particle_type"].map(dict(thresholds)).to_numpy(dtype=np.float64)
-    return picks.loc[picks["score"].to_numpy(dtype=np.float64) >= least]
-
-
 def _choice_at(curve: Curve, index: int) -> Choice:
     f_beta, grid = curve.f_beta, curve.thresholds
     good_enough = f_beta >= (1 - FLATNESS) * f_beta[index]

@@ -17,7 +17,7 @@ from tomopoint.evaluation.page import Markup, number, paragraph, picture, sectio
 from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
 from tomopoint.evaluation.truth import read_truth
 from tomopoint.inference.engines.graph_metadata import PARITY_KEY, read_metadata
-from tomopoint.pipeline import Pipeline
+from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
 
 def read_validation(run_folder: Path) -> dict[str, Any] | None:
@@ -40,9 +40,9 @@ def validation_sections(run_folder: Path | None) -> list[Markup]:
     validation = read_validation(run_folder) if run_folder else None
     if validation is None or run_folder is None:
         return []
-    pipeline = Pipeline.load(run_folder / "pipeline.json")
+    pipeline = Pipeline.load(run_folder / PIPELINE_NAME)
     names = list(pipeline.particle_names)
-    thresholds = {p.name: p.threshold for p in pipeline.particles}
+    thresholds = pipeline.thresholds
     curves = picture(draw_curves(names, validation, thresholds), "F4, recall and precision over the threshold")
     parts = [
         _folds(validation, names),
@@ -51,7 +51,10 @@ def validation_sections(run_folder: Path | None) -> list[Markup]:
     judged = _judge_out_of_fold(run_folder, validation, pipeline)
     if judged is not None:
         bars = picture(draw_histograms(judged, names, thresholds), "histograms of the scores of out-of-fold picks")
-        note = "Out-of-fold picks above the floor. The line is the threshold; bars stack, the scale is logarithmic."
+        note = (
+            "Out-of-fold picks above the floor. The line is the threshold; bars stack; the scale is linear up to ten "
+            "picks, logarithmic above."
+        )
         parts.append(section("Scores of right and wrong picks", paragraph(note, soft=True), bars))
     return parts
 

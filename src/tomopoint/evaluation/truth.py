@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tomopoint.data.picks import read_run_picks
 from tomopoint.data.project import RUNS_FOLDER, Project
 from tomopoint.errors import DataError
+from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
 PICKS_FOLDER = "Picks"
 LEVELS = (f"train/overlay/{RUNS_FOLDER}", f"overlay/{RUNS_FOLDER}", RUNS_FOLDER, "")
@@ -48,6 +49,12 @@ def read_truth(
         raise DataError(f"{folder} holds no picks of {', '.join(missing)}; it has those of {', '.join(folders)}")
     chosen = folders if runs is None else {run: folders[run] for run in sorted(runs)}
     return {run: read_run_picks(path, particle_names) for run, path in chosen.items()}
+
+
+def pipeline_beside(submission: Path) -> Pipeline | None:
+    """Return the Pipeline that `tomopoint predict` left beside a submission; None where there is none."""
+    path = submission.with_name(PIPELINE_NAME)
+    return Pipeline.load(path) if path.is_file() else None
 
 
 def is_simulated_truth(folder: Path) -> bool:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tomopoint.command import CommandResult
-from tomopoint.errors import EngineError, TomopointError
+from tomopoint.command import CommandResult, parse_zyx
+from tomopoint.errors import EngineError
 
 if TYPE_CHECKING:
     from tomopoint.export.engine_build import BuildOptions
@@ -48,7 +48,7 @@ def export_onnx(
     from tomopoint.export.parity import format_table
 
     options = ExportOptions(
-        window_zyx=None if window is None else parse_window(window),
+        window_zyx=None if window is None else parse_zyx("window", window),
         batch=batch,
         precision=precision,
         views=None if views is None else tuple(view.strip() for view in views.split(",")),
@@ -144,12 +144,3 @@ def _check_graph(model: Path, flavour: str, options: BuildOptions) -> CommandRes
         "n_bytes": plan.n_bytes,
     }
     return CommandResult(text, figures)
-
-
-def parse_window(text: str) -> tuple[int, int, int]:
-    """Read ``D,H,W``."""
-    try:
-        depth, height, width = (int(part) for part in text.split(","))
-    except ValueError as error:
-        raise TomopointError(f"--window takes three numbers D,H,W, e.g. 192,128,128; got {text!r}") from error
-    return depth, height, width

@@ -14,6 +14,7 @@ from typing import Any
 
 from tomopoint.errors import EngineError
 from tomopoint.export.build_progress import make_monitor
+from tomopoint.files import whole_or_absent
 from tomopoint.inference.engines.flavour import CLASSIC, TensorRT, make_logger, require_gpu
 
 BYTES_PER_GIB = 1 << 30
@@ -194,8 +195,5 @@ def attach_timing_cache(config: Any, path: Path) -> None:
 
 def write_bytes(path: Path, data: Any) -> None:
     """Write a buffer to `path`, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as stream:
+    with whole_or_absent(path) as temporary, temporary.open("wb") as stream:
         stream.write(memoryview(data))
-    temporary.replace(path)

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from tomopoint.errors import PipelineError
 from tomopoint.networks.contract import PointNetwork
-from tomopoint.pipeline import Member, Pipeline
+from tomopoint.pipeline import PIPELINE_NAME, Member, Pipeline
 from tomopoint.training.checkpoints import find_members, load_member
-
-PIPELINE_NAME = "pipeline.json"
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from tomopoint.errors import DataError, EngineError
 from tomopoint.export.parity import PRECISIONS, Array, Outputs
+from tomopoint.files import whole_or_absent
 from tomopoint.pipeline import Pipeline
 
 REFERENCE_NAME = "reference.npz"
@@ -61,8 +62,7 @@ class Reference:
 
     def save(self, path: Path) -> None:
         """Write ``reference.npz``, atomically."""
-        temporary = path.with_name(f".{path.name}.partial")
-        with temporary.open("wb") as stream:
+        with whole_or_absent(path) as temporary, temporary.open("wb") as stream:
             np.savez(
                 stream,
                 windows=self.windows,
@@ -71,7 +71,6 @@ class Reference:
                 precision=np.array(self.precision),
                 onnx_sha256=np.array(self.onnx_sha256),
             )
-        temporary.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Reference:

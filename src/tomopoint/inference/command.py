@@ -16,7 +16,7 @@ def predict(
     runs: str = "",
     workers: int = 0,
     provider: str = "auto",
-    tomo_type: str = "denoised",
+    tomo_type: str | None = None,
     limit_hours: float | None = None,
     engine: Path | None = None,
 ) -> CommandResult:
@@ -41,7 +41,7 @@ def predict(
     provider
         auto, tensorrt, cuda or cpu.
     tomo_type
-        Reconstruction to read.
+        Reconstruction to read; default the one the graph was validated on.
     limit_hours
         Start no further run after this time and write the submission from what is done.
     engine
@@ -74,16 +74,16 @@ def rethreshold(
         pipeline.json with the thresholds; the one beside the picks unless given.
     """
     from tomopoint.inference.submission import submission_of
-    from tomopoint.pipeline import Pipeline
+    from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
-    chosen = Pipeline.load(pipeline or picks.with_name("pipeline.json")).with_thresholds(_parse_thresholds(thresholds))
+    chosen = Pipeline.load(pipeline or picks.with_name(PIPELINE_NAME)).with_thresholds(_parse_thresholds(thresholds))
     counts = submission_of(picks, chosen, out)
     rows = [f"  {p.name:22} threshold {p.threshold:.3f}  {counts[p.name]} picks" for p in chosen.particles]
     figures = {
         "submission": str(out),
         "n_submitted": sum(counts.values()),
         "counts": counts,
-        "thresholds": {particle.name: particle.threshold for particle in chosen.particles},
+        "thresholds": chosen.thresholds,
     }
     return CommandResult("\n".join([f"{out}: {sum(counts.values())} picks", *rows]), figures)
 

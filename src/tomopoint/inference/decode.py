@@ -38,12 +38,6 @@ def decode_maps(maps: VolumeMaps, pipeline: Pipeline, voxel_A: float) -> pd.Data
     return pd.concat(tables, ignore_index=True)
 
 
-def apply_thresholds(picks: pd.DataFrame, pipeline: Pipeline) -> pd.DataFrame:
-    """Return the picks whose score reaches their particle's threshold."""
-    threshold = picks["particle_type"].map({p.name: p.threshold for p in pipeline.particles}).astype(np.float64)
-    return picks[picks["score"].to_numpy() >= threshold.to_numpy()].reset_index(drop=True)
-
-
 def local_maxima(scores_zyx: npt.NDArray[np.float32], floor: float) -> npt.NDArray[np.int64]:
     """Return the cells above `floor` that none of their 26 neighbours exceeds.
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from tomopoint.errors import TomopointError
 from tomopoint.files import write_atomically
+from tomopoint.pipeline import PIPELINE_NAME
 
 HEARTBEAT_SECONDS = 30.0
 """A worker touches its claims this often."""
@@ -50,7 +51,7 @@ class PredictionFolder:
     @property
     def pipeline_path(self) -> Path:
         """The Pipeline of the graph."""
-        return self.path / "pipeline.json"
+        return self.path / PIPELINE_NAME
 
     @property
     def picks_path(self) -> Path:

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from tomopoint.data.tables import PICK_COLUMNS, empty_pick_table, read_pick_table, write_pick_table, write_submission
+from tomopoint.data.tables import (
+    PICK_COLUMNS,
+    empty_pick_table,
+    passing,
+    read_pick_table,
+    write_pick_table,
+    write_submission,
+)
 from tomopoint.errors import DataError, PipelineError
-from tomopoint.inference.decode import apply_thresholds
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.pipeline import Pipeline
 
@@ -39,7 +45,7 @@ def join_parts(folder: PredictionFolder, pipeline: Pipeline) -> Joined:
     tables = [table for table in tables if len(table)]
     picks = pd.concat(tables, ignore_index=True) if tables else empty_pick_table()
     write_pick_table(picks, folder.picks_path)
-    submitted = apply_thresholds(picks, pipeline)
+    submitted = passing(picks, pipeline.thresholds)
     write_submission(submitted, folder.submission_path)
     counts = {name: int((submitted["particle_type"] == name).sum()) for name in pipeline.particle_names}
     return Joined(len(picks), len(submitted), counts)
@@ -69,6 +75,6 @@ def submission_of(picks_path: Path, pipeline: Pipeline, out: Path) -> dict[str, 
                 f"the threshold {particle.threshold:g} of {particle.name} is below the floor "
                 f"{pipeline.decoding.floor:g}, under which no picks were kept; choose a higher one"
             )
-    submitted = apply_thresholds(picks, pipeline)
+    submitted = passing(picks, pipeline.thresholds)
     write_submission(submitted, out)
     return {name: int((submitted["particle_type"] == name).sum()) for name in pipeline.particle_names}

@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tomopoint import __version__
-from tomopoint.data.project import DEFAULT_TOMO_TYPE, Run
+from tomopoint.data.project import Run
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.files import sha256_of
 from tomopoint.inference.budget import Budget
@@ -52,7 +52,7 @@ class PredictOptions:
     provider
         See :func:`~tomopoint.inference.engines.load.load_engine`.
     tomo_type
-        Reconstruction to read.
+        Reconstruction to read; None: the one the graph was validated on.
     limit_hours
         Time after which no further run is started; None: no limit.
     record_path
@@ -61,7 +61,7 @@ class PredictOptions:
 
     workers: int = 0
     provider: str = "auto"
-    tomo_type: str = DEFAULT_TOMO_TYPE
+    tomo_type: str | None = None
     limit_hours: float | None = None
     record_path: Path | None = None
 
@@ -93,7 +93,8 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
     gpus = [] if options.provider == "cpu" else find_gpus()
     n_workers = options.workers or max(1, len(gpus))
     data = sorted({f"{run.root.resolve() / run.split}" for run in runs})
-    folder.open({"graph": sha256_of(model_path), "tomogram type": options.tomo_type, "data folder": data})
+    tomo_type = options.tomo_type or pipeline.tomo_type
+    folder.open({"graph": sha256_of(model_path), "tomogram type": tomo_type, "data folder": data})
     pipeline.save(folder.pipeline_path)
     folder.log("prediction", tomopoint=__version__, n_runs=len(runs), workers=n_workers, model=str(model_path))
     todo = tuple(run for run in runs if not folder.part_path(run.name).exists())
@@ -107,7 +108,7 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
         provider=options.provider,
         record_path=options.record_path,
         threads=max(1, len(os.sched_getaffinity(0)) // n_workers),
-        tomo_type=options.tomo_type,
+        tomo_type=tomo_type,
         n_workers=n_workers,
         started=start,
         limit=options.limit_hours * 3600 if options.limit_hours else None,

@@ -16,11 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tomopoint import __version__
+from tomopoint.data.project import DEFAULT_TOMO_TYPE
 from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
 from tomopoint.export.metadata import EXPORT_TOOLS, tool_versions
 from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of, write_atomically
-from tomopoint.kaggle.manifest import MANIFEST, MODEL, PIPELINE, REFERENCE, KitFile, Manifest
+from tomopoint.kaggle.manifest import MANIFEST, MODEL, KitFile, Manifest
 from tomopoint.kaggle.metadata import (
     DATASET_METADATA,
     as_json,
@@ -29,7 +30,7 @@ from tomopoint.kaggle.metadata import (
     load_config,
 )
 from tomopoint.kaggle.wheels import Wheel, check_wheels
-from tomopoint.pipeline import Pipeline
+from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,11 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
     metadata = dataset_metadata(load_config(checkout / "kernels" / "kernels.toml"))
     _refuse_foreign(out)
     pipeline = check_model(model_path, model_path.with_name(REFERENCE_NAME))
+    if pipeline.tomo_type != DEFAULT_TOMO_TYPE:
+        logger.warning(
+            "%s reads %s tomograms; the competition's test runs are %s only",
+            *(model_path, pipeline.tomo_type, DEFAULT_TOMO_TYPE),
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as holder:
         kit = Path(holder) / "kit"
@@ -67,8 +73,8 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
         for wheel in _third_party(checkout / "wheels"):
             shutil.copyfile(wheel.path, kit / wheel.path.name)
         shutil.copyfile(model_path, kit / MODEL)
-        shutil.copyfile(model_path.with_name(REFERENCE_NAME), kit / REFERENCE)
-        pipeline.save(kit / PIPELINE)
+        shutil.copyfile(model_path.with_name(REFERENCE_NAME), kit / REFERENCE_NAME)
+        pipeline.save(kit / PIPELINE_NAME)
         manifest = _describe(kit, pipeline)
         manifest.save(kit)
         write_atomically(kit / DATASET_METADATA, as_json(metadata))
@@ -123,10 +129,12 @@ def check_dataset(folder: Path) -> Manifest:
     present = {path.name for path in folder.iterdir()} - {MANIFEST, DATASET_METADATA}
     if extra := sorted(present - set(manifest.files)):
         raise DataError(f"{folder} holds {', '.join(extra)}, which the manifest does not list; remove or stage again")
-    pipeline = check_model(folder / MODEL, folder / REFERENCE)
-    digests = {pipeline.digest, Pipeline.load(folder / PIPELINE).digest, manifest.pipeline_digest}
+    pipeline = check_model(folder / MODEL, folder / REFERENCE_NAME)
+    digests = {pipeline.digest, Pipeline.load(folder / PIPELINE_NAME).digest, manifest.pipeline_digest}
     if len(digests) > 1 or manifest.onnx_sha256 != manifest.files[MODEL].sha256:
-        raise PipelineError(f"manifest, {PIPELINE} and graph of {folder} do not belong together; stage the kit again")
+        raise PipelineError(
+            f"manifest, {PIPELINE_NAME} and graph of {folder} do not belong together; stage the kit again"
+        )
     if (folder / DATASET_METADATA).exists():
         check_dataset_metadata(json.loads((folder / DATASET_METADATA).read_text()))
     for wheel in sorted(folder.glob("*.whl")):

@@ -13,7 +13,7 @@ from tomopoint.errors import EngineError
 from tomopoint.export.engine_build import BuildOptions
 from tomopoint.export.engine_trial import Finding, build_native, build_with_onnxruntime, hashes_of, measure
 from tomopoint.export.parity import ParityRow, format_table
-from tomopoint.export.reference import Reference
+from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.inference.engines.flavour import CLASSIC, why_no_gpu
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.load import ORT_TENSORRT, TENSORRT_RUNTIMES
@@ -21,7 +21,7 @@ from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.inference.engines.protocol import Engine
 from tomopoint.inference.engines.record import EngineRecord
 from tomopoint.kaggle.inputs import find_kit
-from tomopoint.kaggle.manifest import MODEL, REFERENCE, Manifest
+from tomopoint.kaggle.manifest import MODEL, Manifest
 
 BUILD = BuildOptions()
 
@@ -104,7 +104,7 @@ def run(root: Path, runtimes: Sequence[Runtime] = RUNTIMES) -> EngineReport:
     kit = find_kit(root)
     manifest = Manifest.load(kit)
     manifest.verify(kit)
-    reference = Reference.load(kit / REFERENCE)
+    reference = Reference.load(kit / REFERENCE_NAME)
     reference.require_graph(manifest.onnx_sha256, kit / MODEL)
     gpus = find_gpus()
     lines: list[str] = []

@@ -13,8 +13,6 @@ from tomopoint.files import sha256_of, write_atomically
 
 MANIFEST = "manifest.json"
 MODEL = "ensemble.onnx"
-REFERENCE = "reference.npz"
-PIPELINE = "pipeline.json"
 
 FORMAT = "tomopoint-kit"
 FORMAT_VERSION = 1

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tomopoint.errors import TomopointError
+from tomopoint.files import whole_or_absent
 
 LINKED = ("libnvinfer.so", "libnvinfer_plugin.so", "libnvonnxparser.so")
 BUILDER_RESOURCE = "libnvinfer_builder_resource"
@@ -63,9 +64,8 @@ def slim_wheel(source: Path, folder: Path, compute_capability: str) -> SlimWheel
         name, version, *tags = source.stem.split("-")
         target = folder / "-".join([name, version, build, *tags[-3:]])
         target = target.with_name(target.name + ".whl")
-        partial = target.with_name(f".{target.name}.partial")
-        _copy(archive, partial, set(libraries) - set(kept), build)
-        partial.replace(target)
+        with whole_or_absent(target) as partial:
+            _copy(archive, partial, set(libraries) - set(kept), build)
     base = [Path(library).name for library in libraries]
     return SlimWheel(
         target,

@@ -20,8 +20,8 @@ from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.summary import PredictionSummary
 from tomopoint.inference.workers import PredictOptions, predict_runs
 from tomopoint.kaggle.inputs import find_competition, find_engine_record, find_kit
-from tomopoint.kaggle.manifest import MODEL, PIPELINE, Manifest
-from tomopoint.pipeline import Pipeline
+from tomopoint.kaggle.manifest import MODEL, Manifest
+from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
 LIMIT_HOURS = 11.5
 """Kaggle ends a GPU notebook after 12 hours; the rest is for installing, starting and joining."""
@@ -91,7 +91,7 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     manifest = Manifest.load(kit)
     manifest.verify(kit)
     runs = Project(find_competition(root)).runs("test")
-    pipeline = Pipeline.load(kit / PIPELINE)
+    pipeline = Pipeline.load(kit / PIPELINE_NAME)
     gpus = find_gpus()
     record_path = find_engine_record(root)
     provider, why = choose_provider(record_path, manifest, gpus)

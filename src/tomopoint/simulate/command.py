@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tomopoint.command import CommandResult
+from tomopoint.command import CommandResult, parse_zyx
 from tomopoint.errors import DataError
 from tomopoint.simulate.options import SimulationOptions
 
@@ -52,13 +52,13 @@ def simulate(
         raise DataError(f"device must be auto, cpu or cuda, got {device!r}")
     if workers < 0:
         raise DataError(f"workers must not be negative, got {workers}; 0 chooses a number")
-    plan = ProjectPlan(out, train_runs, test_runs, parse_shape(shape), seed, content, device)
+    plan = ProjectPlan(out, train_runs, test_runs, parse_zyx("shape", shape), seed, content, device)
     records = write_project(plan, workers)
     counts = {name: sum(record.counts[name] for record in records) for name in PARTICLE_NAMES}
     listing = ", ".join(f"{count} {name}" for name, count in counts.items())
     text = (
         f"{out}: {train_runs} training and {test_runs} test runs of {shape} voxels with {listing}.\n"
-        f"Next: tomopoint train --data {out}"
+        f"Next: tomopoint train --data {out} --out runs/first"
     )
     figures = {
         "data": str(out),
@@ -68,20 +68,3 @@ def simulate(
         "seconds_per_run": round(sum(record.seconds for record in records) / len(records), 2),
     }
     return CommandResult(text, figures)
-
-
-def parse_shape(text: str) -> tuple[int, int, int]:
-    """Read ``"184,630,630"``.
-
-    Raises
-    ------
-    DataError
-        Not three whole numbers, or too small.
-    """
-    from tomopoint.simulate.options import check_shape
-
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise DataError(f"the shape {text!r} does not fit: give depth,height,width, e.g. {DEFAULT_SHAPE}") from None
-    return check_shape(sizes)

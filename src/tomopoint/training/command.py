@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal
 
 from tomopoint.command import CommandResult
+from tomopoint.errors import TomopointError
+
+logger = logging.getLogger(__name__)
+
+PSEUDO_THRESHOLD = 0.5
 
 
 def train(
@@ -20,7 +26,7 @@ def train(
     precision: Literal["fp32", "bf16", "fp16", "auto"] | None = None,
     pseudo_labels: Path | None = None,
     pseudo_data: Path | None = None,
-    pseudo_threshold: float = 0.5,
+    pseudo_threshold: float = PSEUDO_THRESHOLD,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
     curves: Literal["tensorboard", "wandb", "none"] = "tensorboard",
@@ -68,9 +74,11 @@ def train(
     from tomopoint.training.machine import Machine
     from tomopoint.training.members import make_plan, open_run, train_members
     from tomopoint.training.pseudo_labels import PseudoLabels
-    from tomopoint.training.recipes import load_recipe
+    from tomopoint.training.recipe_files import load_recipe
     from tomopoint.training.scoring import official_score
 
+    if pseudo_labels is None and (pseudo_data is not None or pseudo_threshold != PSEUDO_THRESHOLD):
+        raise TomopointError("--pseudo-data and --pseudo-threshold belong to --pseudo-labels, which is not given")
     chosen = load_recipe(recipe).with_fit(
         epochs=epochs, steps_per_epoch=steps_per_epoch, max_minutes=max_minutes, precision=precision
     )
@@ -80,6 +88,7 @@ def train(
     pseudo = PseudoLabels(pseudo_labels, pseudo_data or data, threshold=pseudo_threshold) if pseudo_labels else None
     plan = make_plan(chosen, recipe, data, out, folds, pseudo)
     open_run(plan)
+    logger.info("%d members: %s", len(plan.tasks), ", ".join(task.label for task in plan.tasks))
     outcome = train_members(plan, machine, official_score)
     done = [*outcome.trained, *outcome.skipped]
     lines = [f"{len(done)} of {len(plan.tasks)} members are trained in {out}"]

@@ -112,6 +112,14 @@ class EpochEnd(Callback):
 
         The mean of the best epochs is validated like each of them, and kept only if it is better than the best.
         """
+        # Lightning has moved the module to the CPU by now: validation belongs where the epochs were validated.
+        module.to(trainer.strategy.root_device)
+        try:
+            return self._choose(trainer, module)
+        finally:
+            trainer.strategy.barrier()  # whoever is faster may go on to remove what others still read
+
+    def _choose(self, trainer: Trainer, module: DetectorModule) -> str:
         if not self.best:
             return f"last epoch, averaging {module.recipe.fit.averaging}"
         paths = [self.folder / CANDIDATES / name for _, name in self.best]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from tomopoint.training.checkpoints import LAST
 from tomopoint.training.crops import Sampler
 from tomopoint.training.dataset import CropBatch, CropDataset, EpochSampler, collate_crops, fixed_batches
 from tomopoint.training.detector import DetectorModule
-from tomopoint.training.epochs import CANDIDATES, EpochEnd, Progress, ScoreFunction
+from tomopoint.training.epochs import EpochEnd, Progress, ScoreFunction
 from tomopoint.training.loss import build_loss
 from tomopoint.training.machine import Machine, Processes
 from tomopoint.training.recipes import Recipe
@@ -125,6 +124,10 @@ def fit_member(
     """
     recipe = task.recipe
     processes = Processes.from_environment()
+    if recipe.fit.max_minutes and processes.count > 1:
+        raise TomopointError(
+            "max_minutes sets the learning rate by each process's own clock; with several processes, set fit.epochs"
+        )
     training = [run for name, run in runs.items() if name not in task.fold.validation_runs]
     held_out = [runs[name] for name in task.fold.validation_runs]
     epoch_sampler = EpochSampler(_crops_per_epoch(recipe), processes.rank, processes.count)
@@ -143,8 +146,6 @@ def fit_member(
         trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     kept = epoch_end.choose_weights(trainer, module)
     weights = {name: tensor.detach().cpu().clone() for name, tensor in module.evaluated.state_dict().items()}
-    if processes.rank == 0:
-        shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)
     return FitResult(
         weights=weights,
         kept=kept,

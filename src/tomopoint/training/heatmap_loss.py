@@ -13,12 +13,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tomopoint.training.loss_options import LossOptions, LossTerms
+from tomopoint.training.borders import without_background
+from tomopoint.training.loss_options import LossTerms
 from tomopoint.training.neighbours import PointList, neighbourhoods
 from tomopoint.training.points import PointBatch
-from tomopoint.training.reduction import across_ranks, in_full_precision
+from tomopoint.training.reduction import PointLoss, across_ranks, in_full_precision
 
 CUT_SIGMAS = 4.0
 """A peak is painted out to this many standard deviations, where it has fallen to 0.0003."""
@@ -27,26 +28,11 @@ REDUCED_BELOW = 0.5
 """Deviation of score and target above which a cell keeps its full weight: the threshold of the paper."""
 
 
-class HeatmapLoss(nn.Module):
+class HeatmapLoss(PointLoss):
     """Reduced focal loss towards Gaussian peaks; same call as :class:`~tomopoint.training.loss.DetectionLoss`.
 
-    Parameters
-    ----------
-    radii_vox
-        Radius of each class, voxels; C of them.
-    stride
-        Voxels per output cell.
-    options
-        Of these, `heatmap_sigma` and `focal_gamma` are used.
+    Of the options, `heatmap_sigma` and `focal_gamma` are used.
     """
-
-    radii_vox: Tensor
-
-    def __init__(self, radii_vox: Sequence[float] | Tensor, stride: int, options: LossOptions | None = None) -> None:
-        super().__init__()
-        self.register_buffer("radii_vox", torch.as_tensor(radii_vox, dtype=torch.float64), persistent=False)
-        self.stride = stride
-        self.options = options or LossOptions()
 
     def forward(self, logits: Tensor, offsets_vox: Tensor, points: PointBatch) -> LossTerms:
         """Return the loss of a batch; `offsets_vox` (zeros, in the baseline) does not enter it.
@@ -57,12 +43,16 @@ class HeatmapLoss(nn.Module):
             logits = in_full_precision(logits)
             listed = PointList.of(points, self.radii_vox.to(logits.dtype))
             border = PointList.of(points, self.radii_vox.to(logits.dtype), border=True)
+            within = border.lie_in([cells * self.stride for cells in logits.shape[2:]])
             target, beyond = (
-                paint(some, logits.shape, self.stride, self.options.heatmap_sigma) for some in (listed, border)
+                paint(some, logits.shape, self.stride, self.options.heatmap_sigma)
+                for some in (listed, border.where(~within))
             )
             target = torch.maximum(target, beyond)  # the part of a peak that reaches into the crop
             deviation = (target - torch.sigmoid(logits)).abs()
             weight = (deviation / REDUCED_BELOW).clamp_max(1.0) ** self.options.focal_gamma
+            # Uncertain picks (pseudo-labels) lie in the crop: neither a peak nor background.
+            weight = without_background(weight, target >= REDUCED_BELOW, border.where(within), self.stride)
             loss = (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()
             total_target, n_ranks = across_ranks(target.sum())
             loss = loss * n_ranks / total_target.clamp_min(1.0)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.training.assignment import Assignment, assign
@@ -20,31 +20,13 @@ from tomopoint.training.heatmap_loss import HeatmapLoss
 from tomopoint.training.loss_options import LossOptions, LossTerms
 from tomopoint.training.neighbours import PointList
 from tomopoint.training.points import PointBatch
-from tomopoint.training.reduction import across_ranks, in_full_precision
+from tomopoint.training.reduction import PointLoss, across_ranks, in_full_precision
 
 __all__ = ["DetectionLoss", "HeatmapLoss", "LossOptions", "LossTerms", "build_loss"]
 
 
-class DetectionLoss(nn.Module):
-    """Assignment, classification and localisation loss of the detector.
-
-    Parameters
-    ----------
-    radii_vox
-        Radius of each class, voxels; C of them.
-    stride
-        Voxels per output cell.
-    options
-        See :class:`LossOptions`.
-    """
-
-    radii_vox: Tensor
-
-    def __init__(self, radii_vox: Sequence[float] | Tensor, stride: int, options: LossOptions | None = None) -> None:
-        super().__init__()
-        self.register_buffer("radii_vox", torch.as_tensor(radii_vox, dtype=torch.float64), persistent=False)
-        self.stride = stride
-        self.options = options or LossOptions()
+class DetectionLoss(PointLoss):
+    """Assignment, classification and localisation loss of the detector."""
 
     def forward(self, logits: Tensor, offsets_vox: Tensor, points: PointBatch) -> LossTerms:
         """Return the loss of a batch; all arithmetic in float32 (float64 where given), outside autocast.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,11 +28,12 @@ from tomopoint.training.checkpoints import (
     read_json,
     save_weights,
 )
-from tomopoint.training.epochs import ScoreFunction
+from tomopoint.training.epochs import CANDIDATES, ScoreFunction
 from tomopoint.training.fit import STRIDE, FitResult, MemberTask, check_sizes, fit_member
 from tomopoint.training.machine import Machine, Processes
 from tomopoint.training.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
-from tomopoint.training.recipes import Recipe, differences
+from tomopoint.training.recipe_files import differences
+from tomopoint.training.recipes import Recipe
 from tomopoint.training.runs import RunRecord, TrainingRun, check_voxel_sizes, describe_runs, read_runs
 
 logger = logging.getLogger(__name__)
@@ -243,6 +245,7 @@ def _finish(plan: TrainingPlan, task: MemberTask, result: FitResult) -> None:
         precision=result.precision,
     )
     record.save(task.folder)
+    shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)  # not before: an interrupted member needs them again
 
 
 def _check_finished(plan: TrainingPlan, task: MemberTask) -> None:

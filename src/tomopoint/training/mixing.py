@@ -16,9 +16,9 @@ from tomopoint.training.recipes import AugmentationOptions
 from tomopoint.training.runs import TrainingRun
 
 MAX_PASTED = 3
-PATCH_VOX = 40
-"""Edge of a pasted patch: the largest particle (150 A radius) with a margin of 50 A at 10 A per voxel."""
-EDGE_VOX = 3.0
+PATCH_A = 400.0
+"""Edge of a pasted patch: the competition's largest particle (150 A radius) with a margin of 50 A."""
+EDGE_A = 30.0
 """A pasted ball fades out over this length, so that no edge gives it away."""
 
 
@@ -84,16 +84,18 @@ def paste_particles(crop: Crop, rng: np.random.Generator, runs: Sequence[Trainin
     volume = crop.volume_zyx.clone()
     centres, labels = list(crop.centres_zyx), list(crop.labels)
     size = np.array(volume.shape)
-    if (size < PATCH_VOX).any():
+    # All runs of a training have one voxel size. An even edge, so that the patch lies on whole voxels.
+    edge = 2 * round(PATCH_A / runs[0].voxel_A / 2)
+    if (size < edge).any():
         return crop
     for _ in range(int(rng.integers(1, MAX_PASTED + 1))):
-        corner = rng.integers(0, size - PATCH_VOX + 1)
-        middle = corner + PATCH_VOX / 2
-        if any(np.linalg.norm(centre - middle) < PATCH_VOX for centre in centres):
+        corner = rng.integers(0, size - edge + 1)
+        middle = corner + edge / 2
+        if any(np.linalg.norm(centre - middle) < edge for centre in centres):
             continue
-        patch, patch_centres, patch_labels = _draw_patch(rng, runs)
-        target = volume[tuple(slice(a, a + PATCH_VOX) for a in corner)]
-        target.lerp_(patch, _ball())
+        patch, patch_centres, patch_labels = _draw_patch(rng, runs, edge)
+        target = volume[tuple(slice(a, a + edge) for a in corner)]
+        target.lerp_(patch, _ball(edge, EDGE_A / runs[0].voxel_A))
         centres.extend(patch_centres + corner)
         labels.extend(patch_labels)
     return replace(
@@ -115,7 +117,9 @@ def erase_cuboid(crop: Crop, rng: np.random.Generator) -> Crop:
     return replace(crop, volume_zyx=volume, centres_zyx=crop.centres_zyx[kept], labels=crop.labels[kept])
 
 
-def _draw_patch(rng: np.random.Generator, runs: Sequence[TrainingRun]) -> tuple[Tensor, Matrix, npt.NDArray[np.int64]]:
+def _draw_patch(
+    rng: np.random.Generator, runs: Sequence[TrainingRun], edge: int
+) -> tuple[Tensor, Matrix, npt.NDArray[np.int64]]:
     """Cut a patch around a particle; return it with all particles in its ball.
 
     The chosen one lies within half a voxel of the middle.
@@ -124,15 +128,15 @@ def _draw_patch(rng: np.random.Generator, runs: Sequence[TrainingRun]) -> tuple[
     run = filled[int(rng.integers(len(filled)))]
     label = rng.choice(np.unique(run.labels[run.labels >= 0]))
     chosen = run.centres_zyx[rng.choice(np.flatnonzero(run.labels == label))]
-    size = (PATCH_VOX,) * 3
+    size = (edge,) * 3
     transform = CropTransform(np.eye(3), np.rint(chosen), size)
     centres = transform.to_crop(run.centres_zyx)
-    near = np.linalg.norm(centres - PATCH_VOX / 2, axis=1) < PATCH_VOX / 2 - EDGE_VOX
+    near = np.linalg.norm(centres - edge / 2, axis=1) < edge / 2 - EDGE_A / run.voxel_A
     return resample(next(iter(run.volumes_zyx.values())), transform), centres[near], run.labels[near]
 
 
-def _ball() -> Tensor:
-    """Return the weight of a patch: 1 in a ball, falling to 0 at the patch's faces."""
-    axis = torch.arange(PATCH_VOX) + 0.5 - PATCH_VOX / 2
+def _ball(edge: int, fade: float) -> Tensor:
+    """Return the weight of a patch: 1 in a ball, falling to 0 at the patch's faces over `fade` voxels."""
+    axis = torch.arange(edge) + 0.5 - edge / 2
     distance = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
-    return ((PATCH_VOX / 2 - distance) / EDGE_VOX).clamp(0, 1)
+    return ((edge / 2 - distance) / fade).clamp(0, 1)

@@ -7,7 +7,7 @@ time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,15 @@ class PointList:
         label = FIRST_BORDER_LABEL - points.labels[entry, row] if border else points.labels[entry, row]
         sigma_vox = radii_vox[label] * points.scale[entry].to(radii_vox.dtype)
         return cls(entry, points.centres_zyx[entry, row].to(radii_vox.dtype), label, sigma_vox)
+
+    def where(self, chosen: Tensor) -> PointList:
+        """Return the rows where `chosen` (G,) is true."""
+        return PointList(self.entry[chosen], self.centre_zyx[chosen], self.label[chosen], self.sigma_vox[chosen])
+
+    def lie_in(self, size_zyx: Sequence[int]) -> Tensor:
+        """Return (G,) bool: whether the centre lies in a crop of `size_zyx` voxels."""
+        size = torch.tensor(size_zyx, dtype=self.centre_zyx.dtype, device=self.centre_zyx.device)
+        return ((self.centre_zyx >= 0) & (self.centre_zyx < size)).all(dim=1)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,17 @@
-"""Recipes: everything that decides what a training run learns, as dataclasses read from a few lines of YAML.
+"""Recipes: everything that decides what a training run learns, as dataclasses.
 
-A field that a recipe does not name takes the default written here; the defaults are the recipe ``default``. What
-belongs to the machine and not to the result (device, loader processes, log) is an option of the command instead.
+A few lines of YAML fill them, see :mod:`tomopoint.training.recipe_files`. A field that a recipe does not name takes
+the default written here; the defaults are the recipe ``default``. What belongs to the machine and not to the result
+(device, loader processes, log) is an option of the command instead.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from tomopoint.errors import TomopointError
 from tomopoint.files import write_atomically
@@ -40,7 +39,8 @@ class CropOptions:
     jitter
         A chosen particle lies up to this share of the crop away from its centre, on each axis. 0 to 0.5.
     tomo_types
-        Reconstructions to train on, one drawn per crop. Validation and prediction use the first.
+        Reconstructions to train on, one drawn per crop. Validation uses the first, and prediction unless told
+        otherwise.
     """
 
     size_zyx: tuple[int, int, int] = (96, 128, 128)
@@ -171,7 +171,8 @@ class FitOptions:
     keep_best
         0: keep the last weights. k: keep the best k epochs and their mean if that is better, else the best.
     patience
-        Stop after this many epochs without a better validation; 0: never.
+        Stop after this many validations without a better one (one per epoch; with `score_every`, one per so many
+        epochs); 0: never.
     min_improvement
         What `patience` counts as better: a validation (score, or loss where none is measured) better by more than
         this than the one that last counted.
@@ -182,7 +183,8 @@ class FitOptions:
         Fixed crops of the held-out runs for the validation loss, every epoch.
     max_minutes
         End a member after this time, with the learning rate following time where it runs ahead of the steps.
-        0: off. With it a run depends on the machine's speed: not reproducible, not exactly resumable.
+        0: off. With it a run depends on the machine's speed: not reproducible, not exactly resumable, and only for
+        one process.
     """
 
     epochs: int = 100
@@ -240,6 +242,8 @@ class Recipe:
         titles = [network.title for network in self.networks]
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         _require(len(set(titles)) == len(titles), f"networks must differ in name or label, got {', '.join(titles)}")
+        names = [particle.name for particle in self.particles]
+        _require(0 < len(names) == len(set(names)), f"particles must be there and differ in name, got {names}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option as plain JSON values."""
@@ -264,92 +268,6 @@ class Recipe:
         import yaml
 
         write_atomically(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
-
-
-def recipes_folder() -> Path:
-    """Return the folder of the named recipes: ``recipes/`` of a checkout, or its copy in an installed package."""
-    package = Path(__file__).parents[1]
-    checkout = package.parents[1] / "recipes"
-    return checkout if checkout.is_dir() and package.parent.name == "src" else package / "recipes"
-
-
-def load_recipe(name_or_path: str) -> Recipe:
-    """Read a recipe by name (``demo``) or from a YAML file.
-
-    Raises
-    ------
-    TomopointError
-        No such recipe, not YAML, an unknown option (the allowed ones are named), or a value out of range.
-    """
-    import yaml
-
-    path = _find(name_or_path)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TomopointError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return recipe_from_dict({} if content is None else content, str(path))
-
-
-def recipe_from_dict(content: Any, source: str) -> Recipe:
-    """Build a recipe from parsed YAML; `source` names it in errors (see :func:`load_recipe`)."""
-    from jsonargparse import ArgumentParser
-
-    _refuse_unknown(Recipe, content, source)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe, "recipe")
-    try:
-        recipe = parser.instantiate(parser.parse_object({"recipe": content})).recipe
-    except TomopointError as error:
-        raise TomopointError(f"{source}: {error}") from error
-    except ArgumentError as error:
-        reason = " ".join(str(error).replace("Parser key", "option").replace('"recipe.', '"').split())
-        raise TomopointError(f"{source}: {reason}") from error
-    assert isinstance(recipe, Recipe)
-    return recipe
-
-
-def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted names of the options in which two recipes (as dicts) differ."""
-    names = []
-    for key in sorted({*first, *second}):
-        a, b = first.get(key), second.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            names += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            names.append(f"{prefix}{key}")
-    return names
-
-
-def _find(name_or_path: str) -> Path:
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise TomopointError(f"no such recipe file: {path}")
-        return path
-    named = recipes_folder() / f"{name_or_path}.yaml"
-    if not named.is_file():
-        known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.yaml")))
-        raise TomopointError(f"unknown recipe {name_or_path!r}; there are {known}, or give the path of a .yaml file")
-    return named
-
-
-def _refuse_unknown(cls: type, content: Any, where: str) -> None:
-    """Refuse any key that is no option, at any depth, naming the options there are."""
-    if not isinstance(content, Mapping):
-        raise TomopointError(f"{where}: expected options as 'name: value', got {content!r}")
-    hints = get_type_hints(cls)
-    known = [f.name for f in fields(cls)]
-    for key, value in content.items():
-        if key not in known:
-            raise TomopointError(f"{where}: unknown option {key!r}; allowed here are {', '.join(known)}")
-        hint = hints[key]
-        if is_dataclass(hint) and isinstance(hint, type):
-            _refuse_unknown(hint, value, f"{where}, {key}")
-        element = get_args(hint)[0] if get_origin(hint) is tuple else None
-        if isinstance(element, type) and is_dataclass(element) and isinstance(value, Sequence):
-            for index, item in enumerate(value):
-                _refuse_unknown(element, item, f"{where}, {key}[{index}]")
 
 
 def _require(condition: bool, message: str) -> None:

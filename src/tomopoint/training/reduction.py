@@ -1,10 +1,36 @@
-"""What every loss does with its inputs and its normaliser."""
+"""What every loss shares: its options, the precision of its inputs and its normaliser."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from tomopoint.training.loss_options import LossOptions
+
+
+class PointLoss(nn.Module):
+    """A loss on maps at a stride, with a radius per class.
+
+    Parameters
+    ----------
+    radii_vox
+        Radius of each class, voxels; C of them.
+    stride
+        Voxels per output cell.
+    options
+        See :class:`~tomopoint.training.loss_options.LossOptions`.
+    """
+
+    radii_vox: Tensor
+
+    def __init__(self, radii_vox: Sequence[float] | Tensor, stride: int, options: LossOptions | None = None) -> None:
+        super().__init__()
+        self.register_buffer("radii_vox", torch.as_tensor(radii_vox, dtype=torch.float64), persistent=False)
+        self.stride = stride
+        self.options = options or LossOptions()
 
 
 def in_full_precision(tensor: Tensor) -> Tensor:

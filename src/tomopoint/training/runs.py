@@ -24,6 +24,9 @@ from tomopoint.training.recipes import Recipe
 VOXEL_TOLERANCE = 0.01
 """Voxel sizes of the runs of one training may differ by this share: radii in voxels are then right to a percent."""
 
+ROUNDING_A = 0.01
+"""Pick tables are rounded: a pick on a face of the tomogram may lie so far outside."""
+
 
 @dataclass(frozen=True)
 class TrainingRun:
@@ -81,10 +84,10 @@ class RunRecord:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the picks and of the tomograms' shapes and voxel sizes (not of their voxels)."""
+        """SHA-256 of the picks and of the tomograms' shapes, voxel sizes and stored bytes (their number, not each)."""
         digest = hashlib.sha256()
         for tomo_type, info in sorted(self.infos.items()):
-            digest.update(f"{tomo_type} {info.shape_zyx} {info.voxel_A:.6f}\n".encode())
+            digest.update(f"{tomo_type} {info.shape_zyx} {info.voxel_A:.6f} {info.n_bytes}\n".encode())
         for picks in (self.picks_xyz_A, self.uncertain_xyz_A):
             for name, points in sorted(picks.items()):
                 digest.update(f"{name} {len(points)}\n".encode() + np.round(points, 3).tobytes())
@@ -164,7 +167,7 @@ def check_record(record: RunRecord) -> None:
     info = next(iter(record.infos.values()))
     size_xyz_A = np.array(info.shape_zyx[::-1]) * info.voxel_A
     for particle, centres in points.items():
-        outside = np.flatnonzero(((centres < 0) | (centres > size_xyz_A)).any(axis=1))
+        outside = np.flatnonzero(((centres < -ROUNDING_A) | (centres > size_xyz_A + ROUNDING_A)).any(axis=1))
         if len(outside):
             raise DataError(
                 f"{run.picks_folder / particle}.json: point {outside[0]} at {centres[outside[0]].round(1).tolist()} "

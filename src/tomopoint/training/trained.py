@@ -13,7 +13,8 @@ from tomopoint.errors import TomopointError
 from tomopoint.networks.contract import PointNetwork
 from tomopoint.pipeline import Decoding, Member, Pipeline, Tiling
 from tomopoint.training.checkpoints import RECIPE, MemberRecord, find_members, load_member
-from tomopoint.training.recipes import Recipe, load_recipe
+from tomopoint.training.recipe_files import load_recipe
+from tomopoint.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def base_pipeline(trained: TrainedRun, tiling: Tiling, views: tuple[str, ...]) -
         normalisation=first.normalisation,
         tiling=tiling,
         decoding=Decoding(),
+        tomo_type=trained.tomo_type,
         views=views,
         members=trained.members,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from tomopoint.command import CommandResult
+from tomopoint.command import CommandResult, parse_zyx
 
 
 def validate(
@@ -43,13 +43,13 @@ def validate(
     from tomopoint.data.tomograms import describe_tomogram
     from tomopoint.training.machine import Machine
     from tomopoint.training.trained import base_pipeline, load_trained_run
-    from tomopoint.training.validate_steps import adopt_thresholds, calibrate_run, parse_sizes, parse_thresholds
+    from tomopoint.training.validate_steps import adopt_thresholds, calibrate_run, parse_thresholds
     from tomopoint.training.validation import PredictionOptions, choose_tiling
 
     calibration = parse_thresholds(thresholds)
     options = PredictionOptions(
-        window_zyx=parse_sizes("window", window),
-        overlap_zyx=parse_sizes("overlap", overlap),
+        window_zyx=None if window is None else parse_zyx("window", window),
+        overlap_zyx=None if overlap is None else parse_zyx("overlap", overlap),
         views=tuple(name.strip() for name in views.split(",")),
         device="cuda" if Machine(device).on_gpu else "cpu",
     )

@@ -10,22 +10,11 @@ from tomopoint.command import CommandResult
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError
 from tomopoint.evaluation.calibration import Calibration, CalibrationOptions, calibrate
-from tomopoint.pipeline import Pipeline
+from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 from tomopoint.training.trained import TrainedRun, read_held_out_truth
-from tomopoint.training.validation import PIPELINE, PredictionOptions, calibrated, predict_held_out, save_validation
+from tomopoint.training.validation import RESULT, PredictionOptions, calibrated, predict_held_out, save_validation
 
 logger = logging.getLogger(__name__)
-
-
-def parse_sizes(name: str, text: str | None) -> tuple[int, int, int] | None:
-    """Read ``"192,128,128"``; TomopointError for anything else but None."""
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise TomopointError(f"--{name} {text!r}: give three whole numbers of voxels, z,y,x, e.g. 192,128,128")
-    z, y, x = (int(part) for part in parts)
-    return z, y, x
 
 
 def parse_thresholds(text: str) -> CalibrationOptions | Path:
@@ -49,11 +38,12 @@ def adopt_thresholds(run: Path, pipeline: Pipeline, source: Path) -> CommandResu
     """Take thresholds and residual of another run, without predicting anything."""
     other = Pipeline.load(source)
     decoding = replace(pipeline.decoding, residual_xyz_A=other.decoding.residual_xyz_A)
-    adopted = replace(pipeline, decoding=decoding).with_thresholds({p.name: p.threshold for p in other.particles})
-    path = run / PIPELINE
+    adopted = replace(pipeline, decoding=decoding).with_thresholds(other.thresholds)
+    path = run / PIPELINE_NAME
+    (run / RESULT).unlink(missing_ok=True)  # of thresholds that are no longer the run's
     adopted.save(path)
     text = f"wrote {path} with the thresholds of {source}; nothing was predicted, so it holds no score"
-    return CommandResult(text, {"pipeline": str(path), "thresholds": {p.name: p.threshold for p in adopted.particles}})
+    return CommandResult(text, {"pipeline": str(path), "thresholds": adopted.thresholds})
 
 
 def calibrate_run(
@@ -79,7 +69,7 @@ def calibrate_run(
         **calibration.to_dict(),
     }
     save_validation(trained, final, content)
-    path = trained.folder / PIPELINE
+    path = trained.folder / PIPELINE_NAME
     figures = {name: value for name, value in content.items() if name not in ("curves", "per_group")}
     for name in calibration.best_at_floor:
         logger.warning(

@@ -28,12 +28,11 @@ from tomopoint.errors import TomopointError
 from tomopoint.evaluation.calibration import Calibration
 from tomopoint.files import write_atomically
 from tomopoint.networks.ensemble import Ensemble
-from tomopoint.pipeline import Pipeline, Tiling
+from tomopoint.pipeline import PIPELINE_NAME, Pipeline, Tiling
 from tomopoint.training.trained import HeldOutRun, TrainedRun
 
 FOLDER = "validation"
 RESULT = "validation.json"
-PIPELINE = "pipeline.json"
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +155,7 @@ def save_validation(
     """Write ``validation.json`` and, last, ``pipeline.json``."""
     record = {"tomopoint": __version__, "pipeline_sha256": pipeline.digest, **content}
     write_atomically(trained.folder / RESULT, json.dumps(record) + "\n")
-    pipeline.save(trained.folder / PIPELINE)
+    pipeline.save(trained.folder / PIPELINE_NAME)
 
 
 class _Engines:
@@ -212,7 +211,7 @@ def _record_if_done(path: Path, pipeline: Pipeline, store: Path) -> dict[str, An
 
 def _identity(store: Path) -> str:
     info = describe_tomogram(store)
-    return f"{info.path.resolve()} {_text(info.shape_zyx)} {info.voxel_A:.6f}"
+    return f"{info.path.resolve()} {_text(info.shape_zyx)} {info.voxel_A:.6f} {info.n_bytes}"
 
 
 def _round_up(size: int, multiple: int) -> int:
