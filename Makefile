@@ -21,7 +21,7 @@ $(READY): pyproject.toml requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-demo: $(READY)  ## the whole road on simulated tomograms, about 12 minutes; QUICK=1 for two minutes
+demo: $(READY)  ## the whole road on simulated tomograms, about 13 minutes; QUICK=1 for two minutes
 	$(BIN)/python -m tomopoint demo $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
 test: $(READY)  ## the tests, under five minutes on two cores

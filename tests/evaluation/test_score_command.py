@@ -10,6 +10,7 @@ from tomopoint.data.picks import write_picks
 from tomopoint.errors import DataError
 from tomopoint.evaluation.command import score
 from tomopoint.evaluation.truth import find_run_folders, read_truth
+from tomopoint.pipeline import COMPETITION_PARTICLES, Particle, Pipeline
 
 NAMES = ("ribosome", "apo-ferritin")
 RIBOSOMES = [[100.0, 200.0, 300.0], [900.0, 200.0, 300.0]]
@@ -54,6 +55,18 @@ def test_truth_is_found_in_plain_folders(tmp_path, submission):
     truth = read_truth(tmp_path / "truth", NAMES)
     assert truth["TS_1"]["ribosome"].tolist() == RIBOSOMES
     assert truth["TS_1"]["apo-ferritin"].shape == (0, 3)
+
+
+def test_particles_come_from_the_pipeline_beside_the_submission(tmp_path, project, submission):
+    particles = (Particle("ribosome", 10.0, 1.0, 0.25, 10.0), Particle("apo-ferritin", 60.0, 3.0, 0.25, 60.0))
+    Pipeline(particles, voxel_A=10.0).save(tmp_path / "pipeline.json")
+    result = score(submission, project)
+    assert result.figures["score"] == pytest.approx(0.5 / 4)  # one of the two weighs 1 of 4
+    assert "not its score" in result.text
+    Pipeline(COMPETITION_PARTICLES, voxel_A=10.0).save(tmp_path / "other.json")
+    official = score(submission, project, tmp_path / "other.json")
+    assert official.figures["score"] == pytest.approx(0.5 / 7)
+    assert "not its score" not in official.text
 
 
 def test_errors_name_the_folder(tmp_path, project):

@@ -15,7 +15,7 @@ from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Project
 from tomopoint.data.tomograms import read_tomogram, write_tomogram
 from tomopoint.errors import DataError, TomopointError
-from tomopoint.training.checkpoints import find_members, load_member
+from tomopoint.training.checkpoints import MemberRecord, find_members, load_member
 from tomopoint.training.command import train
 from tomopoint.training.detector import DetectorModule
 from tomopoint.training.epochs import EpochEnd
@@ -213,7 +213,7 @@ def test_loss_that_is_not_finite_stops_one_member_and_names_the_crop(data, tmp_p
     json.dumps(result.figures)
 
 
-def test_a_failing_member_leaves_the_others(data, tmp_path, monkeypatch):
+def test_a_failing_member_leaves_the_others(data, tmp_path, monkeypatch, caplog):
     other = {**SEGRESNET, "label": "wide", "init_filters": 6}
     recipe = recipe_file(tmp_path, networks=[SEGRESNET, other], fit={"epochs": 1, "steps_per_epoch": 1})
     original = DetectorModule.training_step
@@ -228,7 +228,9 @@ def test_a_failing_member_leaves_the_others(data, tmp_path, monkeypatch):
     assert not result.ok
     assert result.figures["trained"] == ["fold0/wide"]
     assert "out of memory" in result.figures["failed"]["fold0/segresnet"]
+    caplog.clear()
     assert [path.name for path in find_members(tmp_path / "run")] == ["wide"]
+    assert "fold0/segresnet not finished" in caplog.text
 
 
 def test_training_lowers_the_validation_loss_and_keeps_the_best(data, tmp_path):
@@ -241,6 +243,28 @@ def test_training_lowers_the_validation_loss_and_keeps_the_best(data, tmp_path):
     best = int(np.argmin(losses))
     assert f"epoch{best:04d}" in record.kept
     assert not (folder / "candidates").exists()
+
+
+def test_a_kill_before_the_member_is_recorded_costs_nothing(data, tmp_path, monkeypatch):
+    recipe = recipe_file(tmp_path, fit={"epochs": 3, "keep_best": 2})
+    original = MemberRecord.save
+
+    def dying_save(self, folder):
+        raise Killed
+
+    monkeypatch.setattr(MemberRecord, "save", dying_save)
+    with pytest.raises(Killed):
+        run_train(data, tmp_path / "run", recipe)
+    monkeypatch.setattr(MemberRecord, "save", original)
+    assert run_train(data, tmp_path / "run", recipe).ok
+    assert load_member(tmp_path / "run" / "fold0" / "segresnet")[1].epochs == 3
+
+
+def test_a_time_limit_is_refused_for_several_processes(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    recipe = recipe_file(tmp_path, fit={"max_minutes": 1.0})
+    with pytest.raises(TomopointError, match="own clock"):
+        run_train(data, tmp_path / "run", recipe)
 
 
 def test_patience_ends_a_member(data, tmp_path):

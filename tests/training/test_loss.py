@@ -12,7 +12,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.training.loss import DetectionLoss, HeatmapLoss, LossOptions, build_loss
-from tomopoint.training.points import PointBatch, collate
+from tomopoint.training.points import FIRST_BORDER_LABEL, PointBatch, collate
 
 STRIDE = 2
 RADII_VOX = (2.5, 4.0, 6.0)
@@ -246,6 +246,22 @@ def test_a_painted_map_is_the_heatmap_losss_minimum():
     best = loss(logits, offsets, points).total
     for change in (0.3, -0.3):
         assert loss(logits + change, offsets, points).total > best
+
+
+@pytest.mark.parametrize("kind", [DetectionLoss, HeatmapLoss])
+def test_an_uncertain_pick_is_neither_learned_nor_punished(kind):
+    """A label of -2 - c inside a crop marks a pick of class c that may or may not be a particle."""
+    loss = kind(RADII_VOX, STRIDE)
+    logits = torch.full((1, len(RADII_VOX), 16, 16, 16), -1.0, requires_grad=True)
+    offsets = torch.zeros(1, 3, 16, 16, 16)
+    certain = (torch.tensor([[25.0, 25.0, 25.0]]), torch.tensor([0]), 1.0)
+    centres = torch.cat([certain[0], torch.tensor([[9.0, 9.0, 9.0]])])
+    points = collate([(centres, torch.tensor([0, FIRST_BORDER_LABEL - 1]), 1.0)])
+    loss(logits, offsets, points).total.backward()
+    assert float(logits.grad[0, 1, 4, 4, 4]) == 0.0  # its own class at its cell
+    assert float(logits.grad[0, 0, 4, 4, 4]) > 0.0  # another class there is background
+    assert float(logits.grad[0, 1, 12, 12, 12]) > 0.0
+    assert float(logits.grad[0, 0, 12, 12, 12]) < 0.0  # the certain one is learned
 
 
 def test_options_out_of_range_are_refused():

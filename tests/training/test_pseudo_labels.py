@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from training_data import PARTICLES, VOXEL_A, make_run, write_project
 
+from tomopoint.data.project import Project
 from tomopoint.data.tables import write_pick_table
+from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import DataError
 from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset
 from tomopoint.training.members import make_plan
@@ -53,6 +55,16 @@ def test_confident_picks_join_every_fold_and_copies_of_labelled_runs_do_not(proj
         expected = truth.centres_zyx[0::2] if sure else truth.centres_zyx[1::2]
         # the pick table keeps three decimals of an Angstrom
         assert sorted(run.centres_zyx[chosen].tolist()) == pytest.approx(np.array(sorted(expected.tolist())), abs=1e-3)
+
+
+def test_a_pick_on_a_face_of_the_tomogram_is_taken(project, tmp_path):
+    options = write_picks_of(project, tmp_path / "picks.csv", [0.9])
+    info = describe_tomogram(Project(project).run("TS_9", "test").tomogram_path())
+    table = pd.read_csv(tmp_path / "picks.csv")
+    # what decoding clips to the extent and the table rounds, here upwards
+    table.loc[:, ["x", "y", "z"]] = np.ceil(np.array(info.shape_zyx[::-1]) * info.voxel_A * 1000) / 1000
+    write_pick_table(table, tmp_path / "picks.csv")
+    assert list(describe_pseudo_runs(options, RECIPE, ["TS_0", "TS_1"])) == [PREFIX + "TS_9"]
 
 
 def test_crops_are_centred_on_confident_picks_only(project, tmp_path):

@@ -58,6 +58,10 @@ def test_the_winners_settings():
         ({"crops": {"jitter": 0.7}}, ["jitter", "0.7"]),
         ({"crops": {"size_zyx": [64, 64]}}, ["size_zyx"]),
         ({"seed": -1}, ["seed", "-1"]),
+        (
+            {"particles": [{"name": "a", "radius_A": 9, "weight": 1, "threshold": 0.2, "suppression_A": 9}] * 2},
+            ["particles", "differ"],
+        ),
         (["fit"], ["name: value"]),
     ],
 )

@@ -171,6 +171,13 @@ def test_networks_that_hold_nothing_out_take_the_thresholds_of_another_run(valid
     assert [member.score for member in ours.members] == [None]
 
 
+def test_adopted_thresholds_leave_no_scores_of_other_ones(validated, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(validated[0], folder)
+    validate(folder, thresholds=str(validated[0] / "pipeline.json"))
+    assert not (folder / "validation.json").exists()
+
+
 def test_counts_choose_as_many_picks_as_asked(validated, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(validated[0], folder)

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,6 +28,8 @@ from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.contract import PointNetwork
 from tomopoint.pipeline import Normalisation
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 RECORD = "member.json"
@@ -145,7 +148,7 @@ def load_member(folder: Path) -> tuple[PointNetwork, MemberRecord]:
 
 
 def find_members(run_folder: Path) -> list[Path]:
-    """Return the folders of all finished members of a run, sorted by fold and network.
+    """Return the folders of all finished members of a run, sorted by fold and network; say which are not finished.
 
     Raises
     ------
@@ -157,6 +160,10 @@ def find_members(run_folder: Path) -> list[Path]:
         raise TomopointError(
             f"{run_folder} holds no finished member (<fold>/<network>/{RECORD}); run `tomopoint train`"
         )
+    begun = [path for path in sorted(run_folder.glob("fold*/*")) if path.is_dir() and path not in folders]
+    if begun:
+        names = ", ".join(str(path.relative_to(run_folder)) for path in begun)
+        logger.warning("%s: %s not finished, left out; `tomopoint train` goes on with them", run_folder, names)
     return folders
 
 

@@ -124,10 +124,6 @@ def fit_member(
     """
     recipe = task.recipe
     processes = Processes.from_environment()
-    if recipe.fit.max_minutes and processes.count > 1:
-        raise TomopointError(
-            "max_minutes sets the learning rate by each process's own clock; with several processes, set fit.epochs"
-        )
     training = [run for name, run in runs.items() if name not in task.fold.validation_runs]
     held_out = [runs[name] for name in task.fold.validation_runs]
     epoch_sampler = EpochSampler(_crops_per_epoch(recipe), processes.rank, processes.count)

@@ -112,6 +112,10 @@ def make_plan(
         A network cannot take the recipe's crops, or `out` holds a run of another recipe or other data.
     """
     check_sizes(recipe)
+    if recipe.fit.max_minutes and Processes.from_environment().count > 1:
+        raise TomopointError(
+            "max_minutes sets the learning rate by each process's own clock; with several processes, limit fit.epochs"
+        )
     all_names = [run.name for run in Project(data_root).runs("train")]
     by_name = {fold.name: fold for fold in make_folds(all_names, recipe.folds)}
     chosen = list(by_name) if folds is None else parse_fold_selection(folds, by_name)
