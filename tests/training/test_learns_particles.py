@@ -7,6 +7,7 @@ where the network was trained on labels of other runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,11 +25,13 @@ from tomopoint.inference.predict import predict_volume
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline, Tiling
 from tomopoint.simulate.imaging import image_density
 from tomopoint.simulate.options import PERFECT_LABELS, SimulationOptions
+from tomopoint.simulate.placement import Molecule
 from tomopoint.simulate.tomogram import SimulatedTomogram, simulate_tomogram
 from tomopoint.training.checkpoints import find_members, load_member
 from tomopoint.training.command import train
 
 SHAPE = (96, 192, 192)
+SEED = 77
 N_TRAIN, N_TEST = 6, 3
 OPTIONS = SimulationOptions(labels=PERFECT_LABELS)
 NAMES = [particle.name for particle in COMPETITION_PARTICLES]
@@ -58,7 +61,7 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs() -> Runs:
-    made = [simulate_tomogram(OPTIONS, SHAPE, seed=(77, index)) for index in range(N_TRAIN + N_TEST)]
+    made = [simulate_tomogram(OPTIONS, SHAPE, seed=(SEED, index)) for index in range(N_TRAIN + N_TEST)]
     return Runs(made[:N_TRAIN], made[N_TRAIN:])
 
 
@@ -86,6 +89,13 @@ def picks_of(engine: TorchEngine, volumes: list[np.ndarray]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def imaged(made: SimulatedTomogram, molecules: Sequence[Molecule], index: int) -> np.ndarray:
+    """Image a run's scene with these molecules under the very noise it was made with."""
+    noise = np.random.SeedSequence((SEED, index)).spawn(4)[3]
+    density = replace(made.scene, molecules=tuple(molecules)).density()
+    return image_density(density, made.imaging, ("denoised",), np.random.default_rng(noise), "cpu")["denoised"]
+
+
 def best_score(truth: dict[str, dict[str, np.ndarray]], picks: pd.DataFrame) -> float:
     """Return the score at the thresholds that suit these very picks best: the most that chance can give, too."""
     curves = sweep(truth, picks, COMPETITION_PARTICLES, threshold_grid(PIPELINE.decoding.floor))
@@ -103,16 +113,16 @@ def test_the_score_falls_to_chance_without_particles_and_with_other_runs_labels(
 
     # The same scenes, imaging and noise, without the labelled particles.
     without = []
-    for made in runs.test:
+    for index, made in enumerate(runs.test, start=N_TRAIN):
         others = tuple(m for m in made.scene.molecules if m.name not in NAMES)
         assert len(others) < len(made.scene.molecules)
-        density = replace(made.scene, molecules=others).density()
-        noise_rng = np.random.default_rng(5)
-        without.append(image_density(density, made.imaging, ("denoised",), noise_rng)["denoised"])
+        assert np.array_equal(imaged(made, made.scene.molecules, index), made.volume_zyx)
+        without.append(imaged(made, others, index))
     absent = best_score(truth, picks_of(engine, without))
     assert absent < CHANCE_SHARE * learnt
 
     # The labels of each run given to the next: as many, as deep in the ice, but on nothing.
     labels = [made.labels_xyz_A for made in runs.training]
     shuffled = trained_engine(tmp_path / "shuffled", runs, labels[1:] + labels[:1])
-    assert best_score(truth, picks_of(shuffled, volumes)) < CHANCE_SHARE * learnt
+    unrelated = best_score(truth, picks_of(shuffled, volumes))
+    assert unrelated < CHANCE_SHARE * learnt

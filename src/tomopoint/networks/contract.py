@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tomopoint.errors import TomopointError
+from tomopoint.networks.levels import Backbone
 
 
 class PointNetwork(nn.Module):
@@ -21,9 +22,7 @@ class PointNetwork(nn.Module):
     Parameters
     ----------
     backbone
-        Module (B,1,D,H,W) -> (B,F,D/stride,H/stride,W/stride). Its attribute `divisor` is the coarsest stride
-        inside it; legal input sizes are multiples of it. Where its `needs_context` is true the coarsest map must
-        have more than one cell (instance norm of a single cell has no spread).
+        (B,1,D,H,W) -> (B,F,D/stride,H/stride,W/stride).
     head
         Module (B,F,d,h,w) -> (class_logits (B,C,d,h,w), offsets_vox (B,3,d,h,w)).
     n_classes
@@ -32,14 +31,14 @@ class PointNetwork(nn.Module):
         Input voxels per output cell, along every axis.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, n_classes: int, stride: int) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module, n_classes: int, stride: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.n_classes = n_classes
         self.stride = stride
-        self.divisor = int(backbone.divisor)  # type: ignore[arg-type]
-        self.needs_context = bool(backbone.needs_context)
+        self.divisor = backbone.divisor
+        self.needs_context = backbone.needs_context
 
     def logits(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits and offsets, as training needs them.

@@ -6,22 +6,15 @@ from monai.networks.nets.dynunet import DynUNet
 from torch import Tensor, nn
 
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.networks.levels import n_decoder_stages
+from tomopoint.networks.levels import Backbone, n_decoder_stages
 
 
-class DynUNetBackbone(nn.Module):
+class DynUNetBackbone(Backbone):
     """MONAI's DynUNet without the decoder stages finer than `stride`; a 1x1x1 convolution makes the feature map.
 
     The forward pass is a plain function of its input: unlike MONAI's deep supervision it stores no feature map in
     the module, so one instance can be traced, exported and run again. Parameters keep MONAI's names
     (``input_block``, ``downsamples``, ``bottleneck``, ``upsamples``), so that pretrained weights load by name.
-
-    Attributes
-    ----------
-    divisor
-        Coarsest stride inside: ``2 ** (levels - 1)``.
-    features
-        Channels of the feature map.
     """
 
     needs_context = True

@@ -1,8 +1,30 @@
-"""How many decoder stages of an encoder-decoder reach a given stride."""
+"""What the encoder-decoders share: what a head needs to know of them, and which of their stages reach a stride."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from torch import nn
+
 from tomopoint.errors import TomopointError
+
+
+class Backbone(nn.Module):
+    """A network from a volume (B,1,D,H,W) to a feature map (B,features,D/stride,H/stride,W/stride).
+
+    Attributes
+    ----------
+    divisor
+        Coarsest stride inside, ``2 ** (levels - 1)``: sizes are multiples of it.
+    features
+        Channels of the feature map.
+    needs_context
+        Whether its coarsest map must have more than one cell: instance norm of a single cell is zero.
+    """
+
+    needs_context: ClassVar[bool]
+    divisor: int
+    features: int
 
 
 def n_decoder_stages(n_levels: int, stride: int) -> int:

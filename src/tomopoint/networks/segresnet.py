@@ -6,21 +6,14 @@ from monai.networks.nets.segresnet import SegResNet
 from torch import Tensor, nn
 
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.networks.levels import n_decoder_stages
+from tomopoint.networks.levels import Backbone, n_decoder_stages
 
 
-class SegResNetBackbone(nn.Module):
+class SegResNetBackbone(Backbone):
     """MONAI's SegResNet without the decoder stages finer than `stride` and without its final convolution.
 
     Parameters keep MONAI's names (``convInit``, ``down_layers``, ``up_layers``, ``up_samples``), so the weights of
     a MONAI SegResNet load by name.
-
-    Attributes
-    ----------
-    divisor
-        Coarsest stride inside: ``2 ** (levels - 1)``.
-    features
-        Channels of the feature map.
     """
 
     needs_context = False
