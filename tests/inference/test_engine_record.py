@@ -14,7 +14,7 @@ from tomopoint.inference.engines.record import (
     Expected,
     check_engine_record,
 )
-from tomopoint.inference.engines.tensorrt import load_recorded_engine
+from tomopoint.inference.engines.tensorrt import load_recorded_plan
 
 HERE = Expected("a" * 64, "p" * 64, "10.16.1.11", "7.5")
 
@@ -115,6 +115,5 @@ def test_what_is_no_record_is_refused(tmp_path, text):
 
 
 def test_loading_refuses_a_stale_engine_before_it_asks_for_tensorrt(engine):
-    _, folder = engine
     with pytest.raises(EngineError, match="another graph"):
-        load_recorded_engine(folder / RECORD_NAME, "b" * 64, HERE.pipeline_digest)
+        load_recorded_plan(*engine, "b" * 64, HERE.pipeline_digest)

@@ -7,12 +7,14 @@ import pytest
 
 from tomopoint.errors import EngineError
 from tomopoint.files import sha256_of
-from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.engines import load, onnx
+from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
-from tomopoint.inference.engines.load import load_engine
+from tomopoint.inference.engines.load import load_built, load_engine
 from tomopoint.inference.engines.record import EngineRecord
 
 needs_no_gpu = pytest.mark.skipif(bool(find_gpus()), reason="there is a GPU")
+T4 = Gpu(0, "Tesla T4", "7.5", 15 << 30)
 
 
 @pytest.fixture
@@ -63,17 +65,62 @@ def test_tensorrt_without_a_record_is_refused(blob_model):
         load_engine(blob_model, "tensorrt")
 
 
-@needs_no_gpu
-def test_automatic_choice_passes_over_what_does_not_fit_and_says_why(blob_model, record, tmp_path, caplog):
-    path = replace(record, onnx_sha256="0" * 64).save(tmp_path)
-    with caplog.at_level("INFO", logger="tomopoint.inference.engines.load"):
-        engine, _ = load_engine(blob_model, record_path=path)
+def test_an_engine_that_was_never_compared_is_refused_except_on_trial(blob_model, record, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "find_gpus", lambda: [T4])
+    draft = replace(record, parity=None)
+    with pytest.raises(EngineError, match="never found to reproduce PyTorch"):
+        load_engine(blob_model, "tensorrt", record_path=draft.save(tmp_path))
+    with pytest.raises(EngineError, match=r"no such graph: .*ensemble_ctx\.onnx"):  # past all checks
+        load_built(blob_model, draft, tmp_path)
+    with pytest.raises(EngineError, match="another pipeline"):
+        load_built(blob_model, replace(draft, pipeline_digest="0" * 64), tmp_path)
+
+
+def test_automatic_choice_is_the_cpu_where_there_is_no_gpu(blob_model, record, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(load, "find_gpus", list)
+    with caplog.at_level("INFO", logger=load.__name__):
+        engine, _ = load_engine(blob_model, record_path=record.save(tmp_path))
     assert engine.describe()["provider"] == "CPUExecutionProvider"
-    lines = [entry.getMessage() for entry in caplog.records]
-    assert lines[0].startswith("TensorRT passed over: the onnxruntime-tensorrt engine")
-    assert "another graph" in lines[0]
-    assert lines[1] == "ONNX Runtime on the CPU taken: nothing faster works"
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "ONNX Runtime on the CPU taken: there is no GPU here",
+    ]
     engine.close()
+
+
+@pytest.mark.parametrize(("recorded", "why"), [(True, "another graph"), (False, r"no engine\.json given")])
+def test_automatic_choice_never_ends_on_the_cpu_beside_a_gpu(blob_model, record, tmp_path, monkeypatch, recorded, why):
+    monkeypatch.setattr(load, "find_gpus", lambda: [T4])
+    path = replace(record, onnx_sha256="0" * 64).save(tmp_path) if recorded else None
+
+    def no_cuda(model, provider, options):
+        assert provider == "cuda"
+        raise EngineError("libcudnn.so.9 is missing")
+
+    monkeypatch.setattr(onnx, "OnnxEngine", no_cuda)
+    message = rf"(?s)\(Tesla T4\).*TensorRT: .*{why}.*on CUDA: libcudnn\.so\.9 is missing.*--provider cpu"
+    with pytest.raises(EngineError, match=message):
+        load_engine(blob_model, record_path=path)
+
+
+def test_automatic_choice_passes_over_what_does_not_fit_and_says_why(blob_model, record, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(load, "find_gpus", lambda: [T4])
+    path = replace(record, onnx_sha256="0" * 64).save(tmp_path)
+    real = onnx.OnnxEngine
+    asked = []
+
+    def on_the_cpu(model, provider, options):
+        asked.append(provider)
+        return real(model, "cpu", options)
+
+    monkeypatch.setattr(onnx, "OnnxEngine", on_the_cpu)
+    with caplog.at_level("INFO", logger=load.__name__):
+        engine, _ = load_engine(blob_model, record_path=path)
+    engine.close()
+    assert asked == ["cuda"]
+    lines = [entry.getMessage() for entry in caplog.records]
+    assert lines[0].startswith("passed over, TensorRT: the onnxruntime-tensorrt engine")
+    assert "another graph" in lines[0]
+    assert lines[1] == "ONNX Runtime on CUDA taken: the fastest that works here"
 
 
 @needs_no_gpu

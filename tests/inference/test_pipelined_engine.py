@@ -7,6 +7,7 @@ reading an output before its event, therefore gives wrong numbers here, as it wo
 
 import contextlib
 import sys
+import types
 from collections import deque
 
 import numpy as np
@@ -203,6 +204,37 @@ def test_a_failure_is_said_and_ends_the_engine():
     assert driver.depth == 0
 
 
+def test_what_no_one_thought_of_ends_the_engine_as_an_engine_error():
+    engine, executable, _ = make()
+
+    def enqueue(addresses, stream):
+        raise RuntimeError("cuCtxSynchronize failed: unspecified launch failure")
+
+    executable.enqueue = enqueue
+    with pytest.raises(EngineError, match="RuntimeError: cuCtxSynchronize failed") as caught:
+        engine.infer(windows_of(1))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(EngineError, match=r"failed before .*launch failure"):
+        engine.infer(windows_of(1))
+
+
+def test_closing_after_a_failure_hides_nothing_behind_a_second_one():
+    for fails in (True, False):
+        engine, executable, driver = make()
+        if fails:
+            executable.fail_at = 1
+            with pytest.raises(EngineError, match="could not run"):
+                engine.infer(windows_of(1))
+
+        def close():
+            raise EngineError("CUDA failed: unspecified launch failure")
+
+        driver.close = close
+        with contextlib.nullcontext() if fails else pytest.raises(EngineError, match="launch failure"):
+            engine.close()
+        assert executable.closed
+
+
 @pytest.mark.parametrize(
     "shape", [(1, 1, 8, 4, 4), (1, 2, *WINDOW_ZYX), WINDOW_ZYX, (0, 1, *WINDOW_ZYX), (9, 1, *WINDOW_ZYX)]
 )
@@ -251,3 +283,70 @@ def test_without_pycuda_the_driver_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda", None)  # as on a machine without it
     with pytest.raises(EngineError, match="needs pycuda"):
         PycudaDriver()
+
+
+class FakePycuda(types.ModuleType):
+    """As much of ``pycuda.driver`` as opening a device takes; `refuse` holds the calls that fail, as all do for good
+    once a kernel has crashed."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__("pycuda.driver")
+        self.refuse: set[str] = set()
+        self.depth = 0
+        self.Context = types.SimpleNamespace(pop=lambda: self._call("pop", -1))
+
+    def _call(self, name: str, change: int = 0) -> None:
+        if name in self.refuse:
+            raise self.Error(f"{name} failed: unspecified launch failure")
+        self.depth += change
+
+    def init(self) -> None:
+        pass
+
+    def Device(self, index: int):
+        context = types.SimpleNamespace(push=lambda: self._call("push", 1), detach=lambda: self._call("detach"))
+        return types.SimpleNamespace(retain_primary_context=lambda: context)
+
+    def Stream(self):
+        return types.SimpleNamespace(handle=77, synchronize=lambda: self._call("synchronize"))
+
+
+@pytest.fixture
+def pycuda(monkeypatch):
+    fake = FakePycuda()
+    monkeypatch.setitem(sys.modules, "pycuda", types.ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", fake)
+    return fake
+
+
+@pytest.mark.parametrize("call", ["push", "synchronize", "pop"])
+def test_a_cuda_error_anywhere_is_an_engine_error(pycuda, call):
+    driver = PycudaDriver()
+    pycuda.refuse = {call}
+    with pytest.raises(EngineError, match=f"CUDA failed: {call} failed"), driver.current():
+        driver._stream.synchronize()
+
+
+def test_the_first_error_is_told_where_leaving_the_context_fails_too(pycuda):
+    driver = PycudaDriver()
+    pycuda.refuse = {"synchronize", "pop"}
+    with pytest.raises(EngineError, match="CUDA failed: synchronize"), driver.current():
+        driver._stream.synchronize()
+    with pytest.raises(EngineError, match="TensorRT could not run"), driver.current():
+        raise EngineError("TensorRT could not run ensemble.engine")
+
+
+def test_the_context_is_left_as_it_was_found(pycuda):
+    driver = PycudaDriver()
+    with driver.current():
+        assert pycuda.depth == 1
+    with pytest.raises(ZeroDivisionError), driver.current():
+        raise ZeroDivisionError
+    assert pycuda.depth == 0
+    pycuda.refuse = {"detach"}
+    with pytest.raises(EngineError, match="detach"):
+        driver.close()
+    assert pycuda.depth == 0

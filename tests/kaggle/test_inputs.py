@@ -11,9 +11,9 @@ MOUNTS = {
 }
 
 
-def _mount_kit(folder):
+def _mount_kit(folder, graph="a" * 64):
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"format": "tomopoint-kit"}))
+    (folder / "manifest.json").write_text(json.dumps({"format": "tomopoint-kit", "onnx_sha256": graph}))
 
 
 @pytest.mark.parametrize("layout", MOUNTS)
@@ -29,6 +29,20 @@ def test_all_inputs_are_found_in_both_layouts(tmp_path, layout):
     assert find_engine_record(tmp_path) == folders["engine"] / "engine.json"
 
 
+def test_a_kit_mounted_in_both_layouts_is_one(tmp_path):
+    for layout in MOUNTS.values():
+        _mount_kit(tmp_path / "input" / layout["kit"])
+        competition = tmp_path / "input" / layout["competition"]
+        (competition / "test" / "static").mkdir(parents=True)
+        (competition / "sample_submission.csv").write_text("id\n")
+        (tmp_path / "input" / layout["engine"]).mkdir(parents=True)
+        (tmp_path / "input" / layout["engine"] / "engine.json").write_text("{}")
+    nested = MOUNTS["nested"]
+    assert find_kit(tmp_path) == tmp_path / "input" / nested["kit"]
+    assert find_competition(tmp_path) == tmp_path / "input" / nested["competition"]
+    assert find_engine_record(tmp_path) == tmp_path / "input" / nested["engine"] / "engine.json"
+
+
 def test_another_datasets_manifest_is_no_kit(tmp_path):
     other = tmp_path / "input" / "other"
     other.mkdir(parents=True)
@@ -39,8 +53,8 @@ def test_another_datasets_manifest_is_no_kit(tmp_path):
 
 def test_two_kits_are_not_chosen_between(tmp_path):
     _mount_kit(tmp_path / "input" / "a")
-    _mount_kit(tmp_path / "input" / "datasets" / "me" / "b")
-    with pytest.raises(DataError, match="several"):
+    _mount_kit(tmp_path / "input" / "datasets" / "me" / "b", graph="b" * 64)
+    with pytest.raises(DataError, match=r"several tomopoint kits .*datasets/me/b, .*input/a\)"):
         find_kit(tmp_path)
 
 

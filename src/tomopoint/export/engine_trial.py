@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.flavour import TensorRT, load_tensorrt, require_gpu
 from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.engines.load import load_built
 from tomopoint.inference.engines.protocol import Engine
 from tomopoint.inference.engines.record import ENGINE_NAME, EngineRecord
 
@@ -38,19 +40,17 @@ class Finding:
     seconds_per_tile: float | None
 
 
-def build_native(model_path: Path, folder: Path, options: BuildOptions, flavour: str) -> Engine:
-    """Build a plan into `folder` and load it onto the GPU. Beyond the build, this has never met a GPU.
+def build_native(model_path: Path, folder: Path, options: BuildOptions, flavour: str) -> str:
+    """Build a plan into `folder`; return TensorRT's version.
 
     Raises
     ------
     EngineError
-        No TensorRT, GPU or pycuda, or TensorRT cannot build or run the graph.
+        No TensorRT or GPU, or TensorRT cannot build the graph.
     """
-    from tomopoint.inference.engines.tensorrt import load_plan
-
     trt = load_tensorrt(flavour)
     build_plan(model_path, trt, options).save(folder / ENGINE_NAME)
-    return load_plan(folder / ENGINE_NAME, trt)
+    return trt.version
 
 
 def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions) -> EngineRecord:
@@ -81,58 +81,64 @@ def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions
     options = replace(options, compute_capability=gpu.compute_capability)
     plan_path = out / ENGINE_NAME
     try:
-        finding = _try_native(model_path, out, (trt, options), reference)
+        build_native(model_path, out, options, trt.flavour)
+        draft = EngineRecord(
+            runtime=trt.flavour,
+            runtime_version=trt.version,
+            onnx_sha256=onnx_sha256,
+            pipeline_digest=pipeline.digest,
+            precision=reference.precision,
+            window_zyx=reference.window_zyx,
+            batch=len(reference.windows),
+            compute_capability=gpu.compute_capability,
+            device=gpu.name,
+            files=hashes_of([plan_path], out),
+            options=options.to_dict(),
+            tomopoint=__version__,
+        )
+        record = _try_native(model_path, draft, out, (trt, reference))
     except BaseException:
         plan_path.unlink(missing_ok=True)
         raise
-    record = EngineRecord(
-        runtime=trt.flavour,
-        runtime_version=trt.version,
-        onnx_sha256=onnx_sha256,
-        pipeline_digest=pipeline.digest,
-        precision=reference.precision,
-        window_zyx=reference.window_zyx,
-        batch=len(reference.windows),
-        compute_capability=gpu.compute_capability,
-        device=gpu.name,
-        files=hashes_of([plan_path], out),
-        parity=finding.row.to_dict(),
-        seconds_per_tile=finding.seconds_per_tile,
-        options=options.to_dict(),
-        tomopoint=__version__,
-    )
     record.save(out)
     return record
 
 
-def _try_native(model_path: Path, out: Path, how: tuple[TensorRT, BuildOptions], reference: Reference) -> Finding:
-    """Build, load and measure; EngineError where the outputs are not PyTorch's."""
-    trt, options = how
-    engine = build_native(model_path, out, options, trt.flavour)
-    try:
+def _try_native(model_path: Path, draft: EngineRecord, out: Path, given: tuple[TensorRT, Reference]) -> EngineRecord:
+    """Load a plan as its users will and measure it; EngineError where its outputs are not PyTorch's."""
+    trt, reference = given
+    with closing(load_built(model_path, draft, out)[0]) as engine:
         finding = measure(engine, trt.flavour, trt.title, reference)
-    finally:
-        engine.close()
     if not finding.row.ok:
         table = format_table([finding.row])
         raise EngineError(f"{trt.title} does not reproduce PyTorch here, so nothing is published:\n{table}")
-    return finding
+    return proven(draft, finding)
 
 
-def build_with_onnxruntime(model_path: Path, folder: Path, options: BuildOptions) -> Engine:
-    """Let ONNX Runtime's TensorRT provider build an engine into `folder`. This has never met a GPU.
+def build_with_onnxruntime(model_path: Path, folder: Path, options: BuildOptions) -> str:
+    """Let ONNX Runtime's TensorRT provider build an engine into `folder`; return ONNX Runtime's version.
+
+    What the provider really does has never met a GPU.
 
     Raises
     ------
     EngineError
-        ONNX Runtime cannot load its provider, or TensorRT the graph.
+        ONNX Runtime cannot load its provider, TensorRT cannot build the graph, or no EP-context model was left.
     """
-    from tomopoint.inference.engines.onnx import OnnxEngine, SessionOptions
-    from tomopoint.inference.engines.ort_tensorrt import build_options
+    from tomopoint.inference.engines.onnx import VERSION, OnnxEngine, SessionOptions
+    from tomopoint.inference.engines.ort_tensorrt import CONTEXT_NAME, build_options
 
     folder.mkdir(parents=True, exist_ok=True)
     given = build_options(folder, options.workspace_gib, options.optimization_level)
-    return OnnxEngine(model_path, "tensorrt", SessionOptions(provider_options=given))
+    OnnxEngine(model_path, "tensorrt", SessionOptions(provider_options=given)).close()
+    if not (folder / CONTEXT_NAME).is_file():
+        raise EngineError("ONNX Runtime's TensorRT provider left no EP-context model: it did not take the whole graph")
+    return VERSION
+
+
+def proven(draft: EngineRecord, finding: Finding) -> EngineRecord:
+    """Return the record of an engine with what its trial found."""
+    return replace(draft, parity=finding.row.to_dict(), seconds_per_tile=finding.seconds_per_tile)
 
 
 def measure(engine: Engine, runtime: str, provider: str, reference: Reference) -> Finding:

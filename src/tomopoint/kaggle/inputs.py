@@ -1,8 +1,8 @@
 """Find what is attached to a notebook, by marker files, in both of Kaggle's layouts.
 
 Kaggle mounts an input either flat, ``input/<slug>``, or by kind and owner: ``input/competitions/<slug>``,
-``input/datasets/<owner>/<slug>``, ``input/notebooks/<owner>/<slug>``. Which one cannot be chosen, and slugs are the
-user's, so nothing here depends on either.
+``input/datasets/<owner>/<slug>``, ``input/notebooks/<owner>/<slug>``, or both ways at once. Which one cannot be
+chosen, and slugs are the user's, so nothing here depends on either.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ def find_kit(root: Path) -> Path:
     Raises
     ------
     DataError
-        None attached, or several.
+        None attached, or several that differ.
     """
-    folders = [path.parent for path in _matches(root, "datasets/*/*", MANIFEST) if Manifest.is_ours(path)]
-    if len(folders) > 1:
-        listed = ", ".join(str(folder) for folder in folders)
+    kits: dict[bytes, Path] = {}  # by the manifest, which hashes all files: one kit may be mounted in both layouts
+    for path in _matches(root, "datasets/*/*", MANIFEST):
+        if Manifest.is_ours(path):
+            kits.setdefault(path.read_bytes(), path.parent)
+    if len(kits) > 1:
+        listed = ", ".join(map(str, kits.values()))
         raise DataError(f"several tomopoint kits are attached ({listed}); remove all but one from the inputs")
-    if not folders:
+    if not kits:
         raise DataError(
             f"no tomopoint kit ({MANIFEST}) under {root / 'input'}: attach the dataset made by build_dataset.py "
             f"(Add Input > Datasets, or dataset_sources in kernel-metadata.json) and run again; {_attached(root)}"
         )
-    return folders[0]
+    return next(iter(kits.values()))
 
 
 def find_competition(root: Path) -> Path:

@@ -30,7 +30,7 @@ class CudaDriver(Protocol):
         ...
 
     def current(self) -> contextlib.AbstractContextManager[None]:
-        """Make the device the calling thread's; CUDA's errors inside become EngineError."""
+        """Make the device the calling thread's; CUDA's errors on the way in, inside and out become EngineError."""
         ...
 
     def allocate(self, n_bytes: int) -> int:
@@ -101,12 +101,15 @@ class PycudaDriver:
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
         """Push the context, pop it at the end."""
-        self._context.push()
-        try:
-            yield
-        except self._cuda.Error as error:
-            raise EngineError(f"CUDA failed: {error}") from error
-        finally:
+        with self._told():
+            self._context.push()
+            try:
+                yield
+            except BaseException:
+                # An error that stays with the context makes this call fail, too; the first is the one to tell.
+                with contextlib.suppress(self._cuda.Error):
+                    self._cuda.Context.pop()
+                raise
             self._cuda.Context.pop()
 
     def allocate(self, n_bytes: int) -> int:
@@ -145,4 +148,13 @@ class PycudaDriver:
                 allocation.free()
             self._allocations.clear()
             del self._stream
-        self._context.detach()
+        with self._told():
+            self._context.detach()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn pycuda's errors into EngineError."""
+        try:
+            yield
+        except self._cuda.Error as error:
+            raise EngineError(f"CUDA failed: {error}") from error

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tomopoint.errors import EngineError
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.flavour import FLAVOURS
-from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.protocol import Engine
-from tomopoint.inference.engines.record import REBUILD, EngineRecord, Expected, check_engine_record
+from tomopoint.inference.engines.record import (
+    REBUILD,
+    RECORD_NAME,
+    EngineRecord,
+    Expected,
+    check_fit,
+    check_tried,
+)
 from tomopoint.pipeline import Pipeline
 
 PROVIDERS = ("auto", "tensorrt", "cuda", "cpu")
@@ -27,9 +34,7 @@ Loaded = tuple[Engine, Pipeline]
 logger = logging.getLogger(__name__)
 
 
-def load_engine(
-    model_path: Path, prefer: str = "auto", threads: int = 0, record_path: Path | None = None
-) -> tuple[Engine, Pipeline]:
+def load_engine(model_path: Path, prefer: str = "auto", threads: int = 0, record_path: Path | None = None) -> Loaded:
     """Return an engine for a graph, and the Pipeline in its metadata.
 
     Parameters
@@ -38,7 +43,8 @@ def load_engine(
         ``ensemble.onnx``.
     prefer
         ``"tensorrt"`` (what `record_path` vouches for), ``"cuda"`` or ``"cpu"``, which must then work; or ``"auto"``:
-        the fastest that works here, every candidate explained in one line of the log.
+        where there is a GPU the fastest that works on it, where there is none the CPU. ``"auto"`` never leaves a GPU
+        idle: the CPU would need days for what the GPU does in hours, so whoever wants it must say so.
     threads
         CPU threads; 0: all cores.
     record_path
@@ -47,7 +53,8 @@ def load_engine(
     Raises
     ------
     EngineError, PipelineError
-        What was asked for cannot be had; for ``"auto"``, not even the CPU can run the graph.
+        What was asked for cannot be had; for ``"auto"``, nothing works on the GPU that is here (the reason of each
+        candidate is in the message), or without a GPU not even the CPU can run the graph.
     """
     from tomopoint.inference.engines.onnx import OnnxEngine, SessionOptions
 
@@ -62,21 +69,30 @@ def load_engine(
 
     if prefer != "auto":
         return with_tensorrt() if prefer == "tensorrt" else with_onnx(prefer)
-    faster: list[tuple[str, Callable[[], Loaded]]] = []
-    if record_path is not None:
-        faster.append(("TensorRT", with_tensorrt))
-    if find_gpus():
-        faster.append(("ONNX Runtime on CUDA", lambda: with_onnx("cuda")))
-    for name, load in faster:
+    gpus = find_gpus()
+    if not gpus:
+        logger.info("ONNX Runtime on the CPU taken: there is no GPU here")
+        return with_onnx("cpu")
+    return _load_fastest(gpus[0], [("TensorRT", with_tensorrt), ("ONNX Runtime on CUDA", lambda: with_onnx("cuda"))])
+
+
+def _load_fastest(gpu: Gpu, candidates: Sequence[tuple[str, Callable[[], Loaded]]]) -> Loaded:
+    """Return the first candidate that loads; EngineError with every reason where none does."""
+    reasons = []
+    for name, load in candidates:
         try:
             loaded = load()
         except EngineError as error:
-            logger.warning("%s passed over: %s", name, error)
+            reasons.append(f"{name}: {error}")
+            logger.info("passed over, %s", reasons[-1])
         else:
             logger.info("%s taken: the fastest that works here", name)
             return loaded
-    logger.info("ONNX Runtime on the CPU taken: %s", "nothing faster works" if faster else "there is no GPU here")
-    return with_onnx("cpu")
+    raise EngineError(
+        f"there is a GPU here ({gpu.name}), but nothing works on it:\n"
+        + "\n".join(f"  {reason}" for reason in reasons)
+        + "\nmend one of these, or ask for the CPU, which is slower by far: --provider cpu"
+    )
 
 
 def load_recorded(model_path: Path, record_path: Path) -> Loaded:
@@ -85,33 +101,45 @@ def load_recorded(model_path: Path, record_path: Path) -> Loaded:
     Raises
     ------
     EngineError
-        It does not fit the graph, the installed TensorRT or the GPU, is damaged, or is no TensorRT engine.
+        It was never found to reproduce PyTorch, does not fit the graph, the installed TensorRT or the GPU, is
+        damaged, or is no TensorRT engine.
     PipelineError
         The graph carries no Pipeline.
     """
+    record, folder = EngineRecord.load(record_path), record_path.parent
+    check_tried(record, folder)
+    return load_built(model_path, record, folder)
+
+
+def load_built(model_path: Path, record: EngineRecord, folder: Path) -> Loaded:
+    """Load a TensorRT engine that may never have been compared with PyTorch; the rest is :func:`load_recorded`'s.
+
+    Trials load what they built by this, so that nothing is published that its users cannot load.
+
+    Parameters
+    ----------
+    model_path
+        ``ensemble.onnx``.
+    record, folder
+        What was built, and where the record's paths begin.
+    """
     pipeline = read_pipeline(model_path)
-    record = EngineRecord.load(record_path)
     onnx_sha256 = sha256_of(model_path)
     if record.runtime in FLAVOURS:
-        from tomopoint.inference.engines.tensorrt import load_recorded_engine
+        from tomopoint.inference.engines.tensorrt import load_recorded_plan
 
-        return load_recorded_engine(record_path, onnx_sha256, pipeline.digest), pipeline
+        return load_recorded_plan(record, folder, onnx_sha256, pipeline.digest), pipeline
     if record.runtime != ORT_TENSORRT:
-        raise EngineError(f"{record_path} is of {record.runtime}, not of a TensorRT engine; {REBUILD}")
-    return _load_ort_tensorrt(record, record_path.parent, onnx_sha256, pipeline), pipeline
+        raise EngineError(f"{folder / RECORD_NAME} is of {record.runtime}, not of a TensorRT engine; {REBUILD}")
+    return _load_ort_tensorrt(record, folder, onnx_sha256, pipeline), pipeline
 
 
 def _load_ort_tensorrt(record: EngineRecord, folder: Path, onnx_sha256: str, pipeline: Pipeline) -> Engine:
-    """Load the EP-context model that ONNX Runtime's TensorRT provider left, with its cached engine."""
-    import onnxruntime
-
-    from tomopoint.inference.engines.onnx import OnnxEngine, SessionOptions
-    from tomopoint.inference.engines.ort_tensorrt import CACHE_FOLDER, CONTEXT_NAME, cached_options
+    """Load the EP-context model that ONNX Runtime's TensorRT provider left, and with it the engine beside it."""
+    from tomopoint.inference.engines.onnx import VERSION, OnnxEngine, SessionOptions
+    from tomopoint.inference.engines.ort_tensorrt import CACHE_FOLDER, CONTEXT_NAME
 
     gpus = find_gpus()
     capability = gpus[0].compute_capability if gpus else None
-    expected = Expected(onnx_sha256, pipeline.digest, onnxruntime.__version__, capability)
-    check_engine_record(record, folder, expected)
-    cache = folder / CACHE_FOLDER
-    options = SessionOptions(provider_options=cached_options(cache), pipeline=pipeline)
-    return OnnxEngine(cache / CONTEXT_NAME, "tensorrt", options)
+    check_fit(record, folder, Expected(onnx_sha256, pipeline.digest, VERSION, capability))
+    return OnnxEngine(folder / CACHE_FOLDER / CONTEXT_NAME, "tensorrt", SessionOptions(pipeline=pipeline))

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 from tomopoint.errors import EngineError, PipelineError
+from tomopoint.inference.engines.cuda_libraries import preload_cuda
 from tomopoint.inference.engines.graph_metadata import pipeline_in
 from tomopoint.inference.engines.ort_tensorrt import preload_tensorrt
 from tomopoint.inference.engines.protocol import INPUT, OFFSETS, SCORES, Array
@@ -25,6 +26,9 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+
+VERSION = str(onnxruntime.__version__)
+"""Of ONNX Runtime."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +60,7 @@ class OnnxEngine:
     path
         The graph, with its Pipeline in the metadata.
     provider
-        ``"cuda"`` or ``"cpu"``; it is what the session gets, or there is an error.
+        ``"tensorrt"``, ``"cuda"`` or ``"cpu"``; it is what the session gets, or there is an error.
     options
         See :class:`SessionOptions`.
 
@@ -110,7 +114,7 @@ class OnnxEngine:
         """Return runtime, version, provider and input shape."""
         return {
             "runtime": f"onnxruntime-{self.provider}",
-            "version": onnxruntime.__version__,
+            "version": VERSION,
             "provider": self._session.get_providers()[0],
             "model": str(self.path),
             "batch": self.batch,
@@ -125,8 +129,9 @@ class OnnxEngine:
 def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
     if not path.is_file():
         raise EngineError(f"no such graph: {path}; write one with export_onnx.py")
-    if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # finds cuDNN and cuBLAS in the nvidia-*-cu12 packages
+    if provider != "cpu":
+        preload_cuda()
+        onnxruntime.preload_dlls()  # the rest, from the system; it says what it cannot find
     if provider == "tensorrt":
         preload_tensorrt()
     settings = onnxruntime.SessionOptions()
@@ -138,9 +143,13 @@ def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
             sess_options=settings,
             providers=[PROVIDERS[provider]],
             provider_options=[options.provider_options or {}],
+            enable_fallback=0,  # no CPU session after an error, which would only be printed
         )
     except Exception as error:  # as above
-        raise EngineError(f"ONNX Runtime cannot load {path} ({error}); the file is damaged, export it again") from error
+        cause = "the file is damaged, export it again"
+        if provider != "cpu":
+            cause = "the provider's libraries, the GPU or its memory are at fault, or else the file"
+        raise EngineError(f"ONNX Runtime cannot load {path} with {PROVIDERS[provider]} ({error}); {cause}") from error
     got = session.get_providers()[0]
     if got != PROVIDERS[provider]:
         raise EngineError(

@@ -1,6 +1,7 @@
 """TensorRT inside ONNX Runtime: what its provider is given, so that an engine built once is found again.
 
-None of this has met a GPU: the option names are those of ONNX Runtime 1.26's provider, their effect was not seen.
+None of this has met a GPU. Names and legal values are those that the wheel of ONNX Runtime 1.26.0 spells out in its own
+error messages; what they do was read in its source, not seen.
 """
 
 from __future__ import annotations
@@ -15,26 +16,25 @@ CONTEXT_NAME = "ensemble_ctx.onnx"
 
 
 def build_options(cache_folder: Path, workspace_gib: float, optimization_level: int) -> dict[str, str]:
-    """Return the provider's options for the first load, which builds and leaves everything in `cache_folder`.
+    """Return the provider's options for the session that builds and leaves everything in `cache_folder`.
+
+    Loading the EP-context model takes no options: it names its engine, which lies beside it.
 
     Nothing is said of fp16: the graph's own types count then (a strongly typed network), which is what was compared
-    with PyTorch.
+    with PyTorch. Nothing is said of ``trt_engine_cache_path`` either. It is taken relative to the folder of the
+    EP-context model and written into it; an absolute one is refused when that model is loaded, an empty one at once,
+    and where there is none the engine lies beside the model. The engine stays a file of its own, also by default
+    (``trt_ep_context_embed_mode``): a protobuf holds no 2 GB.
     """
     return {
-        **cached_options(cache_folder),
+        "trt_engine_cache_enable": "True",  # not "1", which these switches refuse
+        "trt_dump_ep_context_model": "True",
+        "trt_ep_context_file_path": str(cache_folder / CONTEXT_NAME),
         "trt_max_workspace_size": str(int(workspace_gib * BYTES_PER_GIB)),
         "trt_builder_optimization_level": str(optimization_level),
-        "trt_dump_ep_context_model": "1",
-        "trt_ep_context_file_path": str(cache_folder / CONTEXT_NAME),
-        "trt_ep_context_embed_mode": "0",  # the engine stays a file of its own: a protobuf holds no 2 GB
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(cache_folder),
     }
-
-
-def cached_options(cache_folder: Path) -> dict[str, str]:
-    """Return the provider's options for every later load: take what `cache_folder` has, which may be read-only."""
-    return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache_folder)}
 
 
 def preload_tensorrt() -> None:

@@ -6,6 +6,7 @@ a second stream for copies would hide less than one percent; what costs is a hos
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from tomopoint.inference.engines.protocol import INPUT, OFFSETS, SCORES, Array
 N_SLOTS = 2
 BATCHES_PER_CALL = 8
 """Batches of the network that one call takes at most: the device idles only between calls."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ class PipelinedEngine:
         Raises
         ------
         EngineError
-            Illegal windows, or the device failed; after a failure the engine cannot be used any more, because what
-            is under way in its buffers is unknown.
+            Illegal windows, or anything failed on the way through the device; the engine cannot be used any more
+            then, because what is under way in its buffers is unknown.
         """
         self._check_usable(windows)
         n_windows = len(windows)
@@ -119,6 +122,9 @@ class PipelinedEngine:
         except EngineError as error:
             self._broken = str(error)
             raise
+        except Exception as error:  # whatever a driver throws: it is EngineError that makes a worker start afresh
+            self._broken = f"{type(error).__name__}: {error}"
+            raise EngineError(f"the TensorRT engine failed ({self._broken}); load it again") from error
         return results[SCORES], results[OFFSETS]
 
     def describe(self) -> dict[str, Any]:
@@ -130,13 +136,23 @@ class PipelinedEngine:
         }
 
     def close(self) -> None:
-        """Free the executable before the driver: its memory lies in the driver's context."""
-        if not self._closed:
-            self._closed = True
+        """Free the executable before the driver: its memory lies in the driver's context.
+
+        After a failure the device may refuse even this. That is logged, not raised: the failure was, and the end of
+        the process frees the rest.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
             with self._driver.current():
                 self._slots.clear()
                 self._executable.close()
             self._driver.close()
+        except EngineError as error:
+            if self._broken is None:
+                raise
+            logger.info("what a failed engine held could not be freed: %s", error)
 
     def _new_slot(self) -> _Slot:
         host = {name: self._driver.page_locked(port.shape, port.dtype) for name, port in self._ports.items()}

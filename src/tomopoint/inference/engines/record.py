@@ -139,7 +139,20 @@ class Expected:
 
 
 def check_engine_record(record: EngineRecord, folder: Path, expected: Expected) -> None:
-    """Refuse an engine that does not belong to the graph, the runtime and the GPU at hand.
+    """Refuse an engine that may not be used: :func:`check_fit` and :func:`check_tried` in one."""
+    check_fit(record, folder, expected)
+    check_tried(record, folder)
+
+
+def check_tried(record: EngineRecord, folder: Path) -> None:
+    """Refuse an engine that never reproduced PyTorch's outputs; EngineError says what to do."""
+    if record.parity is None or not record.parity.get("ok"):
+        title = _title(record, folder)
+        raise EngineError(f"{title} was never found to reproduce PyTorch's outputs on a device; {REBUILD}")
+
+
+def check_fit(record: EngineRecord, folder: Path, expected: Expected) -> None:
+    """Refuse an engine that does not belong to the graph, the runtime and the GPU at hand, or has lost its files.
 
     Parameters
     ----------
@@ -155,7 +168,7 @@ def check_engine_record(record: EngineRecord, folder: Path, expected: Expected) 
     EngineError
         One sentence that says which of them does not fit, and what to do.
     """
-    title = f"the {record.runtime} engine in {folder}"
+    title = _title(record, folder)
     if record.onnx_sha256 != expected.onnx_sha256:
         raise EngineError(
             f"{title} was built from another graph (SHA-256 {record.onnx_sha256[:12]}, attached is "
@@ -175,9 +188,11 @@ def check_engine_record(record: EngineRecord, folder: Path, expected: Expected) 
             f"{title} was built for compute capability {record.compute_capability}, this GPU has "
             f"{expected.compute_capability}; choose the same accelerator in both notebooks, or {REBUILD}"
         )
-    if record.parity is None or not record.parity.get("ok"):
-        raise EngineError(f"{title} was never found to reproduce PyTorch's outputs on a device; {REBUILD}")
     _check_files(record, folder, title)
+
+
+def _title(record: EngineRecord, folder: Path) -> str:
+    return f"the {record.runtime} engine in {folder}"
 
 
 def _check_files(record: EngineRecord, folder: Path, title: str) -> None:

@@ -3,7 +3,7 @@
 What has never met a GPU (no machine that this was written on had one):
 
 * all of ``PlanExecutable``: it needs ``trt.Runtime``, which needs a driver;
-* ``load_plan`` and ``load_recorded_engine`` from where they have found a GPU on;
+* ``load_plan`` and ``load_recorded_plan`` from where they have found a GPU on;
 * all of ``cuda_driver.PycudaDriver``.
 
 Buffers, order and errors (``pipelined.PipelinedEngine``) are tested against a driver of the same interface. The
@@ -21,7 +21,7 @@ from tomopoint.errors import EngineError
 from tomopoint.inference.engines.cuda_driver import PycudaDriver
 from tomopoint.inference.engines.flavour import TensorRT, load_tensorrt, make_logger, require_gpu
 from tomopoint.inference.engines.pipelined import PipelinedEngine, Port
-from tomopoint.inference.engines.record import REBUILD, EngineRecord, Expected, check_engine_record
+from tomopoint.inference.engines.record import REBUILD, RECORD_NAME, EngineRecord, Expected, check_fit
 
 
 class PlanExecutable:
@@ -107,13 +107,13 @@ def load_plan(plan_path: Path, trt: TensorRT) -> PipelinedEngine:
         raise
 
 
-def load_recorded_engine(record_path: Path, onnx_sha256: str, pipeline_digest: str) -> PipelinedEngine:
-    """Load the plan that ``engine.json`` vouches for, if it fits the graph, the installed TensorRT and the GPU.
+def load_recorded_plan(record: EngineRecord, folder: Path, onnx_sha256: str, pipeline_digest: str) -> PipelinedEngine:
+    """Load the plan that a record names, if it fits the graph, the installed TensorRT and the GPU.
 
     Parameters
     ----------
-    record_path
-        ``engine.json``, with the plan beside it.
+    record, folder
+        What was built, and where the record's paths begin.
     onnx_sha256, pipeline_digest
         Of the graph at hand.
 
@@ -122,13 +122,14 @@ def load_recorded_engine(record_path: Path, onnx_sha256: str, pipeline_digest: s
     EngineError
         The engine is stale, damaged, or of another graph, TensorRT or GPU; one sentence says which and what to do.
     """
-    record, folder = EngineRecord.load(record_path), record_path.parent
     # What can be refused without TensorRT and GPU is refused first: its reason is the better one.
-    check_engine_record(record, folder, Expected(onnx_sha256, pipeline_digest))
+    check_fit(record, folder, Expected(onnx_sha256, pipeline_digest))
     if len(record.files) != 1:
-        raise EngineError(f"{record_path} names {len(record.files)} files where one plan was expected; {REBUILD}")
+        raise EngineError(
+            f"{folder / RECORD_NAME} names {len(record.files)} files where one plan was expected; {REBUILD}"
+        )
     trt = load_tensorrt(record.runtime)
     gpu = require_gpu(f"running an engine with {trt.title}")
-    check_engine_record(record, folder, Expected(onnx_sha256, pipeline_digest, trt.version, gpu.compute_capability))
+    check_fit(record, folder, Expected(onnx_sha256, pipeline_digest, trt.version, gpu.compute_capability))
     (plan_name,) = record.files
     return load_plan(folder / plan_name, trt)
