@@ -1,7 +1,7 @@
 """TensorRT inside ONNX Runtime: what its provider is given, so that an engine built once is found again.
 
-None of this has met a GPU. Names and legal values are those that the wheel of ONNX Runtime 1.26.0 spells out in its own
-error messages; what they do was read in its source, not seen.
+None of this has met a GPU. The wheel of ONNX Runtime 1.26.0 takes these options and no other values of them, which was
+tried with empty stand-ins for the libraries of TensorRT and CUDA; what the options do was read in its source, not seen.
 """
 
 from __future__ import annotations
