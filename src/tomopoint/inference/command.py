@@ -39,7 +39,7 @@ def predict(
     workers
         Processes; 0: one per GPU, or one where there is none. They share the CPU's cores.
     provider
-        auto, tensorrt, cuda or cpu.
+        auto, tensorrt, cuda or cpu. auto: TensorRT with --engine, else CUDA, beside a GPU; the CPU only without one.
     tomo_type
         Reconstruction to read; default the one the graph was validated on.
     limit_hours
