@@ -27,7 +27,7 @@ from tomopoint.inference.workers import PredictOptions, predict_runs
 HIT_A = 17.5
 """The blob graph has no offsets, so a pick is an anchor: up to one voxel per axis, sqrt(3) * 10.01 A, from its blob."""
 
-CPU = PredictOptions(provider="cpu")
+CPU = PredictOptions(provider="cpu", read_pause=0.0)
 
 
 def events(out, kind):
@@ -192,6 +192,8 @@ def test_a_run_that_kills_its_workers_costs_no_other(blob_project, blob_model, t
     summary = predict_runs(project.runs, blob_model, out, CPU)
     assert [o.run for o in summary.failed] == ["TS_1_1"]
     assert "died" in summary.failed[0].message
+    assert [e["held"] for e in events(out, "crashed")].count("TS_1_1") == 2
+    assert events(out, "second_pass") == []  # what kills workers is not tried again
     check_picks(project, read_pick_table(summary.folder.submission_path), ["TS_0_1", "TS_2_1", "TS_3_1"])
 
 
@@ -247,6 +249,14 @@ def test_when_the_time_is_up_the_rest_is_reported(blob_project, blob_model, tmp_
     summary = predict_runs(project.runs, blob_model, tmp_path / "out", replace(CPU, limit_hours=1e-9))
     assert [o.status for o in summary.outcomes] == ["not processed"] * 2
     assert summary.folder.submission_path.exists()
+
+
+def test_the_clock_may_have_started_before_the_call(blob_project, blob_model, tmp_path):
+    """A second call that does what a first one left has the rest of its time, not all of it."""
+    options = replace(CPU, limit_hours=1.0, started=time.time() - 3601)
+    summary = predict_runs(blob_project(1).runs, blob_model, tmp_path / "out", options)
+    assert [o.status for o in summary.outcomes] == ["not processed"]
+    assert events(tmp_path / "out", "done") == []
 
 
 def test_budget_arithmetic():
@@ -338,5 +348,5 @@ def test_no_engine_at_all_is_an_error(blob_project, blob_model, tmp_path):
     def unknown_operator(content):
         content.graph.node[0].op_type = "Convolve"
 
-    with pytest.raises(EngineError, match=r"no worker could load an engine.*Convolve"):
+    with pytest.raises(EngineError, match=r"no worker is left: worker 0 could not load its engine.*Convolve"):
         predict_runs(project.runs, edited(blob_model, tmp_path, unknown_operator), tmp_path / "out", CPU)

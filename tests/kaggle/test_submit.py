@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import time
 from dataclasses import replace
 
 import pandas as pd
@@ -8,10 +9,11 @@ import pytest
 
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError
-from tomopoint.inference.engines.gpus import Gpu
+from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.record import EngineRecord
 from tomopoint.inference.folder import PredictionFolder
-from tomopoint.inference.workers import PredictOptions
+from tomopoint.inference.workers import PredictOptions, WorkersLost, predict_runs
+from tomopoint.kaggle import submit
 from tomopoint.kaggle.manifest import Manifest
 from tomopoint.kaggle.submit import _predict, check_submission, choose_provider, run
 
@@ -59,6 +61,7 @@ def test_a_broken_run_is_reported_and_the_others_come_out(root):
     assert "TS_2: failed" in result.text
     assert "2 of 3 runs" in result.text
     assert "no engine.json attached" in result.text
+    assert re.search(r"^worker [01] ran on onnxruntime-cpu$", result.text, re.MULTILINE)
     n_picks = check_submission(result.submission_path, result.runs, result.particles)
     assert n_picks == result.table[list(result.particles)].to_numpy().sum() > 0
     assert set(pd.read_csv(result.submission_path)["experiment"]) == {"TS_1", "TS_3"}
@@ -93,20 +96,109 @@ def test_a_tensorrt_engine_that_fits_is_used(tmp_path, manifest, record, runtime
     )
 
 
-def test_what_does_not_start_gives_way_to_the_next_slower(root, project, tmp_path):
-    lines = []
+def _predict_first(root, out, lines, **options):
     runs = Project(root / "input" / "czii").runs("test")[:1]
-    options = PredictOptions(workers=1, provider="tensorrt", record_path=tmp_path / "absent.json")
-    kit = root / "input" / "my-kit"
-    summary = _predict(runs, kit / "ensemble.onnx", PredictionFolder(tmp_path / "out"), options, lines)
+    options = PredictOptions(**{"workers": 1, "provider": "tensorrt", "limit_hours": 1.0, **options})
+    return _predict(runs, root / "input" / "my-kit" / "ensemble.onnx", PredictionFolder(out), options, lines)
+
+
+@pytest.mark.skipif(bool(find_gpus()), reason="there is a GPU, on which CUDA may start")
+def test_what_does_not_start_gives_way_to_the_next_slower_step_by_step(root, tmp_path):
+    lines = []
+    summary = _predict_first(root, tmp_path / "out", lines, record_path=tmp_path / "absent.json")
     assert summary.ok
-    assert len(lines) == 1
-    assert re.search(r"did not start \(.*absent\.json.*\): plain ONNX Runtime instead, which is slower", lines[0])
+    assert len(lines) == 2
+    tensorrt, cuda = r"tensorrt did not start \(.*absent\.json.*\)", r"cuda did not start \(.*CUDAExecution.*\)"
+    assert re.fullmatch(f"{tensorrt}: ONNX Runtime on CUDA instead, which is slower", lines[0])
+    assert re.fullmatch(f"{cuda}: ONNX Runtime on the CPU instead, which is slower", lines[1])
+
+
+def test_an_engine_that_kills_its_process_gives_way_too(root, tmp_path, monkeypatch):
+    """A segmentation fault while an engine is loaded is no exception, and must not end without a single run."""
+    hook = tmp_path / "site"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def watch(event, args):\n"
+        "    if event == 'open' and str(args[0]).endswith('fatal.json'):\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "sys.addaudithook(watch)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(hook))
+    (tmp_path / "fatal.json").write_text("{}")
+    lines = []
+    summary = _predict_first(root, tmp_path / "out", lines, record_path=tmp_path / "fatal.json")
+    assert summary.ok
+    assert re.search(r"tensorrt did not start \(.*died 3 times.*exit status -11", lines[0])
+
+
+def test_a_late_fallback_has_the_rest_of_the_time_not_all_of_it(root, tmp_path, monkeypatch):
+    asked = []
+
+    def watched(runs, model, out, options):
+        asked.append(options)
+        return predict_runs(runs, model, out, options)
+
+    monkeypatch.setattr(submit, "predict_runs", watched)
+    started = time.time() - 1800
+    summary = _predict_first(root, tmp_path / "out", [], started=started)
+    assert summary.ok
+    assert {(options.started, options.limit_hours) for options in asked} == {(started, 1.0)}
+    assert [options.provider for options in asked][:2] == ["tensorrt", "cuda"]
+
+
+@pytest.mark.parametrize(("provider", "seconds_left"), [("tensorrt", 200.0), ("cpu", 20000.0)])
+def test_a_breakdown_that_nothing_can_follow_submits_what_is_done(root, tmp_path, monkeypatch, provider, seconds_left):
+    """In hour nine there is no engine left, or no time for it: the submission must come out all the same."""
+    out = tmp_path / "out"
+    done = _predict_first(root, out, [], provider="cpu")
+
+    def broken(runs, model, out, options):
+        raise WorkersLost("no worker is left", done)
+
+    monkeypatch.setattr(submit, "predict_runs", broken)
+    lines = []
+    started = time.time() + seconds_left - 10 * 3600
+    summary = _predict_first(root, out, lines, provider=provider, limit_hours=10.0, started=started)
+    assert summary is done
+    assert lines == [f"{provider} broke down (no worker is left): what is done is submitted"]
+
+
+def test_where_not_even_the_cpu_does_anything_it_is_an_error(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path))  # no worker can start its Python
+    with pytest.raises(WorkersLost, match="no worker is left"):
+        _predict_first(root, tmp_path / "out", [], provider="cpu")
+
+
+def test_the_report_names_engines_and_lost_workers_and_projects_with_those_that_worked(root, tmp_path):
+    summary = replace(
+        _predict_first(root, tmp_path / "out", [], provider="cpu"),
+        seconds=100.0,
+        mean_run_seconds=36.0,
+        lost=("worker 1 was lost: it could not load its engine 2 times: no memory",),
+    )
+    names = [(0, "tensorrt"), (1, "tensorrt"), (0, "tensorrt"), (0, "onnxruntime-cuda")]
+    events = [{"event": "engine", "worker": worker, "runtime": runtime} for worker, runtime in names]
+    lines = submit._report(summary, events)
+    # 500 runs * 36 s / 1 worker = 5 h, although two were started.
+    assert lines[0] == "1 of 1 runs in 100 s by 1 worker, 36.0 s per run and worker; 500 such runs would take 5.0 h"
+    assert lines[1] == "worker 0 ran on tensorrt, then onnxruntime-cuda"
+    assert lines[2] == "worker 1 ran on tensorrt"
+    assert lines[3] == summary.lost[0]
 
 
 def test_no_record_is_said(manifest):
-    assert choose_provider(None, manifest, [])[0] == "auto"
+    assert choose_provider(None, manifest, [])[0] == "cpu"
     assert "no engine.json attached" in choose_provider(None, manifest, [])[1]
+    # Named, not "auto": that would pass over a CUDA that fails, and take the CPU in silence.
+    assert choose_provider(None, manifest, [T4, T4])[0] == "cuda"
+
+
+def test_a_record_of_the_cpu_is_not_used_beside_a_gpu(tmp_path, manifest, record):
+    replace(record, compute_capability="7.5", device="Tesla T4").save(tmp_path)
+    provider, why = choose_provider(tmp_path / "engine.json", manifest, [T4])
+    assert provider == "cuda"
+    assert "names the CPU though there is a GPU" in why
 
 
 @pytest.mark.parametrize(
@@ -127,7 +219,7 @@ def test_no_record_is_said(manifest):
 def test_a_stale_record_is_explained_and_not_used(tmp_path, manifest, record, change, gpus, reason):
     replace(record, **change).save(tmp_path)
     provider, why = choose_provider(tmp_path / "engine.json", manifest, gpus)
-    assert provider == "auto"
+    assert provider == ("cuda" if gpus else "cpu")
     assert "engine.json not used" in why
     assert re.search(reason, why)
     assert why.endswith(f"plain ONNX Runtime on {gpus[0].name if gpus else 'the CPU'}")
@@ -136,7 +228,7 @@ def test_a_stale_record_is_explained_and_not_used(tmp_path, manifest, record, ch
 def test_a_damaged_record_is_explained_and_not_used(tmp_path, manifest):
     (tmp_path / "engine.json").write_text("{half")
     provider, why = choose_provider(tmp_path / "engine.json", manifest, [])
-    assert provider == "auto"
+    assert provider == "cpu"
     assert "engine.json not used" in why
 
 

@@ -20,7 +20,7 @@ class Budget:
     limit
         Allowed in total; None: no limit.
     n_workers
-        Processes that share the runs.
+        Processes that share the runs; fewer once one is lost.
     costs
         Seconds of each run so far, as one worker spent them.
     """

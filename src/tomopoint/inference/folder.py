@@ -5,8 +5,8 @@
     prediction.json     which graph made this
     parts/<run>.csv     picks of a run, all above the floor; its presence means the run is done
     claims/<run>.json   who works on a run
-    suspects/<run>      a worker died while it held this run
-    failed/<run>.txt    why a run cannot be done; tried again when the command is run again
+    suspects/<run>      a worker died while it held this run: it is taken up last, and alone
+    failed/<run>.txt    why a run cannot be done; tried again once at the end, and when the command is run again
     log.jsonl           one event per line
     pipeline.json       the Pipeline of the graph, so that thresholds can change later without it
     picks.csv           all parts joined
@@ -138,6 +138,11 @@ class PredictionFolder:
             self.release(run)
             return False
         return True
+
+    def is_free(self, run: str) -> bool:
+        """Whether a run is neither done, nor failed, nor taken."""
+        paths = (self.part_path(run), self.failure_path(run), self.claim_path(run))
+        return not any(path.exists() for path in paths)
 
     def touch(self, run: str) -> None:
         """Show that the owner of a claim still lives."""

@@ -41,9 +41,11 @@ class PredictionSummary:
     folder
         Where everything is.
     seconds, mean_run_seconds
-        Wall time of the command; seconds one worker spends on a run (0 where none was predicted).
+        Since the clock's start; those that one worker spends on a run (0 where none was predicted).
     n_workers
-        Processes that shared the runs.
+        Workers that finished a run.
+    lost
+        One sentence per worker that was given up.
     """
 
     outcomes: tuple[RunOutcome, ...]
@@ -52,6 +54,7 @@ class PredictionSummary:
     seconds: float
     mean_run_seconds: float
     n_workers: int
+    lost: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -63,6 +66,11 @@ class PredictionSummary:
         """Runs that are not done."""
         return tuple(outcome for outcome in self.outcomes if outcome.status != "done")
 
+    @property
+    def n_done(self) -> int:
+        """How many runs are done."""
+        return len(self.outcomes) - len(self.failed)
+
     def figures(self) -> dict[str, Any]:
         """Return the figures as plain JSON values."""
         return {
@@ -73,21 +81,22 @@ class PredictionSummary:
             "not_done": {outcome.run: outcome.message for outcome in self.failed},
             "seconds_per_run": round(self.mean_run_seconds, 2),
             "workers": self.n_workers,
+            "lost_workers": list(self.lost),
             "submission": str(self.folder.submission_path),
             "picks": str(self.folder.picks_path),
         }
 
     def text(self) -> str:
         """Return the same for people, and what to do about runs that are not done."""
-        n_done = len(self.outcomes) - len(self.failed)
         rows = [f"  {name:20} {count:6d}" for name, count in self.joined.counts.items()]
         problems = [f"  {outcome.run} ({outcome.status}): {outcome.message}" for outcome in self.failed]
         lines = [
-            f"{n_done} of {len(self.outcomes)} runs predicted in {self.seconds:.0f} s, "
+            f"{self.n_done} of {len(self.outcomes)} runs predicted in {self.seconds:.0f} s, "
             f"{self.joined.n_submitted} picks above their thresholds:",
             *rows,
             f"Submission: {self.folder.submission_path}",
             f"All {self.joined.n_picks} picks with scores: {self.folder.picks_path}",
+            *self.lost,
         ]
         if problems:
             lines += ["Not in the submission; mend the cause and run the same command again:", *problems]

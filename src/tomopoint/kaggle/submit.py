@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from tomopoint.inference.engines.load import TENSORRT_RUNTIMES
 from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.summary import PredictionSummary
-from tomopoint.inference.workers import PredictOptions, predict_runs
+from tomopoint.inference.workers import PredictOptions, WorkersLost, predict_runs
 from tomopoint.kaggle.inputs import find_competition, find_engine_record, find_kit
 from tomopoint.kaggle.manifest import MODEL, Manifest
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
@@ -29,6 +31,12 @@ LIMIT_HOURS = 11.5
 CPU_WORKERS = 2
 HIDDEN_RUNS = 500
 """About so many tomograms are in the hidden test set: the commit run's speed is projected to it."""
+
+SECONDS_FOR_A_FALLBACK = 300.0
+"""With less than this left, a slower engine would hardly finish a run."""
+
+_SLOWER = {"tensorrt": "cuda", "cuda": "cpu"}
+_TITLES = {"cuda": "ONNX Runtime on CUDA", "cpu": "ONNX Runtime on the CPU"}
 
 _PROVIDERS = {
     "onnxruntime-cuda": "cuda",
@@ -69,14 +77,15 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     """Predict all test runs of the attached competition; leave ``<root>/working/submission.csv``.
 
     A submission without picks is written first, so that there is one whatever happens. Runs that fail are reported
-    and the others come out; a runtime that does not start is replaced by the next slower one.
+    and the others come out; an engine that does not start, or breaks down on every GPU, is replaced by the next
+    slower one, which gets the time that is left.
 
     Parameters
     ----------
     root
         ``/kaggle``, or the root of a rehearsal.
     limit_hours
-        Time after which no further run is started.
+        Time after this call at which no further run is started.
 
     Raises
     ------
@@ -85,6 +94,7 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     EngineError
         Not even the CPU can run the graph.
     """
+    started = time.time()
     out = PredictionFolder(root / "working")
     write_submission(empty_pick_table(), out.submission_path)
     kit = find_kit(root)
@@ -96,15 +106,17 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     record_path = find_engine_record(root)
     provider, why = choose_provider(record_path, manifest, gpus)
     lines = [why]
+    n_earlier_events = len(out.events())
     options = PredictOptions(
         workers=len(gpus) or CPU_WORKERS,
         provider=provider,
         limit_hours=limit_hours,
         record_path=record_path if provider == "tensorrt" else None,
+        started=started,
     )
     summary = _predict(runs, kit / MODEL, out, options, lines)
     table = _table(summary, pipeline.particle_names)
-    lines += _report(summary, table)
+    lines += _report(summary, out.events()[n_earlier_events:])
     names = tuple(run.name for run in runs)
     return SubmitResult("\n".join(lines), table, out.submission_path, names, pipeline.particle_names, summary.ok)
 
@@ -112,24 +124,28 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
 def choose_provider(record_path: Path | None, manifest: Manifest, gpus: Sequence[Gpu]) -> tuple[str, str]:
     """Return what computes the graph, and why, in one line.
 
-    An ``engine.json`` that does not belong to the kit or to this machine is not used: the graph is then run by what
-    ONNX Runtime has here, which is slower at worst.
+    An ``engine.json`` that does not belong to the kit or to this machine is not used: the graph is then run by ONNX
+    Runtime, on CUDA where there are GPUs, which is slower at worst.
     """
+    plain = "cuda" if gpus else "cpu"
     fallback = f"plain ONNX Runtime on {gpus[0].name if gpus else 'the CPU'}"
     if record_path is None:
-        return "auto", f"no engine.json attached (the output of tomopoint build engine): {fallback}"
+        return plain, f"no engine.json attached (the output of tomopoint build engine): {fallback}"
     capability = gpus[0].compute_capability if gpus else None
     try:
         record = EngineRecord.load(record_path)
         expected = Expected(manifest.onnx_sha256, manifest.pipeline_digest, compute_capability=capability)
         check_engine_record(record, record_path.parent, expected)
     except EngineError as error:
-        return "auto", f"engine.json not used: {error}: {fallback}"
+        return plain, f"engine.json not used: {error}: {fallback}"
     if bool(gpus) != (record.compute_capability is not None):
-        return "auto", f"engine.json not used: it was made on {record.device}, this machine differs: {fallback}"
+        return plain, f"engine.json not used: it was made on {record.device}, this machine differs: {fallback}"
     if record.runtime not in _PROVIDERS:
-        return "auto", f"engine.json not used: unknown runtime {record.runtime}: {fallback}"
-    return _PROVIDERS[record.runtime], f"engine.json fits: {record.runtime} on {record.device}"
+        return plain, f"engine.json not used: unknown runtime {record.runtime}: {fallback}"
+    provider = _PROVIDERS[record.runtime]
+    if gpus and provider == "cpu":
+        return plain, f"engine.json not used: it names the CPU though there is a GPU: {fallback}"
+    return provider, f"engine.json fits: {record.runtime} on {record.device}"
 
 
 def check_submission(path: Path, runs: Sequence[str], particles: Sequence[str]) -> int:
@@ -156,18 +172,31 @@ def check_submission(path: Path, runs: Sequence[str], particles: Sequence[str]) 
 def _predict(
     runs: Sequence[Run], model: Path, out: PredictionFolder, options: PredictOptions, lines: list[str]
 ) -> PredictionSummary:
-    """Predict with what was chosen; where that does not start at all, with the next slower one, and say so."""
+    """Predict with what was chosen; where no worker is left over it, with the next slower engine, and say so.
+
+    Parts stay, and so does the clock: a slower engine does what is left, in the time that is left.
+    """
     try:
         return predict_runs(runs, model, out.path, options)
-    except EngineError as error:
-        if options.provider == "cpu":
+    except WorkersLost as error:
+        slower = _SLOWER.get(options.provider)
+        if slower is None and error.summary.n_done == 0:
             raise
-        slower = "auto" if options.provider == "tensorrt" else "cpu"
-        title = "plain ONNX Runtime" if slower == "auto" else "the CPU"
-        lines.append(f"that did not start ({error}): {title} instead, which is slower")
+        if slower is None or _seconds_left(options) < SECONDS_FOR_A_FALLBACK:
+            lines.append(f"{options.provider} broke down ({error}): what is done is submitted")
+            logger.error(lines[-1])
+            return error.summary
+        verb = "broke down" if error.summary.n_done else "did not start"
+        lines.append(f"{options.provider} {verb} ({error}): {_TITLES[slower]} instead, which is slower")
         logger.warning(lines[-1])
         options = replace(options, provider=slower, record_path=None)
         return _predict(runs, model, out, options, lines)
+
+
+def _seconds_left(options: PredictOptions) -> float:
+    if options.limit_hours is None or options.started is None:
+        return float("inf")
+    return options.started + options.limit_hours * 3600 - time.time()
 
 
 def _table(summary: PredictionSummary, particles: Sequence[str]) -> pd.DataFrame:
@@ -186,13 +215,27 @@ def _seconds(folder: PredictionFolder) -> dict[str, float]:
     return {event["run"]: event["seconds"] for event in folder.events() if event["event"] == "done"}
 
 
-def _report(summary: PredictionSummary, table: pd.DataFrame) -> list[str]:
-    n_done = len(summary.outcomes) - len(summary.failed)
-    lines = [f"{n_done} of {len(summary.outcomes)} runs in {summary.seconds:.0f} s by {summary.n_workers} workers"]
-    if n_done:
+def _report(summary: PredictionSummary, events: Sequence[dict[str, Any]]) -> list[str]:
+    """Say how many runs are done, by whom and on what, how long 500 would take, and what is missing."""
+    workers = f"{summary.n_workers} worker{'s' * (summary.n_workers != 1)}"
+    lines = [f"{summary.n_done} of {len(summary.outcomes)} runs in {summary.seconds:.0f} s by {workers}"]
+    if summary.n_workers:
         # Without the workers' start, which 500 runs share.
-        per_run = float(table["seconds"].mean())
+        per_run = summary.mean_run_seconds
         hours = HIDDEN_RUNS * per_run / summary.n_workers / 3600
         lines[0] += f", {per_run:.1f} s per run and worker; {HIDDEN_RUNS} such runs would take {hours:.1f} h"
+    lines += [f"worker {worker} ran on {', then '.join(names)}" for worker, names in sorted(_engines(events).items())]
+    lines += summary.lost
     lines.append(f"{summary.joined.n_submitted} picks submitted, of {summary.joined.n_picks} above the floor")
     return lines + [f"{outcome.run}: {outcome.status}, {outcome.message}" for outcome in summary.failed]
+
+
+def _engines(events: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
+    """Return the engines that each worker really got, in order."""
+    got: dict[int, list[str]] = {}
+    for event in events:
+        if event["event"] == "engine":
+            names = got.setdefault(event["worker"], [])
+            if event["runtime"] not in names[-1:]:
+                names.append(event["runtime"])
+    return got
