@@ -91,6 +91,22 @@ def test_a_worker_that_dies_while_loading_stops_no_other(hooked, blob_project, b
     assert summary.lost[0].startswith("worker 0 was lost: it died 3 times")
 
 
+def test_a_run_given_back_when_the_other_worker_has_gone_home_is_still_done(hooked, blob_project, blob_model, tmp_path):
+    """Worker 0 dies over its run after worker 1 found nothing left to do and ended."""
+    hooked(
+        "if store and worker == '0':",
+        "    while '\"done\"' not in log(): time.sleep(0.05)",
+        "    time.sleep(2)",
+        "    die()",
+        "while store and worker == '1' and '\"worker\": 0' not in log(): time.sleep(0.05)",
+    )
+    project = blob_project(2)
+    summary = predict_runs(project.runs, blob_model, tmp_path / "out", replace(CPU, workers=2))
+    assert summary.ok
+    assert [event["worker"] for event in events(summary, "done")] == [1, 1]
+    assert len(events(summary, "crashed")) == 1
+
+
 def test_a_load_that_fails_once_is_tried_again(hooked, blob_project, blob_model, tmp_path):
     hooked("if loading and once('failure'): raise MemoryError('just now')")
     summary = predict_runs(blob_project(1).runs, blob_model, tmp_path / "out", CPU)

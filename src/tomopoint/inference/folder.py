@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -146,9 +147,8 @@ class PredictionFolder:
 
     def touch(self, run: str) -> None:
         """Show that the owner of a claim still lives."""
-        path = self.claim_path(run)
-        if path.exists():
-            os.utime(path)
+        with contextlib.suppress(FileNotFoundError):  # given back since
+            os.utime(self.claim_path(run))
 
     def release(self, run: str) -> None:
         """Give a claim back."""
