@@ -140,7 +140,9 @@ def recipe_of(arm: Arm, network: str, seed: int) -> Recipe:
     """The arm's recipe at this benchmark's size; what it says about anything but size and length stays."""
     recipe = load_recipe(arm.recipe.format(network=network))
     narrow = next(config for config in load_recipe("demo").networks if config.name == network)
-    optimiser = replace(recipe.optimiser, learning_rate=recipe.optimiser.learning_rate * RATE_FACTOR)
+    own = next(config for config in recipe.networks if config.name == network)
+    rate = recipe.with_rate_of(own).optimiser.learning_rate
+    optimiser = replace(recipe.optimiser, learning_rate=rate * RATE_FACTOR)
     sized = replace(recipe, networks=(narrow,), crops=replace(recipe.crops, size_zyx=CROP), optimiser=optimiser)
     return replace(sized, seed=seed).with_fit(
         epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH, batch_size=BATCH, patience=0, score_every=0, max_minutes=0.0

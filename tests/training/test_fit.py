@@ -260,6 +260,14 @@ def test_a_kill_before_the_member_is_recorded_costs_nothing(data, tmp_path, monk
     assert load_member(tmp_path / "run" / "fold0" / "segresnet")[1].epochs == 3
 
 
+def test_a_network_may_have_its_own_learning_rate(data, tmp_path):
+    other = {**SEGRESNET, "label": "slow", "learning_rate": 0.001}
+    recipe = recipe_file(tmp_path, networks=[SEGRESNET, other], fit={"epochs": 1, "steps_per_epoch": 2})
+    run_train(data, tmp_path / "run", recipe)
+    first, second = (rows(tmp_path / "run/fold0" / name / "metrics.csv")[0] for name in ("segresnet", "slow"))
+    assert float(first["learning_rate"]) == pytest.approx(10 * float(second["learning_rate"]))
+
+
 def test_a_time_limit_is_refused_for_several_processes(data, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     recipe = recipe_file(tmp_path, fit={"max_minutes": 1.0})

@@ -31,7 +31,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "dynunet-residual": {**_DYNUNET, "filters": (32, 64, 128, 256), "class_width": 64, "offset_width": 8},
     "heatmap": {name: value for name, value in _SEGRESNET.items() if name != "offset_width"},
 }
-_EVERY_NETWORK = frozenset({"name", "label", "features", "pretrained"})
+_EVERY_NETWORK = frozenset({"name", "label", "features", "pretrained", "learning_rate"})
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class NetworkConfig:
     pretrained
         Weights to start the backbone from (safetensors or a torch state dict). `build_network` does not read it
         (a trained network is rebuilt without it): training calls `networks.build.load_backbone` with it.
+    learning_rate
+        Peak learning rate of this network, instead of the recipe's.
     label
         Name of the network's folder in a run, where two networks of one recipe share `name`. None: `name`.
     """
@@ -80,6 +82,7 @@ class NetworkConfig:
     offset_width: int | None = None
     dropout: float | None = None
     pretrained: str | None = None
+    learning_rate: float | None = None
     label: str | None = None
 
     def __post_init__(self) -> None:
@@ -133,6 +136,8 @@ def _check_values(config: NetworkConfig) -> None:
                 f"{name} of network {config.name!r} needs two or more numbers of at least {least}, one per level, "
                 f"got {full[name]}"
             )
+    if full.get("learning_rate", 1.0) <= 0:
+        raise TomopointError(f"learning_rate of network {config.name!r} must be positive, got {full['learning_rate']}")
     if not 0 <= full["dropout"] < 1:
         raise TomopointError(f"dropout of network {config.name!r} must lie in [0, 1), got {full['dropout']}")
     if "norm_groups" in full and full["init_filters"] % full["norm_groups"]:

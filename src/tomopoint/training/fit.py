@@ -178,7 +178,7 @@ def _build_module(task: MemberTask, voxel_A: float, sampler: EpochSampler) -> De
     if config.pretrained is not None:
         load_backbone(network, Path(config.pretrained))
     loss = build_loss(config, recipe.radii_vox(voxel_A), STRIDE, recipe.loss)
-    return DetectorModule(network, loss, recipe, task.seed, sampler)
+    return DetectorModule(network, loss, recipe.with_rate_of(config), task.seed, sampler)
 
 
 def _crops_per_epoch(recipe: Recipe) -> int:

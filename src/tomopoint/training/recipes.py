@@ -116,7 +116,7 @@ class OptimiserOptions:
     Attributes
     ----------
     learning_rate
-        Peak.
+        Peak, for networks that do not set their own.
     weight_decay
         On weights of two or more axes; biases and norms have none.
     betas
@@ -226,7 +226,7 @@ class Recipe:
         Of initial weights, crops and dropout; each fold and network derives its own.
     """
 
-    networks: tuple[NetworkConfig, ...] = (NetworkConfig("segresnet"), NetworkConfig("dynunet"))
+    networks: tuple[NetworkConfig, ...] = (NetworkConfig("segresnet", learning_rate=1e-4), NetworkConfig("dynunet"))
     folds: str | tuple[tuple[str, ...], ...] = "winner"
     particles: tuple[Particle, ...] = COMPETITION_PARTICLES
     normalisation: Normalisation = field(default_factory=Normalisation)
@@ -262,6 +262,11 @@ class Recipe:
     def with_fit(self, **changes: Any) -> Recipe:
         """Return a copy with these options of `fit` changed; None leaves an option as it is."""
         return replace(self, fit=replace(self.fit, **{k: v for k, v in changes.items() if v is not None}))
+
+    def with_rate_of(self, network: NetworkConfig) -> Recipe:
+        """Return a copy whose learning rate is the network's own, where it has one."""
+        rate = network.learning_rate or self.optimiser.learning_rate
+        return replace(self, optimiser=replace(self.optimiser, learning_rate=rate))
 
     def save(self, path: Path) -> None:
         """Write every option as YAML, atomically."""
