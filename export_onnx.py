@@ -6,4 +6,6 @@ from tomopoint.__main__ import run_script
 
 if __name__ == "__main__":
     words = ["--out" if word == "-o" else word for word in sys.argv[1:]]
-    run_script("tomopoint.export.command:export_onnx", words, positional=("runs",))
+    # What these would change was validated: they are options of the command that does that.
+    moved = dict.fromkeys(("window", "views", "offset-average"), "tomopoint validate RUN [RUN...]")
+    run_script("tomopoint.export.command:export_onnx", words, positional=("runs",), moved=moved)

@@ -23,7 +23,6 @@ import torch
 from tomopoint.command import parse_zyx
 from tomopoint.data.project import Project
 from tomopoint.export.engine_build import BuildOptions, build_plan
-from tomopoint.export.merge import Merged
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.inference.engines.flavour import load_tensorrt
 from tomopoint.networks.build import build_network
@@ -31,6 +30,7 @@ from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.contract import PointNetwork
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
 from tomopoint.simulate.command import simulate
+from tomopoint.validation.ensemble_folder import ValidatedEnsemble
 
 ARCHITECTURES = ("segresnet", "dynunet")
 SPREAD = 1.5
@@ -55,7 +55,7 @@ def measure(precision: str, folds: int, window_zyx: tuple[int, int, int]) -> dic
     with TemporaryDirectory() as name:
         folder = Path(name)
         options = ExportOptions(precision=precision, tomogram_path=simulated_tomogram(folder, window_zyx))
-        report = export_merged(Merged(networks, pipeline), folder / "ensemble.onnx", options)
+        report = export_merged(ValidatedEnsemble(networks, pipeline), folder / "ensemble.onnx", options)
         figures: dict[str, object] = {
             "networks": len(networks),
             "parameters_million": round(sum(p.numel() for n in networks for p in n.parameters()) / 1e6, 1),

@@ -18,7 +18,8 @@ ALLOWED = {
     "inference": BASE | {"pipeline", "data"},
     "evaluation": BASE | {"pipeline", "data", "inference"},
     "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation"},
-    "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
+    "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
+    "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},
     "kaggle": BASE | {"pipeline", "data", "inference", "evaluation", "export"},
 }
 ONLY_ENGINES_IMPORT = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda"}

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tomopoint.__main__ import COMMANDS, main
+from tomopoint.__main__ import COMMANDS, main, run_script
 from tomopoint.errors import machine_fault
 from tomopoint.files import write_atomically
 
@@ -45,6 +45,16 @@ def test_unknown_command(capsys):
         main(["trian"])
     assert end.value.code == 2
     assert "unknown command 'trian'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--window", "96,96,96"], ["--views=flip_x"], ["--offset-average", "score"]])
+def test_an_option_that_would_change_what_was_validated_is_refused_with_the_command_that_has_it(words, capsys):
+    moved = dict.fromkeys(("window", "views", "offset-average"), "tomopoint validate RUN [RUN...]")
+    with pytest.raises(SystemExit) as end:
+        run_script("tomopoint.export.command:export_onnx", ["runs/a", *words], positional=("runs",), moved=moved)
+    assert end.value.code == 2
+    option = words[0].partition("=")[0]
+    assert f"tomopoint validate RUN [RUN...] {option}" in capsys.readouterr().err
 
 
 def test_a_users_mistake_is_one_sentence_and_status_1(tmp_path, capsys):

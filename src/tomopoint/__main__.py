@@ -14,8 +14,8 @@ import logging
 import sys
 import time
 import typing
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,14 @@ class Entry:
         One line for the overview.
     positional
         Parameters given without a name, in order.
+    moved
+        Options it does not have, and the command that has them.
     """
 
     target: str
     summary: str
     positional: tuple[str, ...] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Callable[..., CommandResult]:
         """Import the function."""
@@ -52,9 +55,7 @@ class Entry:
 COMMANDS: dict[str, Entry] = {
     "simulate": Entry("tomopoint.simulate.command:simulate", "write simulated tomograms as a project", ("out",)),
     "train": Entry("tomopoint.training.command:train", "train the networks of a recipe on every fold"),
-    "validate": Entry(
-        "tomopoint.training.validate_command:validate", "score held-out runs, write pipeline.json", ("run",)
-    ),
+    "validate": Entry("tomopoint.validation.command:validate", "score held-out runs, write pipeline.json", ("runs",)),
     "predict": Entry("tomopoint.inference.command:predict", "pick particles in many tomograms, write submission.csv"),
     "score": Entry("tomopoint.evaluation.command:score", "official score of a submission", ("submission",)),
     "report": Entry("tomopoint.evaluation.command:report", "one HTML page about a submission"),
@@ -86,9 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(_run(name, rest))
 
 
-def run_script(target: str, words: Sequence[str] | None = None, positional: tuple[str, ...] = ()) -> None:
+def run_script(
+    target: str,
+    words: Sequence[str] | None = None,
+    positional: tuple[str, ...] = (),
+    moved: Mapping[str, str] | None = None,
+) -> None:
     """Run one function as a stand-alone script (``export_onnx.py``, ``build_dataset.py``)."""
-    entry = Entry(target, "", positional)
+    entry = Entry(target, "", positional, moved or {})
     sys.exit(_run_entry(Path(sys.argv[0]).name, entry, list(sys.argv[1:] if words is None else words)))
 
 
@@ -104,6 +110,14 @@ def _run(name: str, words: list[str]) -> int:
 
 def _run_entry(program: str, entry: Entry, words: list[str]) -> int:
     """Parse, call, print; return the exit status."""
+    for word in words:
+        option = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and option in entry.moved:
+            sys.stderr.write(
+                f"{program}: --{option} would change what was validated; say it there, then run this again: "
+                f"{entry.moved[option]} --{option} ...\n"
+            )
+            return 2
     function = entry.load()
     options, as_json, verbose = _parse(program, function, entry, words)
     _start_logging(verbose)

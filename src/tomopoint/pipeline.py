@@ -26,6 +26,9 @@ from tomopoint.files import write_atomically
 PIPELINE_NAME = "pipeline.json"
 """Its file, in a run folder, beside predictions and in the kit."""
 
+OFFSET_AVERAGES = ("mean", "score")
+"""How an average of networks takes its offsets, see :class:`Pipeline`."""
+
 FORMAT_VERSION = 1
 """Raised when a field changes its meaning; a Pipeline of another version is refused."""
 
@@ -213,6 +216,9 @@ class Pipeline:
         Reconstruction it was validated on, and reads unless told otherwise.
     views
         Views averaged at prediction: ``"identity"``, ``"flip_x"``, ``"flip_y"``, ``"flip_z"``, ``"rot90"`` ...
+    offset_average
+        ``"mean"``: offsets are averaged as scores are. ``"score"``: where networks disagree, the offset of each
+        counts in proportion to its highest score in that cell.
     members
         The networks averaged in the graph.
     """
@@ -225,6 +231,7 @@ class Pipeline:
     decoding: Decoding = field(default_factory=Decoding)
     tomo_type: str = "denoised"
     views: tuple[str, ...] = ("identity",)
+    offset_average: str = "mean"
     members: tuple[Member, ...] = ()
     version: int = FORMAT_VERSION
 
@@ -235,6 +242,10 @@ class Pipeline:
         _require(self.voxel_A > 0, f"voxel_A must be positive, got {self.voxel_A}")
         _require(self.stride > 0, f"stride must be positive, got {self.stride}")
         _require(len(self.views) > 0, "a pipeline needs at least one view, 'identity'")
+        _require(
+            self.offset_average in OFFSET_AVERAGES,
+            f"offset_average must be one of {', '.join(OFFSET_AVERAGES)}, got {self.offset_average!r}",
+        )
         for size in (*self.tiling.window_zyx, *self.tiling.overlap_zyx):
             _require(size % self.stride == 0, f"window and overlap must be multiples of the stride {self.stride}")
         _require(

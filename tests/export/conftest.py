@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tomopoint.export.merge import Merged
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Normalisation, Pipeline, Tiling
-from tomopoint.training.checkpoints import WEIGHTS, MemberRecord, save_weights
+from tomopoint.training.checkpoints import RECIPE, WEIGHTS, MemberRecord, save_weights
+from tomopoint.training.recipes import Recipe
+from tomopoint.validation.ensemble_folder import ValidatedEnsemble
 
 WINDOW = (32, 32, 40)
 SEGRESNET = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8)
@@ -40,7 +41,7 @@ def merged(pipeline):
         Member(f"fold{k}", network, ("TS_1",), 0.5, f"{k:064x}", weight=1.0 + k)
         for k, network in enumerate(("segresnet", "dynunet", "segresnet"))
     )
-    return Merged(networks, replace(pipeline, members=members))
+    return ValidatedEnsemble(networks, replace(pipeline, members=members))
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def write_run(tmp_path, pipeline):
 
     def write(name, seeds=(0, 1), validated=None, **changes) -> Path:
         folder = tmp_path / name
+        Recipe().save(folder / RECIPE)
         members = []
         for fold, seed in enumerate(seeds):
             config = (SEGRESNET, DYNUNET)[fold % 2].resolved()

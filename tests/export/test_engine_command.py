@@ -8,7 +8,6 @@ from tomopoint.export import engine_trial
 from tomopoint.export.command import engine
 from tomopoint.export.engine_build import BuildOptions
 from tomopoint.export.engine_trial import make_engine, measure
-from tomopoint.export.merge import Merged
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.export.parity import Outputs
 from tomopoint.export.reference import Reference
@@ -19,6 +18,7 @@ from tomopoint.inference.engines.record import RECORD_NAME, EngineRecord
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
+from tomopoint.validation.ensemble_folder import ValidatedEnsemble
 
 needs_no_gpu = pytest.mark.skipif(bool(find_gpus()), reason="there is a GPU")
 
@@ -34,7 +34,7 @@ def graphs(tmp_path_factory):
             parameter.normal_(std=1 / parameter[0].numel() ** 0.5)
     members = (Member("fold0", "dynunet", (), None, "0" * 64),)
     pipeline = Pipeline(COMPETITION_PARTICLES, 10.0124, tiling=Tiling((32, 32, 32), (8, 8, 8)), members=members)
-    merged = Merged((network,), pipeline)
+    merged = ValidatedEnsemble((network,), pipeline)
     folder = tmp_path_factory.mktemp("graphs")
     for precision in ("fp32", "fp16"):
         export_merged(merged, folder / precision / "ensemble.onnx", ExportOptions(precision=precision))

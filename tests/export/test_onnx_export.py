@@ -13,12 +13,12 @@ import torch
 from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.export import onnx_export
-from tomopoint.export.onnx_export import ExportOptions, export_merged, pipeline_of_graph, reference_windows
+from tomopoint.export.onnx_export import ExportOptions, export_merged, reference_windows
 from tomopoint.export.parity import FP32_SMALL, Tolerance
 from tomopoint.export.reference import Reference
 from tomopoint.files import sha256_of
 from tomopoint.networks.ensemble import Ensemble
-from tomopoint.pipeline import Pipeline
+from tomopoint.pipeline import Pipeline, Tiling
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -83,11 +83,12 @@ def test_the_reference_is_pytorchs_answer_and_names_the_graph(report, merged):
     assert np.abs(reference.outputs.offsets).max() > 0.5
 
 
-def test_half_precision_batches_views_and_window_by_option(single, tmp_path):
-    options = ExportOptions((24, 32, 16), batch=2, precision="fp16", views=("identity", "flip_z"))
-    report = export_merged(single, tmp_path / "e.onnx", options)
-    assert (report.pipeline.tiling.window_zyx, report.pipeline.views) == ((24, 32, 16), ("identity", "flip_z"))
-    assert report.pipeline.tiling.overlap_zyx == (16, 16, 8)  # 16 would not be smaller than 16
+def test_the_graph_is_what_the_pipeline_says_in_half_precision_and_batches(single, tmp_path):
+    validated = replace(single.pipeline, tiling=Tiling((24, 32, 16), (8, 8, 8)), views=("identity", "flip_z"))
+    report = export_merged(
+        replace(single, pipeline=validated), tmp_path / "e.onnx", ExportOptions(batch=2, precision="fp16")
+    )
+    assert report.pipeline == validated
     assert all(row.ok for row in report.rows)
     reference = Reference.load(report.reference_path)
     assert reference.windows.shape == (2, 1, 24, 32, 16)
@@ -107,10 +108,11 @@ def test_nothing_is_written_where_the_graph_is_wrong(single, tmp_path, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["ensemble.onnx"]
 
 
-@pytest.mark.parametrize("window", [(30, 32, 32), (32, 32, 33)])
+@pytest.mark.parametrize("window", [(30, 32, 32), (32, 32, 34)])
 def test_an_illegal_window_names_the_nearest_legal_one(merged, tmp_path, window):
-    with pytest.raises(TomopointError, match=r"multiples of 8; use --window 32,32,(32|40)"):
-        export_merged(merged, tmp_path / "e.onnx", ExportOptions(window))
+    by_hand = replace(merged.pipeline, tiling=Tiling(window, (16, 16, 16)))
+    with pytest.raises(TomopointError, match=r"multiples of 8.*pad it to 32x32x(32|40)"):
+        export_merged(replace(merged, pipeline=by_hand), tmp_path / "e.onnx", ExportOptions())
 
 
 def test_options_out_of_range_are_refused():
@@ -124,7 +126,7 @@ def test_reference_windows_from_a_tomogram_are_normalised_crops(pipeline, tmp_pa
     rng = np.random.default_rng(0)
     write_tomogram(tmp_path / "t.zarr", 1e-5 * rng.standard_normal((28, 48, 60), dtype=np.float32) + 3e-6)
     options = ExportOptions(batch=2, tomogram_path=tmp_path / "t.zarr")
-    windows = reference_windows(pipeline_of_graph(pipeline, options), options)
+    windows = reference_windows(pipeline, options)
     assert windows.shape == (2, 1, 32, 32, 40)  # padded along z
     assert abs(windows.mean()) < 0.05
     assert windows.std() == pytest.approx(1, abs=0.05)

@@ -7,12 +7,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomopoint.errors import PipelineError
-from tomopoint.inference.tiles import MapMerger, TilePlan, axis_starts, window_weight
+from tomopoint.errors import PipelineError, TomopointError
+from tomopoint.inference.tiles import MapMerger, TilePlan, axis_starts, choose_tiling, window_weight
 from tomopoint.pipeline import Tiling
 
 SUM_TOLERANCE = 1e-5
 """Float32 sums of up to a few dozen terms of order one."""
+
+
+def test_windows_fit_the_data_and_the_networks():
+    standard = Tiling()
+    large = choose_tiling([(184, 630, 630)], 32)
+    assert (large.window_zyx, large.overlap_zyx) == (standard.window_zyx, standard.overlap_zyx)
+    small = choose_tiling([(20, 50, 300), (24, 40, 120)], 8)
+    assert (small.window_zyx[:2], small.overlap_zyx[:2]) == ((24, 56), (12, 28))
+    assert small.window_zyx[2] == min(standard.window_zyx[2], 304)
+    with pytest.raises(TomopointError, match="multiples of 16 along every axis; use --window 32,32,32"):
+        choose_tiling([(20, 50, 300)], 16, window_zyx=(24, 32, 32))
+    with pytest.raises(PipelineError, match="smaller than"):
+        choose_tiling([(20, 50, 300)], 8, overlap_zyx=(24, 8, 8))
 
 
 @settings(max_examples=300, deadline=None)

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tomopoint.data.tomograms import write_tomogram
-from tomopoint.export.merge import Merged
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.kaggle.dataset import stage_dataset
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
+from tomopoint.validation.ensemble_folder import ValidatedEnsemble
 
 CHECKOUT = Path(__file__).parents[2]
 VOXEL_A = 10.0124
@@ -37,7 +37,7 @@ def exported(tmp_path_factory):
         members=(Member("fold0", "segresnet", ("TS_9",), 0.5, "0" * 64),),
     )
     out = tmp_path_factory.mktemp("export") / "ensemble.onnx"
-    return export_merged(Merged((network,), pipeline), out, ExportOptions())
+    return export_merged(ValidatedEnsemble((network,), pipeline), out, ExportOptions())
 
 
 @pytest.fixture(scope="session")

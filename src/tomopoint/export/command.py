@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tomopoint.command import CommandResult, parse_zyx
+from tomopoint.command import CommandResult
 from tomopoint.errors import EngineError
 
 if TYPE_CHECKING:
@@ -16,31 +16,26 @@ if TYPE_CHECKING:
 def export_onnx(
     runs: list[Path],
     out: Path = Path("ensemble.onnx"),
-    window: str | None = None,
     batch: int = 1,
     precision: str = "fp32",
-    views: str | None = None,
-    offset_average: str = "mean",
     tomogram: Path | None = None,
 ) -> CommandResult:
     """Merge the networks of all folds into one ONNX graph that averages them, and prove that it equals PyTorch.
 
+    The graph is what `tomopoint validate` calibrated: window, overlap, views, weights of the networks and the way
+    offsets are averaged are options of that command, not of this one.
+
     Parameters
     ----------
     runs
-        Run folders that `tomopoint train` filled and `tomopoint validate` scored.
+        Run folders that `tomopoint train` filled and `tomopoint validate` calibrated, all of them together; or the
+        ensemble folder it made of several.
     out
         File to write (also -o); reference.npz is written beside it.
-    window
-        Input size in voxels as D,H,W, e.g. 192,128,128; the Pipeline's unless given.
     batch
         Windows per call, fixed in the graph.
     precision
         fp32, or fp16: convolutions in float16, everything else in float32.
-    views
-        Views averaged inside the graph, e.g. identity,flip_x; costs one run of every network each.
-    offset_average
-        mean, or score: offsets of the more certain networks count more.
     tomogram
         Store whose middle serves for the comparison with PyTorch; synthetic noise with dips unless given.
     """
@@ -48,11 +43,8 @@ def export_onnx(
     from tomopoint.export.parity import format_table
 
     options = ExportOptions(
-        window_zyx=None if window is None else parse_zyx("window", window),
         batch=batch,
         precision=precision,
-        views=None if views is None else tuple(view.strip() for view in views.split(",")),
-        offset_average=offset_average,
         tomogram_path=tomogram,
     )
     report = export_ensemble(runs, out, options)

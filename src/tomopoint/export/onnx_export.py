@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import ceil
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,15 +17,16 @@ from tomopoint.data.normalisation import normalise
 from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.export.graph import OPSET, Graph
-from tomopoint.export.merge import Merged, load_runs
 from tomopoint.export.metadata import graph_metadata
 from tomopoint.export.parity import PRECISIONS, Array, Outputs, ParityRow, compare, format_table, tolerance_for
 from tomopoint.export.precision import with_half_convolutions
 from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.onnx import OnnxEngine
+from tomopoint.networks.contract import check_size
 from tomopoint.networks.ensemble import Ensemble
-from tomopoint.pipeline import Pipeline, Tiling
+from tomopoint.pipeline import Pipeline
+from tomopoint.validation.ensemble_folder import ValidatedEnsemble, load_validated
 
 WHOLE = "whole graph"
 
@@ -35,29 +35,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a graph is made.
+    """How a graph is made. What it computes (members, weights, views, window) is the validated Pipeline's alone.
 
     Attributes
     ----------
-    window_zyx
-        Static input size, voxels; None for the Pipeline's. Written into the Pipeline of the graph.
     batch
         Static number of windows per call.
     precision
         ``"fp32"``, or ``"fp16"``: convolutions in float16, everything else and both ports in float32.
-    views
-        Views averaged inside the graph; None for the Pipeline's. Written into the Pipeline of the graph.
-    offset_average
-        ``"mean"`` or ``"score"``, see :class:`~tomopoint.networks.ensemble.Ensemble`.
     tomogram_path
         Store to take the reference windows from; None for synthetic ones.
     """
 
-    window_zyx: tuple[int, int, int] | None = None
     batch: int = 1
     precision: str = "fp32"
-    views: tuple[str, ...] | None = None
-    offset_average: str = "mean"
     tomogram_path: Path | None = None
 
     def __post_init__(self) -> None:
@@ -81,33 +72,33 @@ class ExportReport:
 
 
 def export_ensemble(run_folders: Sequence[Path], out: Path, options: ExportOptions) -> ExportReport:
-    """Merge all members of some validated runs into ``out``, with ``reference.npz`` beside it.
+    """Merge the networks of validated run folders into ``out``, with ``reference.npz`` beside it.
 
     Raises
     ------
     PipelineError
-        Runs that are not validated or cannot be averaged.
+        Run folders that were not validated, or not together.
     EngineError
         ONNX Runtime and PyTorch disagree; nothing is written then.
     TomopointError
-        An illegal window, an unknown view, weights larger than one file holds.
+        A window or view that the networks cannot take, weights larger than one file holds.
     """
     if not run_folders:
         raise TomopointError("name one or more run folders, e.g. `python export_onnx.py runs/demo -o ensemble.onnx`")
-    return export_merged(load_runs(run_folders), out, options)
+    return export_merged(load_validated(run_folders), out, options)
 
 
-def export_merged(merged: Merged, out: Path, options: ExportOptions) -> ExportReport:
+def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) -> ExportReport:
     """Export networks that are in memory already; see :func:`export_ensemble`."""
     start = time.monotonic()
+    pipeline = merged.pipeline
     ensemble = Ensemble(
         merged.networks,
-        weights=[member.weight for member in merged.pipeline.members],
-        views=options.views or merged.pipeline.views,
-        offset_average=options.offset_average,
+        weights=[member.weight for member in pipeline.members],
+        views=pipeline.views,
+        offset_average=pipeline.offset_average,
     ).eval()
-    check_window(options.window_zyx or merged.pipeline.tiling.window_zyx, ensemble.divisor)
-    pipeline = pipeline_of_graph(merged.pipeline, options)
+    check_size((options.batch, 1, *pipeline.tiling.window_zyx), ensemble.divisor, ensemble.needs_context)
     windows = reference_windows(pipeline, options)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
@@ -132,28 +123,6 @@ def export_merged(merged: Merged, out: Path, options: ExportOptions) -> ExportRe
         rows=tuple(rows),
         seconds=time.monotonic() - start,
     )
-
-
-def pipeline_of_graph(pipeline: Pipeline, options: ExportOptions) -> Pipeline:
-    """Return the Pipeline that is true of the graph: with its window and its views.
-
-    An overlap that is not smaller than the new window becomes half of it.
-    """
-    window_zyx = options.window_zyx or pipeline.tiling.window_zyx
-    overlap_zyx = [
-        overlap if overlap < window else window // 2 // pipeline.stride * pipeline.stride
-        for overlap, window in zip(pipeline.tiling.overlap_zyx, window_zyx, strict=True)
-    ]
-    tiling = Tiling(window_zyx, (overlap_zyx[0], overlap_zyx[1], overlap_zyx[2]), pipeline.tiling.edge_weight)
-    return replace(pipeline, tiling=tiling, views=options.views or pipeline.views)
-
-
-def check_window(window_zyx: Sequence[int], divisor: int) -> None:
-    """Refuse a window that the networks cannot take, naming the nearest that they can."""
-    legal = [max(1, ceil(size / divisor)) * divisor for size in window_zyx]
-    if legal != list(window_zyx):
-        given, allowed = (",".join(map(str, sizes)) for sizes in (window_zyx, legal))
-        raise TomopointError(f"--window {given}: these networks take multiples of {divisor}; use --window {allowed}")
 
 
 def reference_windows(pipeline: Pipeline, options: ExportOptions) -> Array:
@@ -224,7 +193,6 @@ class _Trial:
         export = {
             "precision": self._options.precision,
             "batch": self._options.batch,
-            "offset_average": self._options.offset_average,
             "opset": OPSET,
         }
         return graph_metadata(self._pipeline, rows, export)

@@ -7,13 +7,13 @@ of 125 at stride 2 would shift every pick of that window by a voxel.)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
-from tomopoint.errors import PipelineError
+from tomopoint.errors import PipelineError, TomopointError
 from tomopoint.pipeline import Tiling
 
 Array = npt.NDArray[np.float32]
@@ -33,6 +33,50 @@ def axis_starts(length: int, window: int, overlap: int, stride: int) -> tuple[in
     gaps = -(-last // (window - overlap))
     spacing = last / gaps
     return (*(int(index * spacing // stride) * stride for index in range(gaps)), last)
+
+
+def choose_tiling(
+    shapes_zyx: Sequence[Size], divisor: int, window_zyx: Size | None = None, overlap_zyx: Size | None = None
+) -> Tiling:
+    """Return the tiling for some tomograms: what is given, else the standard window where they are that large.
+
+    Along an axis on which every tomogram is smaller than the standard window, the window is the extent rounded up to
+    what the networks take, so that small data are not mostly padding. Overlaps are at most half the window.
+
+    Parameters
+    ----------
+    shapes_zyx
+        Voxels along z, y, x of the tomograms.
+    divisor
+        Window sizes must be multiples of this.
+    window_zyx, overlap_zyx
+        Voxels, taken where given.
+
+    Raises
+    ------
+    TomopointError
+        A window that is no multiple of `divisor`; the message names the nearest that is.
+    PipelineError
+        An overlap that does not fit the window.
+    """
+    standard = Tiling()
+    extent = [max(sizes) for sizes in zip(*shapes_zyx, strict=True)]
+    z, y, x = (
+        min(_round_up(size, divisor), _round_up(n, divisor))
+        for size, n in zip(standard.window_zyx, extent, strict=True)
+    )
+    window = window_zyx or (z, y, x)
+    if any(size % divisor for size in window):
+        given, legal = (",".join(map(str, sizes)) for sizes in (window, [_round_up(n, divisor) for n in window]))
+        raise TomopointError(
+            f"--window {given}: these networks take multiples of {divisor} along every axis; use --window {legal}"
+        )
+    z, y, x = (min(o, w // 4 * 2) for o, w in zip(standard.overlap_zyx, window, strict=True))
+    return replace(standard, window_zyx=window, overlap_zyx=overlap_zyx or (z, y, x))
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from tomopoint.errors import TomopointError
 from tomopoint.networks.contract import PointNetwork, check_size
 from tomopoint.networks.views import find_view
-
-OFFSET_AVERAGES = ("mean", "score")
+from tomopoint.pipeline import OFFSET_AVERAGES
 
 SMALLEST_SCORE = 1e-6
 """Added to the scores that weigh offsets, so that cells where every network sees nothing keep the plain mean."""
@@ -32,8 +31,7 @@ class Ensemble(nn.Module):
     views
         Names of :data:`~tomopoint.networks.views.VIEWS` to average over, each with the same share.
     offset_average
-        ``"mean"``: offsets are averaged as scores are. ``"score"``: where networks disagree, the offset of each
-        counts in proportion to its highest score in that cell.
+        As :attr:`Pipeline.offset_average <tomopoint.pipeline.Pipeline>`.
 
     Raises
     ------

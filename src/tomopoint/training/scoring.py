@@ -9,11 +9,11 @@ from tomopoint.data.tomograms import read_tomogram
 from tomopoint.evaluation.thresholds import sweep, threshold_grid
 from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.inference.predict import predict_tomogram
+from tomopoint.inference.tiles import choose_tiling
 from tomopoint.networks.contract import PointNetwork
 from tomopoint.pipeline import Pipeline
 from tomopoint.training.fit import STRIDE, MemberTask
 from tomopoint.training.members import TrainingPlan
-from tomopoint.training.validation import PredictionOptions, choose_tiling
 
 
 def official_score(plan: TrainingPlan, task: MemberTask, network: PointNetwork) -> float:
@@ -30,7 +30,7 @@ def official_score(plan: TrainingPlan, task: MemberTask, network: PointNetwork) 
         voxel_A=infos[0].voxel_A,
         stride=STRIDE,
         normalisation=plan.recipe.normalisation,
-        tiling=choose_tiling([info.shape_zyx for info in infos], network.divisor, PredictionOptions()),
+        tiling=choose_tiling([info.shape_zyx for info in infos], network.divisor),
     )
     device = str(next(network.parameters()).device)
     was_training = network.training

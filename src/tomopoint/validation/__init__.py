@@ -1,0 +1,1 @@
+"""Validation: the average that will be deployed, calibrated on runs its networks never saw."""
