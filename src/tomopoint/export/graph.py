@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import nn
 
@@ -51,6 +52,12 @@ class Graph:
         assert program is not None
         self._program: Any = program
         _forget_this_machine(self._program.model)
+
+    @property
+    def model(self) -> ir.Model:
+        """The graph itself."""
+        model: ir.Model = self._program.model
+        return model
 
     def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write one self-contained file with `metadata` in it.

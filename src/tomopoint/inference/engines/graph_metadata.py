@@ -19,6 +19,9 @@ PIPELINE_KEY = "tomopoint.pipeline"
 PARITY_KEY = "tomopoint.parity"
 """Under which a graph carries the table of its differences from PyTorch."""
 
+COST_KEY = "tomopoint.cost"
+"""Under which a graph carries what it costs, see :mod:`tomopoint.export.cost`."""
+
 _METADATA_PROPS = 14  # ModelProto.metadata_props in onnx.proto, a StringStringEntryProto of key (1) and value (2)
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types of protobuf
 _MAX_VARINT_BYTES = 10

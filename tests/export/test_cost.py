@@ -1,0 +1,143 @@
+"""Hours from a cost, by hand; the figures of the competition itself."""
+
+import json
+from dataclasses import replace
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tomopoint.errors import EngineError
+from tomopoint.export.cost import (
+    COMPETITION,
+    GraphCost,
+    Workload,
+    advice,
+    format_projections,
+    measured_hours,
+    n_windows,
+    project,
+    read_cost,
+    time_warning,
+)
+from tomopoint.inference.engines.graph_metadata import COST_KEY
+from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
+
+TEN = GraphCost((192, 128, 128), 10, "fp16", 12.85e12, 227e9, 22e9, 1.2e9, 0.5e9)
+"""Ten networks with float32 between their convolutions, as in docs/engines.md."""
+
+
+def pipeline_of(window_zyx=(192, 128, 128), n_members=10, views=("identity",)):
+    members = tuple(Member(f"fold{k}", "segresnet", (), None, f"{k:064x}") for k in range(n_members))
+    tiling = Tiling(window_zyx, (64, 64, 64), 0.1)
+    return Pipeline(COMPETITION_PARTICLES, 10.0, tiling=tiling, views=views, members=members)
+
+
+def hours_of(cost, pipeline, workload=COMPETITION):
+    return {projection.runtime: projection.hours for projection in project(cost, pipeline, workload)}
+
+
+def test_windows_of_the_competition():
+    assert n_windows(pipeline_of(), COMPETITION.shape_zyx) == 81
+    assert n_windows(pipeline_of((192, 256, 256)), COMPETITION.shape_zyx) == 9
+    assert n_windows(pipeline_of(), (192, 128, 128)) == 1
+
+
+def test_hours_of_ten_networks_by_hand():
+    # 250 tomograms per GPU, 81 windows, and 0.55 h for the host.
+    hours = hours_of(TEN, pipeline_of())
+    assert hours["tensorrt"] == pytest.approx(250 * 81 * 12.85 / 9 / 3600 + 0.55, abs=0.01)
+    assert hours["onnxruntime-cuda"] == pytest.approx(250 * 81 * (12.85 / 10 + 227 / 250) / 3600 + 0.55, abs=0.01)
+
+
+def test_float32_is_projected_at_its_own_rate():
+    hours = hours_of(replace(TEN, precision="fp32"), pipeline_of())
+    assert hours["tensorrt"] == pytest.approx(250 * 81 * 12.85 / 3.3 / 3600 + 0.55, abs=0.01)
+
+
+def test_the_hosts_share_follows_what_is_read_and_what_is_there():
+    # No GPU time at all: merging scales with the voxels read, the rest with the tomogram.
+    plain = measured_hours(0, pipeline_of())
+    assert plain == pytest.approx(0.55, abs=0.01)
+    large = measured_hours(0, pipeline_of((192, 256, 256)))
+    assert plain - large == pytest.approx(250 * 4.1 * (1 - 9 * 4 / 81) / 3600, abs=1e-6)
+    whole = Workload(1, (192, 128, 128), 1)
+    expected = 4.1 / 81 + 3.8 * (192 * 128 * 128) / (184 * 630 * 630)
+    assert measured_hours(2.0, pipeline_of(), whole) * 3600 == pytest.approx(2.0 + expected)
+
+
+def test_the_busiest_gpu_decides():
+    assert measured_hours(1, pipeline_of(), Workload(3)) == pytest.approx(
+        2 * measured_hours(1, pipeline_of(), Workload(1))
+    )
+
+
+def test_a_cost_survives_the_graphs_metadata(tmp_path):
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1,)) for name in "ab"]
+    model = helper.make_model(helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "g", ports[:1], ports[1:]))
+    path = tmp_path / "g.onnx"
+    onnx.save(model, path)
+    assert read_cost(path) is None  # as the graphs of earlier versions
+    helper.set_model_props(model, {COST_KEY: TEN.to_json()})
+    onnx.save(model, path)
+    assert read_cost(path) == TEN
+    helper.set_model_props(model, {COST_KEY: TEN.to_json()[:-9]})
+    onnx.save(model, path)
+    with pytest.raises(EngineError, match=r"metadata of .*g\.onnx holds no cost"):
+        read_cost(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"flop": "many"}, {"flop": float("nan")}, {"n_networks": 0}, {"precision": "int8"}, {"window_zyx": [1, 2]}],
+)
+def test_damaged_costs_are_refused(change):
+    text = json.dumps({**json.loads(TEN.to_json()), **change})
+    with pytest.raises(EngineError, match=r"a\.onnx holds no cost of a graph .*export_onnx\.py"):
+        GraphCost.from_json(text, "a.onnx")
+    with pytest.raises(EngineError, match=r"holds no cost"):
+        GraphCost.from_json("[]", "a.onnx")
+
+
+def test_advice_names_each_way_with_its_hours():
+    text = advice(replace(TEN, n_networks=20, flop=2 * TEN.flop), pipeline_of(views=("identity", "flip_x")))
+    # 9 windows of four times the volume instead of 81: 2.25 times less, and less merging.
+    larger = 250 * 9 * 4 * 25.7 / 9 / 3600 + 0.55 - 250 * 4.1 * (1 - 36 / 81) / 3600
+    assert f"192x256x256 (9 windows per tomogram instead of 81): TensorRT {larger:.1f} h" in text
+    assert "one view instead of 2: TensorRT 8.6 h" in text
+    # Of 10 h the host takes 0.55; ten networks in two views take 16.06 on the GPU, so 5.9 networks fit.
+    assert "fewer networks: of 10, 5 with TensorRT" in text
+    assert "fp16" not in text
+    assert "TensorRT in the kit" in text
+
+
+def test_advice_on_float32_is_float16():
+    single = replace(TEN, precision="fp32")
+    text = advice(single, pipeline_of((192, 256, 256)))
+    assert "--precision fp16: TensorRT" in text
+    assert "a window of" not in text  # it is that large already
+
+
+def test_a_warning_comes_above_ten_hours_and_only_there():
+    assert hours_of(TEN, pipeline_of())["onnxruntime-cuda"] > 10
+    warning = time_warning(TEN, pipeline_of())
+    assert warning is not None
+    assert "ONNX Runtime CUDA (12.9 h)" in warning
+    assert "TensorRT (8.6 h)" not in warning
+    assert "192,256,256" in warning
+    assert time_warning(TEN, pipeline_of((192, 256, 256))) is None
+
+
+def test_the_printed_lines_hold_cost_hours_and_rates():
+    text = format_projections(TEN, pipeline_of())
+    for part in (
+        "12.85 TFLOP",
+        "227.0 GB",
+        "81 windows",
+        "1.20 GB of activations",
+        "500 tomograms of 184x630x630",
+        "2 T4s",
+    ):
+        assert part in text
+    assert "TensorRT 8.6 h (at 9 TFLOP/s)" in text
+    assert "ONNX Runtime CUDA 12.9 h (at 10 TFLOP/s and 250 GB/s)" in text
