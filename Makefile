@@ -42,8 +42,8 @@ format: $(READY)  ## format and fix what can be fixed
 kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py and kernels.toml
 	$(BIN)/python -m tomopoint.kaggle.notebooks
 
-wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks, by hash, and print their sizes
-	$(BIN)/python -m tomopoint.kaggle.wheels
+wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks; DRY=1 only says which, TENSORRT=index or wheel
+	$(BIN)/python -m tomopoint.kaggle.wheels $(if $(TENSORRT),--tensorrt $(TENSORRT)) $(if $(DRY),--dry-run)
 
 push: $(READY)  ## upload the staged kit and both notebooks to Kaggle; DRY=1 only prints the commands, KIT=folder
 	$(BIN)/python -m tomopoint push $(or $(KIT),dist/kaggle-dataset) $(if $(DRY),--dry-run)

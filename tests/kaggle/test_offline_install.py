@@ -1,6 +1,6 @@
-"""The staged dataset in an empty environment of Kaggle's Python, without an index, and both notebooks' code in it.
+"""The staged dataset in an empty environment of each of Kaggle's Pythons, without an index, and both notebooks' code.
 
-Needs a python3.12 and, to make the environment beforehand, the package index that pip is set to.
+Needs a python3.12 or 3.13 and, to make the environment beforehand, the package index that pip is set to.
 """
 
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from tomopoint.kaggle.dataset import stage_dataset
 from tomopoint.kaggle.manifest import Manifest
-from tomopoint.kaggle.wheels import PYTHON_VERSION, fetch, read_image
+from tomopoint.kaggle.wheels import PYTHON_VERSIONS, fetch, read_image
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -21,24 +21,36 @@ NEEDED_OF_THE_IMAGE = {"numpy", "scipy", "pandas", "tqdm", "packaging", "typing-
 """What the kernel path and the attached wheels import; torch is not among them."""
 
 
-def python_of_kaggle() -> str | None:
-    """Return an interpreter of Kaggle's version."""
-    name = f"python{PYTHON_VERSION}"
-    places = [shutil.which(name), *sorted(map(str, Path.home().glob(f".pyenv/versions/{PYTHON_VERSION}*/bin/{name}")))]
+USE_RTX = """
+import tensorrt_rtx_bindings as trt
+builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+print(trt.__version__, trt.__file__)
+"""
+
+
+def python_of_kaggle(version: str) -> str | None:
+    """Return an interpreter of that version."""
+    name = f"python{version}"
+    places = [shutil.which(name), *sorted(map(str, Path.home().glob(f".pyenv/versions/{version}*/bin/{name}")))]
     for place in filter(None, places):
         if subprocess.run([place, "--version"], capture_output=True, check=False).returncode == 0:
             return place
     return None
 
 
-def empty_environment(folder: Path) -> Path:
-    """Make an environment with the needed part of the image, at the image's versions; return its Python."""
-    subprocess.run([python_of_kaggle(), "-m", "venv", str(folder)], check=True)
+def empty_environment(folder: Path, version: str) -> Path:
+    """Make an environment with the needed part of the image; return its Python.
+
+    The image's versions are those of the first Python; what a later image has is not known, so the newest stand for it.
+    """
+    subprocess.run([python_of_kaggle(version), "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
     listed = (CHECKOUT / "wheels" / "image.txt").read_text().splitlines()
     lines = [line for line in listed if line and line[0] != "#"]
     wanted = [line for line in lines if line.split("==")[0].lower().replace("_", "-") in NEEDED_OF_THE_IMAGE]
     assert len(wanted) == len(NEEDED_OF_THE_IMAGE)
+    if version != PYTHON_VERSIONS[0]:
+        wanted = [line.split("==")[0] for line in wanted]
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", *wanted], check=True)
     return python
 
@@ -53,9 +65,11 @@ def full_kit(exported, checkout, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(python_of_kaggle() is None, reason=f"no python{PYTHON_VERSION} here")
-def test_both_notebooks_code_runs_in_an_empty_environment_without_an_index(full_kit, project, tmp_path):
-    python = empty_environment(tmp_path / "image")
+@pytest.mark.parametrize("version", PYTHON_VERSIONS)
+def test_both_notebooks_code_runs_in_an_empty_environment_without_an_index(full_kit, project, tmp_path, version):
+    if python_of_kaggle(version) is None:
+        pytest.skip(f"no python{version} here")
+    python = empty_environment(tmp_path / "image", version)
     root = tmp_path / "kaggle"
     shutil.copytree(full_kit, root / "input" / "datasets" / "somebody" / "tomopoint-kit")
     shutil.copytree(project, root / "input" / "competitions" / "czii")
@@ -78,6 +92,11 @@ def test_both_notebooks_code_runs_in_an_empty_environment_without_an_index(full_
             assert record["runtime"] == "onnxruntime-cpu"
             assert record["parity"]["ok"]
             shutil.copytree(root / "working", root / "input" / "notebooks" / "somebody" / "build-engine")
+    # TensorRT-RTX works where nothing but the kit was installed: its builder needs no GPU.
+    packages = {**environment, "PYTHONPATH": str(root / "temp" / "packages")}
+    done = subprocess.run([str(python), "-c", USE_RTX], env=packages, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"1.7.1.116 {root / 'temp' / 'packages'}")
     installed = {path.name.split("-")[0] for path in (root / "temp" / "packages").glob("*.dist-info")}
     assert {name.split("==")[0] for name in Manifest.load(full_kit).install} == installed
     assert not {name.lower().replace("_", "-") for name in installed} & read_image(CHECKOUT / "wheels" / "image.txt")

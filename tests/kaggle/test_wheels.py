@@ -4,6 +4,7 @@ import base64
 import csv
 import hashlib
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -17,14 +18,14 @@ from tomopoint.errors import TomopointError
 from tomopoint.files import sha256_of
 from tomopoint.kaggle.slim import slim_wheel
 from tomopoint.kaggle.wheels import (
-    PYTHON_VERSION,
+    PYTHON_VERSIONS,
+    TENSORRT_INDEX,
     check_wheels,
     normal_name,
     pip_words,
     read_image,
     read_lock,
     refuse_image_packages,
-    slim_tensorrt,
 )
 
 WHEELS = Path(__file__).parents[2] / "wheels"
@@ -82,17 +83,38 @@ def test_the_checkouts_lock_fits_its_wishes_and_leaves_the_image_alone():
     assert pins["onnxruntime-gpu"].version == "1.26.0"  # the last for CUDA 12
 
 
+def test_every_locked_package_has_a_wheel_for_each_of_kaggles_pythons():
+    pins = read_lock(WHEELS / "kernel.lock")
+    assert PYTHON_VERSIONS == ("3.12", "3.13")
+    for name, pin in pins.items():
+        assert len(set(pin.sha256)) == len(pin.sha256) == len(pin.sizes_mb), name
+        assert len(pin.sha256) in (1, len(PYTHON_VERSIONS)), name  # one that serves all, or one for each
+    # Compiled for one Python each; TensorRT-RTX's libraries, without Python code of their own, serve all.
+    assert {len(pins[name].sha256) for name in ("numcodecs", "onnxruntime-gpu", "tensorrt-rtx-cu12-bindings")} == {2}
+    assert len(pins["tensorrt-rtx-cu12-libs"].sha256) == 1
+    assert pins["tensorrt-rtx-cu12-libs"].version == pins["tensorrt-rtx-cu12-bindings"].version
+
+
 def test_pip_is_asked_for_wheels_of_kaggles_python_only():
-    words = pip_words("download")
+    words = pip_words("download", "3.13")
     assert "--only-binary=:all:" in words
-    assert words[words.index("--python-version") + 1] == PYTHON_VERSION == "3.12"
+    assert words[words.index("--python-version") + 1] == "3.13"
     assert "manylinux2014_x86_64" in words
 
 
-@pytest.mark.parametrize("line", ["zarr==3.1.6", "zarr>=3 --hash=sha256:" + "0" * 64, "zarr==3 --hash=md5:0", "-e ."])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "zarr==3.1.6",
+        "zarr==3.1.6  # --hash=sha256:" + "0" * 64,
+        "zarr>=3 --hash=sha256:" + "0" * 64,
+        "zarr==3 --hash=md5:0",
+        "-e .",
+    ],
+)
 def test_a_lock_without_hash_or_version_is_refused(tmp_path, line):
     (tmp_path / "kernel.lock").write_text(f"# comment\n{line}\n")
-    with pytest.raises(TomopointError, match="no pin with one hash"):
+    with pytest.raises(TomopointError, match="no pin with its hashes"):
         read_lock(tmp_path / "kernel.lock")
 
 
@@ -123,7 +145,7 @@ def test_a_complete_folder_passes_with_and_without_tensorrts_libraries(folder, l
 
 
 def test_what_is_missing_or_does_not_belong_is_named(folder):
-    with pytest.raises(TomopointError, match=r"lacks tensorrt-cu12-bindings; run `make wheels`"):
+    with pytest.raises(TomopointError, match=r"lacks wheels of tensorrt-cu12-bindings; run `make wheels`"):
         check_wheels(folder)
     complete(folder)
     for name, sentence in {
@@ -185,14 +207,156 @@ def test_a_wheel_of_another_layout_is_refused(libs, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_the_command_takes_the_version_from_the_bindings(folder, libs):
-    earlier = folder / "tensorrt_cu12_libs-10.9.0.34-1sm75-py3-none-manylinux_2_28_x86_64.whl"
+class Index:
+    """A package index in a folder, as pip reads it over ``file:``, and the calls of the command that use it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir()
+
+    @property
+    def address(self) -> str:
+        return f"file://{self.folder}"
+
+    def add(self, wheel: Path) -> None:
+        project = self.folder / normal_name(wheel.name.split("-")[0])
+        project.mkdir(exist_ok=True)
+        shutil.copy(wheel, project)
+        links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in sorted(project.glob("*.whl")))
+        (project / "index.html").write_text(f"<html><body>{links}</body></html>")
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run the command that ``make wheels`` runs, with this index in the place of the public one."""
+        environment = {**os.environ, "PIP_INDEX_URL": self.address, "PIP_CONFIG_FILE": os.devnull}
+        return subprocess.run(
+            [sys.executable, "-m", "tomopoint.kaggle.wheels", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def small_wheel(folder: Path, name: str, version: str, tag: str) -> Path:
+    """Write a wheel of a package with one line of code, which differs for every tag."""
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}/__init__.py": f"TAG = {tag!r}\n".encode(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n\n".encode(),
+    }
+    return write_wheel(folder / f"{name}-{version}-{tag}.whl", files, info)
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory):
+    """Return an index with a package for every Python, the bindings for each, and a package of the image."""
+    made = tmp_path_factory.mktemp("made")
+    index = Index(made / "index")
+    for name, version, tag in (
+        ("thing", "1.0", "py3-none-any"),
+        ("tensorrt_cu12_bindings", VERSION, "cp312-none-manylinux_2_28_x86_64"),
+        ("tensorrt_cu12_bindings", VERSION, "cp313-none-manylinux_2_28_x86_64"),
+        ("tensorrt_cu12_bindings", VERSION, "cp311-none-manylinux_2_28_x86_64"),
+        ("numpy", "2.0.2", "cp312-cp312-manylinux_2_17_x86_64"),
+    ):
+        index.add(small_wheel(made, name, version, tag))
+    return index
+
+
+@pytest.fixture(scope="module")
+def locked(public, tmp_path_factory):
+    """Return a folder with wishes, the image's packages and the lock made of them."""
+    folder = tmp_path_factory.mktemp("locked")
+    (folder / "kernel.in").write_text(f"thing\nnumpy\ntensorrt_cu12_bindings=={VERSION}  # why\n")
+    (folder / "image.txt").write_text("numpy==2.0.2\n")
+    done = public.run("lock", "--folder", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def wished(locked, tmp_path):
+    return Path(shutil.copytree(locked, tmp_path / "wished"))
+
+
+BOTH_BINDINGS = {f"tensorrt_cu12_bindings-{VERSION}-cp31{minor}-none-manylinux_2_28_x86_64.whl" for minor in (2, 3)}
+SLIM = f"tensorrt_cu12_libs-{VERSION}-1sm75-py3-none-manylinux_2_28_x86_64.whl"
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.whl")}
+
+
+def test_lock_and_fetch_end_to_end_with_tensorrts_libraries_from_the_vendors_index(public, wished, libs, tmp_path):
+    """A stand-in archive of the real layout, through the one command that a user gives."""
+    pins = read_lock(wished / "kernel.lock")
+    assert {name: len(pin.sha256) for name, pin in pins.items()} == {"thing": 1, "tensorrt-cu12-bindings": 2}
+    vendor = Index(tmp_path / "vendor")
+    vendor.add(libs)
+    earlier = wished / "tensorrt_cu12_libs-10.9.0.34-1sm75-py3-none-manylinux_2_28_x86_64.whl"
     earlier.write_bytes(b"")
-    result = slim_tensorrt(str(libs), folder)
-    assert Path(result.figures["wheel"]).parent == folder
-    assert "kept libnvinfer.so.10" in result.text
-    assert not earlier.exists()
-    other = libs.with_name(libs.name.replace(VERSION, "10.9.0.34"))
-    shutil.copy(libs, other)
-    with pytest.raises(TomopointError, match=rf"does not fit the bindings .*; give tensorrt_cu12_libs {VERSION}"):
-        slim_tensorrt(str(other), folder)
+    (wished / "thing-0.9-py3-none-any.whl").write_bytes(b"an earlier version")
+
+    done = public.run("--folder", str(wished), "--tensorrt", vendor.address)
+    assert done.returncode == 0, done.stderr
+    assert names_in(wished) == {"thing-1.0-py3-none-any.whl", *BOTH_BINDINGS, SLIM}
+    with zipfile.ZipFile(wished / SLIM) as archive:
+        kept = {name.partition("/")[2] for name in archive.namelist() if ".so" in name}
+    assert kept == {
+        "libnvinfer.so.10",
+        "libnvinfer_plugin.so.10",
+        "libnvonnxparser.so.10",
+        "libnvinfer_builder_resource_sm75.so.10.16.1",
+    }
+    assert "without TensorRT" not in done.stdout
+    assert [path.name for path in wished.iterdir() if path.name.startswith(".")] == []
+
+    # Called again, nothing is fetched: there is nothing in these indexes.
+    empty = Index(tmp_path / "empty")
+    again = empty.run("--folder", str(wished), "--tensorrt", empty.address)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+
+
+def test_where_the_vendors_index_does_not_answer_the_rest_is_fetched_and_one_line_says_what_is_missing(
+    public, wished, tmp_path
+):
+    for source in (f"file://{tmp_path}/nowhere", "http://127.0.0.1:9/simple"):  # nobody listens on port 9
+        done = public.run("--folder", str(wished), "--tensorrt", source)
+        assert done.returncode == 0, done.stderr
+        assert names_in(wished) == {"thing-1.0-py3-none-any.whl", *BOTH_BINDINGS}
+        (line,) = [line for line in done.stdout.splitlines() if "TensorRT" in line]
+        assert line.startswith(f"without TensorRT's libraries ({source} does not answer or has no wheel of them): ")
+        assert "by how many hours build_dataset.py says" in line
+
+
+def test_a_dry_run_says_what_would_be_fetched_with_sizes_and_fetches_nothing(public, wished):
+    (wished / "kernel.lock").write_text(re.sub("# .*MB", "# 1.50 + 2.25 MB", (wished / "kernel.lock").read_text()))
+    done = public.run("--folder", str(wished), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert names_in(wished) == set()
+    assert re.search(r" 3\.75 MB  thing 1\.0\n", done.stdout)
+    assert re.search(r" 7\.50 MB  to fetch, for Python 3\.12 and 3\.13\n", done.stdout)
+    assert f"tensorrt_cu12_libs {VERSION} from {TENSORRT_INDEX}: about 4.3 GB, of which 0.4 GB are kept" in done.stdout
+
+
+def test_a_downloaded_library_wheel_is_taken_and_one_of_another_version_refused(public, wished, libs):
+    other = Path(shutil.copy(libs, libs.with_name(libs.name.replace(VERSION, "10.9.0.34"))))
+    done = public.run("--folder", str(wished), "--tensorrt", str(other))
+    assert done.returncode == 1
+    assert f"give tensorrt_cu12_libs {VERSION}" in done.stderr
+    done = public.run("--folder", str(wished), "--tensorrt", str(libs))
+    assert done.returncode == 0, done.stderr
+    assert SLIM in names_in(wished)
+    # For another card: the earlier reduction goes.
+    done = public.run("--folder", str(wished), "--tensorrt", str(libs), "--compute-capability", "8.0")
+    assert done.returncode == 0, done.stderr
+    assert {name for name in names_in(wished) if "libs" in name} == {SLIM.replace("sm75", "sm80")}
+
+
+def test_make_hands_its_variables_on():
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    words = ["make", "-n", "wheels", "TENSORRT=https://index.example", "DRY=1"]
+    shown = subprocess.run(words, cwd=WHEELS.parent, capture_output=True, text=True, check=True).stdout
+    assert "-m tomopoint.kaggle.wheels --tensorrt https://index.example --dry-run" in shown

@@ -33,6 +33,11 @@ class SlimWheel:
     dropped: tuple[str, ...]
 
 
+def build_tag(compute_capability: str) -> str:
+    """Return the build tag of a reduced wheel: ``1sm75`` for ``7.5``; wheels want a digit first."""
+    return f"1sm{compute_capability.replace('.', '')}"
+
+
 def slim_wheel(source: Path, folder: Path, compute_capability: str) -> SlimWheel:
     """Copy a wheel without the libraries that a GPU of `compute_capability` does not need.
 
@@ -52,8 +57,8 @@ def slim_wheel(source: Path, folder: Path, compute_capability: str) -> SlimWheel
     TomopointError
         Not a wheel, or one whose libraries are not laid out as expected.
     """
-    architecture = f"sm{compute_capability.replace('.', '')}"
-    build = f"1{architecture}"
+    build = build_tag(compute_capability)
+    architecture = build.removeprefix("1")
     try:
         archive = zipfile.ZipFile(source)
     except (OSError, zipfile.BadZipFile) as error:
