@@ -79,6 +79,26 @@ def test_kernel_metadata_that_kaggle_refuses(config, change, message):
         check_kernel_metadata({**kernel_metadata(config, "submit"), **change})
 
 
+@pytest.mark.parametrize("name", ["NvidiaTeslaP100", "NvidiaTeslaT4Highmem", "nvidiaTeslaT4", "T4", "TpuV5E8", ""])
+def test_an_accelerator_that_is_not_offered_is_refused_with_those_that_are(config, name):
+    with pytest.raises(
+        TomopointError, match=rf"unknown accelerator '{name}'; choose one of NvidiaTeslaT4 \(GPU T4 x2\), "
+    ):
+        kernel_metadata(replace(config, accelerator=name), "submit")
+
+
+def test_the_image_is_named_in_both_notebooks_once_it_is_known(config):
+    assert config.image == ""
+    image = f"gcr.io/kaggle-gpu-images/python@sha256:{'0123456789abcdef' * 4}"
+    for kernel in config.kernels:
+        assert "docker_image" not in kernel_metadata(config, kernel.name)
+        pinned = kernel_metadata(replace(config, image=image), kernel.name)
+        assert (pinned["docker_image"], pinned["docker_image_pinning_type"]) == (image, "original")
+    for wrong in ("gcr.io/kaggle-gpu-images/python:v170", image[:-1], "sha256:" + "0" * 64):
+        with pytest.raises(TomopointError, match="named by its digest"):
+            kernel_metadata(replace(config, image=wrong), "submit")
+
+
 @pytest.mark.parametrize("key", ["machine_shape", "enable_internet"])
 def test_keys_whose_absence_kaggle_fills_in_are_required(config, key):
     metadata = kernel_metadata(config, "submit")

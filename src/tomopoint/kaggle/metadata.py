@@ -23,7 +23,20 @@ TITLE_LENGTHS = (6, 50)
 SUBTITLE_LENGTHS = (20, 80)
 SLUG_LENGTHS = (3, 50)
 
+ACCELERATORS = {
+    "NvidiaTeslaT4": "GPU T4 x2",
+    "NvidiaL4": "L4",
+    "NvidiaL4X1": "one L4",
+    "NvidiaTeslaA100": "A100",
+    "NvidiaH100": "H100",
+    "NvidiaRtxPro6000": "RTX PRO 6000",
+}
+"""GPUs as the kaggle command's documentation names them (September 2026). ``NvidiaTeslaT4`` is two T4s, a single one is
+not offered; all others are for some competitions only. Not among them: ``NvidiaTeslaP100``, with which Kaggle's image
+fails and TensorRT does not work, ``NvidiaTeslaT4Highmem``, which is Kaggle's own, and TPUs."""
+
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*")
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9./-]*@sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -69,13 +82,28 @@ class KernelSpec:
 
 @dataclass(frozen=True)
 class KernelsConfig:
-    """What ``kernels.toml`` says."""
+    """What ``kernels.toml`` says.
+
+    Attributes
+    ----------
+    owner
+        Kaggle user name.
+    competition
+        Slug of the competition.
+    accelerator
+        One of ``ACCELERATORS``.
+    dataset, kernels
+        What is uploaded.
+    image
+        Docker image of both notebooks, by digest; empty: each keeps the one of its own first version.
+    """
 
     owner: str
     competition: str
     accelerator: str
     dataset: DatasetSpec
     kernels: tuple[KernelSpec, ...]
+    image: str = ""
 
     def kernel(self, name: str) -> KernelSpec:
         """Return the kernel called `name`."""
@@ -138,6 +166,7 @@ def kernel_metadata(config: KernelsConfig, name: str) -> dict[str, Any]:
         "enable_internet": False,
         "machine_shape": config.accelerator,
         "docker_image_pinning_type": "original",
+        **({"docker_image": config.image} if config.image else {}),
         "dataset_sources": [f"{config.owner}/{config.dataset.slug}"],
         "competition_sources": [config.competition] if kernel.uses_competition else [],
         "kernel_sources": [f"{config.owner}/{config.kernel(other).slug}" for other in kernel.outputs_of],
@@ -150,6 +179,16 @@ def kernel_metadata(config: KernelsConfig, name: str) -> dict[str, Any]:
 def as_json(metadata: Mapping[str, Any]) -> str:
     """Return the text of a metadata file."""
     return json.dumps(metadata, indent=2) + "\n"
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read a metadata file; TomopointError where it is none."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except OSError as error:
+        raise TomopointError(f"cannot read {path} ({error.strerror}); stage the kit again") from error
+    except (ValueError, TypeError) as error:
+        raise TomopointError(f"{path} is no metadata file ({error}); stage the kit again") from error
 
 
 def check_dataset_metadata(metadata: Mapping[str, Any]) -> None:
@@ -172,9 +211,20 @@ def check_kernel_metadata(metadata: Mapping[str, Any]) -> None:
         raise TomopointError(f"{KERNEL_METADATA}: title {metadata['title']!r} must become the slug of id, {slug!r}")
     if metadata.get("docker_image_pinning_type") not in ("original", "latest"):
         raise TomopointError(f"{KERNEL_METADATA}: docker_image_pinning_type must be 'original' or 'latest'")
+    image = metadata.get("docker_image")
+    if image is not None and not _IMAGE.fullmatch(image):
+        raise TomopointError(
+            f"{KERNEL_METADATA}: an image is named by its digest, gcr.io/...@sha256:..., got {image!r}; "
+            "`kaggle kernels pull OWNER/NOTEBOOK -m` tells the one of a notebook that ran"
+        )
     for key in ("machine_shape", "enable_internet", "is_private", "code_file"):
         if key not in metadata:
             raise TomopointError(f"{KERNEL_METADATA} needs {key}: left out, Kaggle chooses for you")
+    if metadata["machine_shape"] not in ACCELERATORS:
+        listed = ", ".join(f"{name} ({what})" for name, what in ACCELERATORS.items())
+        raise TomopointError(
+            f"unknown accelerator {metadata['machine_shape']!r}; choose one of {listed} in kernels/kernels.toml"
+        )
     for key in ("dataset_sources", "kernel_sources"):
         for source in metadata.get(key, []):
             if not _ID.fullmatch(source):
