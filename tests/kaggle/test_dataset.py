@@ -3,13 +3,16 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
 
 from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
+from tomopoint.export.reference import Reference
 from tomopoint.files import sha256_of
+from tomopoint.inference.engines.graph_metadata import PIPELINE_KEY
 from tomopoint.kaggle.dataset import check_dataset, stage_dataset
 from tomopoint.kaggle.manifest import KitFile, Manifest
 
@@ -131,8 +134,6 @@ def test_a_graph_changed_after_export_is_not_staged(exported, tmp_path, checkout
 
 
 def test_a_graph_without_tomopoint_metadata_is_not_staged(exported, tmp_path, checkout):
-    from tomopoint.export.reference import Reference
-
     model = _copy_export(exported, tmp_path)
     graph = onnx.load(model)
     del graph.metadata_props[:]
@@ -147,6 +148,28 @@ def test_a_graph_without_reference_is_not_staged(exported, tmp_path, checkout):
     model = _copy_export(exported, tmp_path)
     (tmp_path / "reference.npz").unlink()
     with pytest.raises(DataError, match=r"reference\.npz"):
+        stage_dataset(model, tmp_path / "kit", checkout)
+
+
+def test_a_reference_of_another_window_is_not_staged(exported, tmp_path, checkout):
+    model = _copy_export(exported, tmp_path)
+    reference = Reference.load(exported.reference_path)
+    replace(reference, windows=reference.windows[..., 1:]).save(tmp_path / "reference.npz")
+    with pytest.raises(EngineError, match="does not fit the input"):
+        stage_dataset(model, tmp_path / "kit", checkout)
+
+
+def test_a_pipeline_whose_window_is_not_the_graphs_is_not_staged(exported, tmp_path, checkout):
+    model = _copy_export(exported, tmp_path)
+    graph = onnx.load(model)
+    tiling = replace(exported.pipeline.tiling, window_zyx=(24, 32, 48))
+    for entry in graph.metadata_props:
+        if entry.key == PIPELINE_KEY:
+            entry.value = replace(exported.pipeline, tiling=tiling).to_json()
+    onnx.save(graph, model)
+    reference = Reference.load(exported.reference_path)
+    replace(reference, onnx_sha256=sha256_of(model)).save(tmp_path / "reference.npz")
+    with pytest.raises(PipelineError, match=r"its Pipeline needs windows of \(24, 32, 48\)"):
         stage_dataset(model, tmp_path / "kit", checkout)
 
 

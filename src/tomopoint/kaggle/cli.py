@@ -29,9 +29,11 @@ FAILED = {"failed", "deleted", "error", "cancel_requested", "cancel_acknowledged
 SILENT_QUESTIONS = 5
 """So many questions in a row may fail (a network that is away for a moment) before waiting is given up."""
 
+_NOT_INSTALLED = "the kaggle command is not installed: `pip install -e .[kaggle]`, then `kaggle auth login`"
 _NOT_LOGGED_IN = "Authentication required"
 _INVALID_SOURCES = "The following are not valid"
 _KERNEL_STATUS = re.compile(r'has status "(?:KernelWorkerStatus\.)?(\w+)"')
+_USERNAME = re.compile(r"^- username: (\S+)", re.MULTILINE)
 _NOT_THERE = re.compile(r"\b(403|404)\b")
 _LAST_LINES = 5
 
@@ -48,12 +50,12 @@ class Waiting:
 
 @dataclass
 class KaggleCli:
-    """The ``kaggle`` command, or in a dry run the list of what would be called.
+    """The ``kaggle`` command, or in a dry run the list of what would be sent.
 
     Attributes
     ----------
     dry_run
-        Call nothing.
+        Send nothing; :meth:`check_login` asks all the same.
     waiting
         For :meth:`wait`.
     lines
@@ -65,7 +67,25 @@ class KaggleCli:
     lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._program = "kaggle" if self.dry_run else _find_program()
+        self._program = _find_program()
+
+    def check_login(self, owner: str | None) -> None:
+        """Check that there is a kaggle command and that `owner` is logged in, or somebody; in a dry run, too.
+
+        Raises
+        ------
+        TomopointError
+            No kaggle command, nobody logged in, somebody else, or no answer.
+        """
+        done = self._run(["config", "view"])
+        if done.returncode != 0:
+            raise TomopointError(f"the kaggle command cannot say who is logged in:\n{_tail(done)}")
+        match = _USERNAME.search(done.stdout)
+        if owner is not None and match is not None and match.group(1).lower() != owner.lower():
+            raise TomopointError(
+                f"the kaggle command is logged in as {match.group(1)!r}, kernels/kernels.toml says {owner!r}; "
+                "log in as the owner, or put your name there, then `make kernels` and stage the kit again"
+            )
 
     def exists(self, dataset: str) -> bool:
         """Ask whether there is such a dataset (``owner/slug``); True in a dry run.
@@ -138,6 +158,12 @@ class KaggleCli:
         if self.dry_run:
             return None
         logger.info("%s%s", line, f"  # {note}" if note else "")
+        return self._run(words, show_progress)
+
+    def _run(self, words: Sequence[str], show_progress: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run ``kaggle words``; TomopointError where there is no such command or it is not logged in."""
+        if self._program is None:
+            raise TomopointError(_NOT_INSTALLED)
         done = subprocess.run(
             [self._program, *words],
             stdin=subprocess.DEVNULL,
@@ -164,16 +190,10 @@ def is_failure(state: str, failed: Collection[str] = FAILED) -> bool:
     return state in failed or state.startswith("cancel")
 
 
-def _find_program() -> str:
-    """Return the path of ``kaggle``: on the PATH, or beside the Python that runs this."""
+def _find_program() -> str | None:
+    """Return the path of ``kaggle``: on the PATH, or beside the Python that runs this; None where there is none."""
     places = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
-    found = shutil.which("kaggle", path=os.pathsep.join(places))
-    if found is None:
-        raise TomopointError(
-            "the kaggle command is not installed: `pip install -e .[kaggle]`, then "
-            "`kaggle auth login`; or look at the commands only, with --dry-run"
-        )
-    return found
+    return shutil.which("kaggle", path=os.pathsep.join(places))
 
 
 def _tail(done: subprocess.CompletedProcess[str]) -> str:

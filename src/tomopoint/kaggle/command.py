@@ -18,6 +18,7 @@ def build_dataset(
     check: Path | None = None,
     push: Path | None = None,
     dry_run: bool = False,
+    over_time: bool = False,
 ) -> CommandResult:
     """Stage the Kaggle dataset: package wheel, third-party wheels, graph, reference, manifest.
 
@@ -32,7 +33,9 @@ def build_dataset(
     push
         Stage nothing, verify this staged folder and upload it, as a new dataset or a new version of it.
     dry_run
-        With --push: check everything and print the commands, call none.
+        With --push: check everything and print the commands, send nothing.
+    over_time
+        With --push: upload a kit that is projected to need more than 10 h.
     """
     from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.dataset import check_dataset, stage_dataset
@@ -40,9 +43,9 @@ def build_dataset(
     if sum(choice is not None for choice in (model, check, push)) != 1:
         raise TomopointError("give one of --model ensemble.onnx to stage a dataset, --check DIR or --push DIR")
     if push is not None:
-        return _push_dataset(push, dry_run)
-    if dry_run:
-        raise TomopointError("--dry-run goes with --push DIR")
+        return _push_dataset(push, dry_run, over_time)
+    if dry_run or over_time:
+        raise TomopointError("--dry-run and --over-time go with --push DIR")
     if model is not None:
         manifest, folder = stage_dataset(model, out, checkout_root()), out
     else:
@@ -52,11 +55,18 @@ def build_dataset(
 
 
 def _show_kit(folder: Path, manifest: Manifest, verb: str) -> CommandResult:
+    from tomopoint.kaggle.push import hours_of
+
     n_bytes = sum(file.bytes for file in manifest.files.values())
     rows = "\n".join(f"  {file.bytes / 1e6:9.2f} MB  {name}" for name, file in manifest.files.items())
+    hours = hours_of(folder)
+    if hours is None:
+        time = "time: this graph does not say what it costs; export it again\n"
+    else:
+        time = f"{hours.text}\n" + (f"warning: {hours.warning}\n" if hours.warning else "")
     text = (
         f"{verb} {folder}: {len(manifest.files)} files, {n_bytes / 1e6:.1f} MB, to install: "
-        f"{', '.join(manifest.install)}\n{rows}\n{_missing_wheels(manifest.install)}"
+        f"{', '.join(manifest.install)}\n{rows}\n{_missing_wheels(manifest.install)}{time}"
         f"next: tomopoint rehearse --dataset {folder} --data ROOT --out work/rehearsal, then tomopoint push {folder}"
     )
     figures = {
@@ -65,23 +75,31 @@ def _show_kit(folder: Path, manifest: Manifest, verb: str) -> CommandResult:
         "install": list(manifest.install),
         "onnx_sha256": manifest.onnx_sha256,
         "pipeline_digest": manifest.pipeline_digest,
+        "time": None if hours is None else hours.to_dict(),
     }
     return CommandResult(text, figures)
 
 
-def _push_dataset(folder: Path, dry_run: bool) -> CommandResult:
+def _push_dataset(folder: Path, dry_run: bool, over_time: bool) -> CommandResult:
     from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.cli import KaggleCli
     from tomopoint.kaggle.push import check_kit, push_dataset
 
-    kit, cli = check_kit(folder, checkout_root()), KaggleCli(dry_run)
+    cli = KaggleCli(dry_run)
+    kit = check_kit(folder, checkout_root(), cli, over_time, with_kernels=False)
     push_dataset(kit, cli)
-    end = "dry run, nothing was called" if dry_run else f"{kit.dataset} is ready on Kaggle"
+    end = "dry run, nothing was sent" if dry_run else f"{kit.dataset} is ready on Kaggle"
     text = "\n".join([*cli.lines, f"{end}: {kit.n_bytes / 1e6:.1f} MB"])
     return CommandResult(text, {"dataset": kit.dataset, "n_bytes": kit.n_bytes, "commands": cli.lines})
 
 
-def push(dataset: Path, dry_run: bool = False, wait_minutes: float = 90.0, poll_seconds: float = 30.0) -> CommandResult:
+def push(
+    dataset: Path,
+    dry_run: bool = False,
+    over_time: bool = False,
+    wait_minutes: float = 90.0,
+    poll_seconds: float = 30.0,
+) -> CommandResult:
     """Upload the kit and both notebooks: dataset, engine notebook, wait until it has run, submit notebook.
 
     Calls the kaggle command, which must be installed and logged in. Pushing a notebook runs it, on your GPU quota.
@@ -91,7 +109,9 @@ def push(dataset: Path, dry_run: bool = False, wait_minutes: float = 90.0, poll_
     dataset
         Kit that build_dataset.py staged.
     dry_run
-        Check everything and print the commands, call none.
+        Check everything, list all that is in the way at once, and print the commands; send nothing.
+    over_time
+        Push a kit that is projected to need more than 10 h.
     wait_minutes
         Longest wait for the dataset, and for the engine notebook with Kaggle's queue.
     poll_seconds
@@ -99,26 +119,36 @@ def push(dataset: Path, dry_run: bool = False, wait_minutes: float = 90.0, poll_
     """
     from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.cli import KaggleCli, Waiting
-    from tomopoint.kaggle.push import SUBMIT_KERNEL, check_kit, push_all
+    from tomopoint.kaggle.push import ENGINE_KERNEL, SUBMIT_KERNEL, check_kit, push_all
 
     if wait_minutes <= 0 or poll_seconds < 0:
         raise TomopointError("--wait-minutes must be positive and --poll-seconds not negative")
     checkout = checkout_root()
-    kit = check_kit(dataset, checkout)
-    pushed = push_all(kit, checkout, KaggleCli(dry_run, Waiting(wait_minutes, poll_seconds)))
+    cli = KaggleCli(dry_run, Waiting(wait_minutes, poll_seconds))
+    kit = check_kit(dataset, checkout, cli, over_time)
+    pushed = push_all(kit, checkout, cli)
     submit, version = kit.kernel(SUBMIT_KERNEL), pushed.submit_version or "VERSION"
     next_step = (
         f"next: once `kaggle kernels status {submit}` says complete, look at its table, then\n"
         f"kaggle competitions submit {kit.config.competition} -k {submit} -v {version} -f submission.csv -m MESSAGE"
     )
-    first = "dry run, nothing was called:\n" if dry_run else ""
+    lines = ["dry run, nothing was sent:"] if dry_run else []
+    lines += [*pushed.commands, next_step]
+    if kit.hours is not None:
+        lines.append(kit.hours.text)
+    if not kit.config.image:
+        lines.append(
+            f"once it ran well, pin the image of both notebooks: `kaggle kernels pull {kit.kernel(ENGINE_KERNEL)} -m "
+            "-p DIR`, copy docker_image from DIR/kernel-metadata.json to image in kernels/kernels.toml, `make kernels`"
+        )
     figures = {
         "dataset": kit.dataset,
         "n_bytes": kit.n_bytes,
+        "time": None if kit.hours is None else kit.hours.to_dict(),
         "commands": list(pushed.commands),
         "submit_version": pushed.submit_version,
     }
-    return CommandResult("\n".join([first + "\n".join(pushed.commands), next_step]), figures)
+    return CommandResult("\n".join(lines), figures)
 
 
 def _missing_wheels(install: tuple[str, ...]) -> str:

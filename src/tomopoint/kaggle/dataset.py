@@ -21,6 +21,7 @@ from tomopoint.errors import DataError, EngineError, PipelineError, TomopointErr
 from tomopoint.export.metadata import EXPORT_TOOLS, tool_versions
 from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of, write_atomically
+from tomopoint.kaggle.kit_hours import kit_hours
 from tomopoint.kaggle.manifest import MANIFEST, MODEL, KitFile, Manifest
 from tomopoint.kaggle.metadata import (
     DATASET_METADATA,
@@ -28,6 +29,7 @@ from tomopoint.kaggle.metadata import (
     check_dataset_metadata,
     dataset_metadata,
     load_config,
+    read_metadata,
 )
 from tomopoint.kaggle.wheels import Wheel, check_wheels
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
@@ -103,13 +105,9 @@ def check_model(model_path: Path, reference_path: Path) -> Pipeline:
     reference = Reference.load(reference_path)
     reference.require_graph(sha256_of(model_path), model_path)
     engine, pipeline = load_engine(model_path, prefer="cpu")
-    window_zyx, batch = tuple(engine.window_zyx), engine.batch
+    input_shape = (engine.batch, 1, *engine.window_zyx)
     engine.close()
-    if window_zyx != pipeline.tiling.window_zyx:
-        raise PipelineError(
-            f"{model_path} takes windows of {window_zyx}, its Pipeline {pipeline.tiling.window_zyx}; export it again"
-        )
-    if reference.windows.shape != (batch, 1, *window_zyx):
+    if reference.windows.shape != input_shape:
         raise EngineError(f"{reference_path} does not fit the input of {model_path}; export the graph again")
     return pipeline
 
@@ -122,8 +120,6 @@ def check_dataset(folder: Path) -> Manifest:
     TomopointError
         The first thing that is wrong, and what to do about it.
     """
-    import json
-
     manifest = Manifest.load(folder)
     manifest.verify(folder)
     present = {path.name for path in folder.iterdir()} - {MANIFEST, DATASET_METADATA}
@@ -136,7 +132,7 @@ def check_dataset(folder: Path) -> Manifest:
             f"manifest, {PIPELINE_NAME} and graph of {folder} do not belong together; stage the kit again"
         )
     if (folder / DATASET_METADATA).exists():
-        check_dataset_metadata(json.loads((folder / DATASET_METADATA).read_text()))
+        check_dataset_metadata(read_metadata(folder / DATASET_METADATA))
     for wheel in sorted(folder.glob("*.whl")):
         if not zipfile.is_zipfile(wheel):
             raise DataError(f"{wheel} is not a wheel; build or fetch it again")
@@ -156,13 +152,16 @@ def build_wheel(checkout: Path, folder: Path) -> Path:
 
 def _describe(kit: Path, pipeline: Pipeline) -> Manifest:
     files = {path.name: KitFile.of(path) for path in sorted(kit.iterdir())}
+    install = _distributions(files)
+    hours = kit_hours(kit / MODEL, pipeline, install)
     return Manifest(
         tomopoint=__version__,
         onnx_sha256=files[MODEL].sha256,
         pipeline_digest=pipeline.digest,
-        install=_distributions(files),
+        install=install,
         versions=tool_versions(EXPORT_TOOLS),
         files=files,
+        time=None if hours is None else hours.to_dict(),
     )
 
 

@@ -47,6 +47,8 @@ class Manifest:
         What to give to ``pip install --no-index --no-deps --find-links KIT``.
     versions
         Tools that made the graph.
+    time
+        Projected hours, with the runtime they are reckoned with; None where the graph does not know its cost.
     files
         Every file of the kit but the manifest itself and Kaggle's own metadata, by name. A kit has no folders: the
         kaggle command line skips them.
@@ -58,6 +60,7 @@ class Manifest:
     install: tuple[str, ...]
     versions: Mapping[str, str]
     files: Mapping[str, KitFile]
+    time: Mapping[str, Any] | None = None
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 

@@ -1,21 +1,30 @@
 """Upload the kit and both notebooks to Kaggle, in the order in which they need each other.
 
 Dataset, wait until it is ready, engine notebook, wait until it has run, submit notebook. Everything that can be
-checked here is checked before the first call. Pushing a notebook runs it.
+checked here is checked before anything is sent. Pushing a notebook runs it.
 """
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tomopoint.errors import DataError, TomopointError
+from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.kaggle.cli import KaggleCli
 from tomopoint.kaggle.dataset import check_dataset
-from tomopoint.kaggle.manifest import MANIFEST, Manifest
-from tomopoint.kaggle.metadata import DATASET_METADATA, KernelsConfig, KernelSpec, dataset_metadata, load_config
+from tomopoint.kaggle.kit_hours import KitHours, kit_hours
+from tomopoint.kaggle.manifest import MANIFEST, MODEL, Manifest
+from tomopoint.kaggle.metadata import (
+    DATASET_METADATA,
+    KernelsConfig,
+    KernelSpec,
+    dataset_metadata,
+    load_config,
+    read_metadata,
+)
 from tomopoint.kaggle.notebooks import kernel_files
 
 PLACEHOLDER_OWNER = "your-kaggle-name"
@@ -33,12 +42,27 @@ _VERSION = re.compile(r"Kernel version (\d+) successfully pushed")
 
 @dataclass(frozen=True)
 class Kit:
-    """A staged kit that may be uploaded: checked by :func:`check_kit`."""
+    """A staged kit that may be uploaded: checked by :func:`check_kit`.
+
+    Attributes
+    ----------
+    folder, manifest
+        The kit.
+    config
+        What ``kernels.toml`` says.
+    hours
+        How long it will take; None where its graph does not say.
+    """
 
     folder: Path
     manifest: Manifest
     config: KernelsConfig
-    n_bytes: int
+    hours: KitHours | None
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files."""
+        return sum(_sizes(self.folder, self.manifest))
 
     @property
     def dataset(self) -> str:
@@ -66,36 +90,87 @@ class Pushed:
     submit_version: int | None
 
 
-def check_kit(folder: Path, checkout: Path) -> Kit:
-    """Check all that would make an upload useless.
+def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = False, with_kernels: bool = True) -> Kit:
+    """Check all that would make an upload useless, and refuse it with every cause at once.
+
+    Parameters
+    ----------
+    folder
+        A staged kit.
+    checkout
+        Source checkout with ``kernels/``.
+    cli
+        The kaggle command; it is asked who is logged in.
+    over_time
+        Take a kit that is projected to need more than ``HOURS_TO_WARN``.
+    with_kernels
+        Whether the notebooks are to be pushed, too.
 
     Raises
     ------
     TomopointError
-        No user name in ``kernels.toml``, a kit that fails its check, belongs to another user, lacks third-party wheels
-        or is larger than Kaggle takes.
+        Every cause, a sentence each.
     """
     config = load_config(checkout / "kernels" / "kernels.toml")
+    checks: list[Callable[[], object]] = [
+        lambda: check_owner(config),
+        lambda: check_dataset(folder),
+        lambda: check_metadata(folder, config),
+        lambda: check_third_party(folder),
+        lambda: check_limits(_sizes(folder, Manifest.load(folder))),
+        lambda: None if over_time else check_hours(folder),
+        lambda: check_kernels(checkout / "kernels") if with_kernels else None,
+        lambda: cli.check_login(None if config.owner == PLACEHOLDER_OWNER else config.owner),
+    ]
+    causes: dict[str, None] = {}  # in order, each once: several checks fail alike where the kit cannot be read
+    for check in checks:
+        try:
+            check()
+        except TomopointError as error:
+            causes[str(error)] = None
+    if causes:
+        count = "1 cause" if len(causes) == 1 else f"{len(causes)} causes"
+        raise TomopointError("\n- ".join([f"not pushed, {count}:", *causes]))
+    return Kit(folder, Manifest.load(folder), config, hours_of(folder))
+
+
+def hours_of(folder: Path) -> KitHours | None:
+    """Return how long a kit will take, or None where its graph does not say."""
+    return kit_hours(folder / MODEL, read_pipeline(folder / MODEL), Manifest.load(folder).install)
+
+
+def _sizes(folder: Path, manifest: Manifest) -> list[int]:
+    """Return the size of every file that is uploaded, bytes."""
+    return [file.bytes for file in manifest.files.values()] + [(folder / MANIFEST).stat().st_size]
+
+
+def check_owner(config: KernelsConfig) -> None:
+    """Raise TomopointError where ``kernels.toml`` names no user."""
     if config.owner == PLACEHOLDER_OWNER:
         raise TomopointError(
             f"kernels/kernels.toml still has the owner {PLACEHOLDER_OWNER!r}: put your Kaggle user name there, "
             "run `make kernels`, and stage the kit again"
         )
-    manifest = check_dataset(folder)
+
+
+def check_metadata(folder: Path, config: KernelsConfig) -> None:
+    """Raise TomopointError where the kit is another owner's, or of another title."""
     path = folder / DATASET_METADATA
-    if not path.is_file() or json.loads(path.read_text()) != dataset_metadata(config):
+    if read_metadata(path) != dataset_metadata(config):
         raise TomopointError(f"{path} is not what kernels/kernels.toml says now; stage the kit again")
-    if len(manifest.install) < 2:
+
+
+def check_third_party(folder: Path) -> None:
+    """Raise DataError where a kit has the package's wheel only."""
+    if len(Manifest.load(folder).install) < 2:
         raise DataError(
             f"{folder} has no third-party wheels, without which nothing runs on Kaggle: `make wheels`, stage it again"
         )
-    sizes = [file.bytes for file in manifest.files.values()] + [(folder / MANIFEST).stat().st_size]
-    check_limits(len(sizes), sum(sizes))
-    return Kit(folder, manifest, config, sum(sizes))
 
 
-def check_limits(n_files: int, n_bytes: int) -> None:
-    """Raise DataError where a dataset is larger than Kaggle takes."""
+def check_limits(sizes: Sequence[int]) -> None:
+    """Raise DataError where files of these sizes, bytes, are more than Kaggle takes."""
+    n_files, n_bytes = len(sizes), sum(sizes)
     if n_bytes > MAX_DATASET_BYTES or n_files > MAX_DATASET_FILES:
         raise DataError(
             f"the kit has {n_files} files and {n_bytes / 1e9:.1f} GB; Kaggle takes {MAX_DATASET_FILES} files and "
@@ -103,11 +178,23 @@ def check_limits(n_files: int, n_bytes: int) -> None:
         )
 
 
+def check_hours(folder: Path) -> None:
+    """Raise TomopointError where the hidden test set would take too long, or nobody knows how long."""
+    hours = hours_of(folder)
+    if hours is None:
+        raise TomopointError(
+            f"{folder / MODEL} does not say what it costs: export and stage it again, or push with --over-time"
+        )
+    if hours.warning is not None:
+        raise TomopointError(f"{hours.warning}\n  - --over-time pushes it as it is")
+
+
 def check_kernels(kernels_folder: Path) -> None:
-    """Raise TomopointError where a generated notebook or its metadata is not what its source says."""
-    for path, text in kernel_files(kernels_folder).items():
-        if not path.is_file() or path.read_text() != text:
-            raise TomopointError(f"{path} is out of date; run `make kernels`")
+    """Raise TomopointError where generated notebooks or their metadata are not what their sources say."""
+    texts = kernel_files(kernels_folder)
+    old = [str(path) for path, text in texts.items() if not path.is_file() or path.read_text() != text]
+    if old:
+        raise TomopointError(f"out of date: {', '.join(old)}; run `make kernels`")
 
 
 def push_dataset(kit: Kit, cli: KaggleCli) -> None:
@@ -135,9 +222,8 @@ def push_all(kit: Kit, checkout: Path, cli: KaggleCli) -> Pushed:
     Raises
     ------
     TomopointError
-        A notebook is out of date, or anything fails at Kaggle; what comes after it is not pushed.
+        Anything fails at Kaggle; what comes after it is not pushed.
     """
-    check_kernels(checkout / "kernels")
     push_dataset(kit, cli)
     _push_kernel(kit.config.kernel(ENGINE_KERNEL), kit, checkout, cli)
     engine = kit.kernel(ENGINE_KERNEL)

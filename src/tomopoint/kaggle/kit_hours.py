@@ -1,0 +1,117 @@
+"""How many hours a kit will take on Kaggle, known before it is uploaded: its graph, with the runtime that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomopoint.export.cost import (
+    COMPETITION,
+    HOURS_TO_WARN,
+    ONNX_RUNTIME,
+    TENSORRT,
+    TITLES,
+    Projection,
+    advice,
+    format_projections,
+    project,
+    read_cost,
+)
+from tomopoint.kaggle.wheels import RTX_LIBS, TENSORRT_LIBS, normal_name
+from tomopoint.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class KitHours:
+    """Estimated hours of the competition's hidden test set.
+
+    Attributes
+    ----------
+    runtime
+        The one that counts: classic TensorRT where its libraries are in the kit, else ONNX Runtime's CUDA provider.
+        TensorRT-RTX is tried on the card, but nobody is known to have run it on a T4, so it is not relied on.
+    projections
+        Of every runtime.
+    text
+        All of it in words.
+    advice
+        What would make it faster.
+    """
+
+    runtime: str
+    projections: tuple[Projection, ...]
+    text: str
+    advice: str
+
+    @property
+    def hours(self) -> float:
+        """Hours with the runtime that counts."""
+        return next(p.hours for p in self.projections if p.runtime == self.runtime)
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong where it takes too long, with what would help; None where it does not."""
+        if self.hours <= HOURS_TO_WARN:
+            return None
+        return (
+            f"{self.hours:.1f} h are estimated for {COMPETITION.n_tomograms} tomograms with {TITLES[self.runtime]}, "
+            f"above {HOURS_TO_WARN:g} h, and the notebook's limit is 12 h; {self.advice}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the manifest keeps."""
+        return {
+            "runtime": self.runtime,
+            "hours": round(self.hours, 2),
+            "projections": {p.runtime: {"hours": round(p.hours, 2), "basis": p.basis} for p in self.projections},
+        }
+
+
+def kit_hours(model_path: Path, pipeline: Pipeline, install: Collection[str]) -> KitHours | None:
+    """Project the hours of a graph in a kit.
+
+    Parameters
+    ----------
+    model_path
+        The graph.
+    pipeline
+        Its Pipeline.
+    install
+        The kit's distributions, as ``name==version``.
+
+    Returns
+    -------
+    KitHours or None
+        None: the graph is of an earlier version, which did not count its cost.
+
+    Raises
+    ------
+    EngineError
+        No graph there, or a damaged one.
+    """
+    cost = read_cost(model_path)
+    if cost is None:
+        return None
+    names = {normal_name(entry.partition("==")[0]) for entry in install}
+    runtime = TENSORRT if TENSORRT_LIBS in names else ONNX_RUNTIME
+    projections = project(cost, pipeline)
+    hours = {p.runtime: p.hours for p in projections}
+    lines = [format_projections(cost, pipeline)]
+    if runtime == TENSORRT:
+        lines.append(
+            f"this kit: {hours[TENSORRT]:.1f} h, TensorRT's libraries are in it; should TensorRT not do on the card, "
+            f"ONNX Runtime takes {hours[ONNX_RUNTIME]:.1f} h"
+        )
+    else:
+        lines.append(
+            f"this kit: {hours[ONNX_RUNTIME]:.1f} h, for TensorRT's libraries are not in it, which costs "
+            f"{hours[ONNX_RUNTIME] - hours[TENSORRT]:.1f} h (`make wheels` where NVIDIA's index answers)"
+        )
+        lines.append(
+            "TensorRT-RTX is in it and is tried on the card, but was never run on a T4, so it is not relied on"
+            if RTX_LIBS in names
+            else "TensorRT-RTX is not in it either (`make wheels`)"
+        )
+    return KitHours(runtime, projections, "\n".join(lines), advice(cost, pipeline))
