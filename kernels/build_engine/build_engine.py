@@ -2,7 +2,8 @@
 # # tomopoint: build the engine
 #
 # Needs one input, the dataset staged by `build_dataset.py`. Leaves `engine.json`: which runtime may be trusted with
-# the graph on this machine, how far it is from PyTorch, and how fast it is. Attach this notebook's output to
+# the graph on this machine and is the fastest of those, how far it is from PyTorch, and how many hours the
+# competition's tomograms would take. Ends in an error where that is more than a notebook has. Attach its output to
 # *tomopoint submit*.
 # Generated from `kernels/build_engine/build_engine.py`; edit that file, then `make kernels`.
 
@@ -27,10 +28,13 @@ sys.path.insert(0, str(packages))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(packages), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 # %%
+import logging
+
 from tomopoint.kaggle import engine_kernel
 
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)  # a build takes many minutes
 result = engine_kernel.run(ROOT)
 
 # %%
 print(result.text)
-assert result.ok, f"no runtime may be trusted with this graph on this machine:\n{result.text}"
+assert result.ok, result.why_not

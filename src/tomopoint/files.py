@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +29,28 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
         raise
 
 
+SETTLED_NS = 2_000_000_000
+"""A file whose last change is younger may change again without a new time stamp, which some file systems keep in steps
+of up to two seconds: its hash is not remembered."""
+
+_known_hashes: dict[tuple[str | int, ...], str] = {}
+
+
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, as hexadecimal text; reads it in pieces, so size does not matter."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file, as hexadecimal text; reads it in pieces, so size does not matter.
+
+    A file is read once per process: a graph or a plan of a gigabyte is asked about by several checks in turn. It is
+    read again if its size, its times (the one that no program can set among them) or its place on the disk changed.
+    """
     with path.open("rb") as stream:
+        stat = os.fstat(stream.fileno())
+        settled = time.time_ns() - stat.st_mtime_ns > SETTLED_NS
+        key = (str(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        if key in _known_hashes:
+            return _known_hashes[key]
+        digest = hashlib.sha256()
         while piece := stream.read(1 << 20):
             digest.update(piece)
+    if settled:
+        _known_hashes[key] = digest.hexdigest()
     return digest.hexdigest()

@@ -9,14 +9,23 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from tomopoint.errors import EngineError
-from tomopoint.export.engine_build import BuildOptions, Plan, attach_timing_cache, build_plan, write_bytes
+from tomopoint.export import engine_build
+from tomopoint.export.engine_build import (
+    BuildOptions,
+    Plan,
+    _configure,
+    attach_timing_cache,
+    build_plan,
+    write_bytes,
+)
 from tomopoint.export.graph import Graph
 from tomopoint.export.precision import with_half_convolutions
-from tomopoint.inference.engines.flavour import RTX, TensorRT, load_tensorrt, make_logger
+from tomopoint.inference.engines.flavour import CLASSIC, RTX, TensorRT, load_tensorrt, logger_of
+from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NETWORK_NAMES, NetworkConfig
 from tomopoint.networks.ensemble import Ensemble
@@ -52,10 +61,11 @@ def network(name: str, config: NetworkConfig | None = None) -> nn.Module:
     return build_network(config or NARROW[name], N_CLASSES)
 
 
-def tiny_graph(path: Path, nodes, size=(1, 3, 3), opset: int = 20) -> Path:
-    """Write a graph of some nodes from tensor `a` to tensor `b`."""
+def tiny_graph(path: Path, nodes, size=(1, 3, 3), opset: int = 20, constants=None) -> Path:
+    """Write a graph of some nodes from tensor `a` to tensor `b`; constants are vectors of ones, of some length."""
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name in "ab"]
-    graph = helper.make_graph(nodes, "tiny", ports[:1], ports[1:])
+    ones = [numpy_helper.from_array(np.ones(n, np.float32), name) for name, n in (constants or {}).items()]
+    graph = helper.make_graph(nodes, "tiny", ports[:1], ports[1:], ones)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), path)
     return path
 
@@ -121,9 +131,44 @@ def test_options_are_checked(rtx, tmp_path):
         BuildOptions(optimization_level=6)
 
 
+def test_norms_that_no_plugin_takes_are_no_engine_of_their_own(rtx, tmp_path):
+    """TensorRT-RTX has no plugins, so its parser makes layers of them whatever it is told: for real."""
+    nodes = [helper.make_node("InstanceNormalization", ["a", "scale", "bias"], ["b"])]
+    graph = tiny_graph(tmp_path / "norm.onnx", nodes, size=(1, 3, 4, 4, 4), constants={"scale": 3, "bias": 3})
+    assert build_plan(graph, rtx, BuildOptions()).n_bytes > 0
+    with pytest.raises(EngineError, match=r"made no norm of .*norm\.onnx a plugin"):
+        build_plan(graph, rtx, BuildOptions(native_norms=False))
+
+
+def test_what_the_builder_is_told(rtx):
+    """On the real configuration of TensorRT-RTX, which has every setting of the classic one that is used."""
+    classic = TensorRT(CLASSIC, rtx.module, "10.16.1.11")
+    builder = rtx.module.Builder(logger_of(rtx))
+    usual, _ = _configure(classic, builder, BuildOptions())
+    assert usual.get_memory_pool_limit(rtx.module.MemoryPoolType.WORKSPACE) == 4 << 30
+    assert (usual.max_aux_streams, usual.builder_optimization_level, usual.avg_timing_iterations) == (0, 4, 1)
+    source = rtx.module.TacticSource
+    assert usual.get_tactic_sources() == 1 << int(source.EDGE_MASK_CONVOLUTIONS) | 1 << int(source.JIT_CONVOLUTIONS)
+    other, _ = _configure(classic, builder, BuildOptions(optimization_level=3, other_tactics=True))
+    assert other.get_tactic_sources() == 1 << int(source.EDGE_MASK_CONVOLUTIONS)
+    assert (other.max_aux_streams, other.builder_optimization_level, other.avg_timing_iterations) == (0, 3, 8)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_second_try_takes_no_timings_from_the_first(rtx, tmp_path, monkeypatch):
+    classic = TensorRT(CLASSIC, rtx.module, "10.16.1.11")
+    monkeypatch.setattr(engine_build, "require_gpu", lambda _: Gpu(0, "Tesla T4", "7.5", 15 << 30))
+    graph = tiny_graph(tmp_path / "relu.onnx", [helper.make_node("Relu", ["a"], ["b"])])
+    cache = tmp_path / "timing.cache"
+    build_plan(graph, classic, BuildOptions(timing_cache_path=cache, other_tactics=True))
+    assert not cache.exists()
+    build_plan(graph, classic, BuildOptions(timing_cache_path=cache))
+    assert cache.is_file()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # RTX keeps these calls, as no-ops
 def test_the_timing_cache_is_kept_and_a_damaged_one_replaced(rtx, tmp_path):
-    config = rtx.module.Builder(make_logger(rtx)).create_builder_config()
+    config = rtx.module.Builder(logger_of(rtx)).create_builder_config()
     path = tmp_path / "kept" / "timing.cache"
     attach_timing_cache(config, path)
     empty = bytes(config.get_timing_cache().serialize())

@@ -1,5 +1,6 @@
 """``tomopoint engine`` where there is no GPU: what it checks, and what it says of the rest."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,9 +82,12 @@ def stand_in(monkeypatch, graphs):
 
     def load(plan_path, trt):
         assert plan_path.stat().st_size > 10_000
-        return load_engine(graphs / "fp16" / "ensemble.onnx", "cpu")[0]
+        engine = load_engine(graphs / "fp16" / "ensemble.onnx", "cpu")[0]
+        engine.runtime_cache = lambda: b"kernels"
+        return engine
 
     monkeypatch.setattr("tomopoint.inference.engines.tensorrt.load_plan", load)
+    monkeypatch.setattr(engine_trial, "TIMED_SECONDS", 0.0)
 
 
 def test_an_engine_that_reproduces_pytorch_is_published_with_its_record(graphs, tmp_path, stand_in):
@@ -93,8 +97,11 @@ def test_an_engine_that_reproduces_pytorch_is_published_with_its_record(graphs, 
     assert 0 < record.parity["scores_max"] < 0.03
     assert (record.runtime, record.compute_capability, record.device) == ("tensorrt_rtx", "7.5", "Tesla T4")
     assert record.window_zyx == (32, 32, 32)
-    assert list(record.files) == ["ensemble.engine"]
+    assert list(record.files) == ["ensemble.engine", "runtime.cache"]
+    assert (tmp_path / "runtime.cache").read_bytes() == b"kernels"
     assert record.seconds_per_tile > 0
+    assert record.projected_hours > 0
+    assert record.options["workspace_gib"] == 4.0
     assert result.figures["onnx_sha256"] == record.onnx_sha256
 
 
@@ -113,5 +120,26 @@ def test_a_wrong_engine_is_not_timed(graphs):
     true = Reference.load(graphs / "fp16" / "reference.npz")
     wrong = Reference(true.windows, Outputs(1 - true.outputs.scores, true.outputs.offsets), "fp16", true.onnx_sha256)
     found, _ = load_engine(graphs / "fp16" / "ensemble.onnx", "cpu")
-    assert measure(found, "onnxruntime-cpu", "CPU", wrong).seconds_per_tile is None
-    assert measure(found, "onnxruntime-cpu", "CPU", true).seconds_per_tile > 0
+    assert measure(found, "onnxruntime-cpu", "CPU", wrong)[1] is None
+    assert measure(found, "onnxruntime-cpu", "CPU", true)[1] > 0
+
+
+def test_an_engine_is_timed_with_as_many_windows_as_it_takes(graphs):
+    true = Reference.load(graphs / "fp16" / "reference.npz")
+    asked = []
+
+    class Taking8:
+        batch, window_zyx = 8, true.window_zyx
+
+        def infer(self, windows):
+            asked.append(len(windows))
+            n = len(windows)
+            return np.repeat(true.outputs.scores, n, axis=0), np.repeat(true.outputs.offsets, n, axis=0)
+
+    row, seconds = measure(Taking8(), "native", "TensorRT", true)
+    assert row.ok
+    assert seconds > 0
+    assert asked == [1, *[8] * engine_trial.TIMED_CALLS]
+    engine_trial_calls = len(asked)
+    measure(Taking8(), "native", "TensorRT", true, at_least_seconds=0.05)
+    assert len(asked) > 2 * engine_trial_calls  # none takes 10 ms

@@ -1,10 +1,13 @@
 """``engine.json``: what it keeps, and each of the engines that are refused with their one sentence."""
 
 import json
+import os
+import time
 from dataclasses import replace
 
 import pytest
 
+from tomopoint import files
 from tomopoint.errors import EngineError
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.record import (
@@ -36,6 +39,7 @@ def engine(tmp_path):
         files={ENGINE_NAME: sha256_of(tmp_path / ENGINE_NAME)},
         parity={"scores_max": 0.001, "ok": True},
         seconds_per_tile=0.25,
+        projected_hours=6.5,
         options={"workspace_gib": 12.0},
         passed_over=("nothing",),
         tomopoint="0",
@@ -117,3 +121,53 @@ def test_what_is_no_record_is_refused(tmp_path, text):
 def test_loading_refuses_a_stale_engine_before_it_asks_for_tensorrt(engine):
     with pytest.raises(EngineError, match="another graph"):
         load_recorded_plan(*engine, "b" * 64, HERE.pipeline_digest)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Count how often a file's content is hashed."""
+    count = []
+    real = files.hashlib.sha256
+    monkeypatch.setattr(files.hashlib, "sha256", lambda: count.append(1) or real())
+    return count
+
+
+def _settle(path):
+    """Make a file look as old as one that was attached to a notebook."""
+    long_ago = time.time_ns() - 10 * files.SETTLED_NS
+    os.utime(path, ns=(long_ago, long_ago))
+
+
+def test_a_plan_is_read_once_however_often_it_is_asked_about(engine, reads):
+    record, folder = engine
+    _settle(folder / ENGINE_NAME)
+    for _ in range(5):
+        check_engine_record(record, folder, HERE)
+    assert len(reads) == 1
+
+
+def test_a_file_that_was_changed_is_read_again(engine, reads):
+    record, folder = engine
+    path = folder / ENGINE_NAME
+    _settle(path)
+    check_engine_record(record, folder, HERE)
+    path.write_bytes(b"plbn")
+    with pytest.raises(EngineError, match="damaged"):
+        check_engine_record(record, folder, HERE)
+    path.unlink()
+    path.write_bytes(b"plcn")
+    _settle(path)  # same size, same age, another file
+    with pytest.raises(EngineError, match="damaged"):
+        check_engine_record(record, folder, HERE)
+    path.unlink()
+    with pytest.raises(EngineError, match="lost its file"):
+        check_engine_record(record, folder, HERE)
+    assert len(reads) == 3
+
+
+def test_a_file_that_is_still_being_written_is_not_remembered(engine, reads):
+    """Two changes within one tick of a file system's clock leave one time stamp."""
+    record, folder = engine
+    for _ in range(3):
+        check_engine_record(record, folder, HERE)
+    assert len(reads) == 3

@@ -6,7 +6,7 @@ import pytest
 
 from tomopoint.errors import EngineError
 from tomopoint.inference.engines import flavour
-from tomopoint.inference.engines.flavour import load_tensorrt, make_logger, require_gpu
+from tomopoint.inference.engines.flavour import load_tensorrt, logger_of, require_gpu
 from tomopoint.inference.engines.gpus import DRIVER_LIBRARY, Gpu, find_gpus
 
 T4_BYTES = 16_106_127_360
@@ -94,10 +94,26 @@ def test_an_unknown_or_missing_tensorrt_is_explained(monkeypatch):
 
 def test_tensorrts_own_messages_are_kept():
     rtx = load_tensorrt("tensorrt_rtx")
-    log = make_logger(rtx)
+    log = logger_of(rtx)
+    log.errors.clear()
+    assert log.last_error == "it gives no reason"
     severity = rtx.module.ILogger.Severity
     log.log(severity.ERROR, " broken \n")
     log.log(severity.WARNING, "odd")
     log.log(severity.VERBOSE, "chatter")
     assert log.errors == ["broken"]
+    assert log.last_error == "broken"
     assert rtx.title == f"TensorRT-RTX {rtx.version}"
+
+
+def test_a_process_has_one_logger_per_tensorrt():
+    """A second one would never be told anything while an object made with the first lives."""
+    rtx = load_tensorrt("tensorrt_rtx")
+    log = logger_of(rtx)
+    builder = rtx.module.Builder(log)
+    assert logger_of(load_tensorrt("tensorrt_rtx")) is log
+    log.errors.clear()
+    network = builder.create_network(0)
+    parser = rtx.module.OnnxParser(network, logger_of(rtx))
+    assert not parser.parse(b"no graph")
+    assert log.errors  # what the second object had to say came to the one logger

@@ -127,6 +127,10 @@ class Doubling:
 
         self.driver.queue.append(compute)
 
+    def runtime_cache(self) -> bytes | None:
+        assert self.driver.depth == 1
+        return b"kernels" if self.calls else None
+
     def close(self) -> None:
         assert self.driver.depth == 1
         assert not self.driver.closed
@@ -252,6 +256,14 @@ def test_closing_twice_is_harmless_and_a_closed_engine_says_so():
     engine.close()
     with pytest.raises(EngineError, match="was closed"):
         engine.infer(windows_of(1))
+
+
+def test_what_was_compiled_is_asked_for_inside_the_context():
+    engine, _, driver = make()
+    assert engine.runtime_cache() is None
+    engine.infer(windows_of(1))
+    assert engine.runtime_cache() == b"kernels"
+    assert driver.depth == 0
 
 
 def test_too_little_memory_is_an_engine_error():

@@ -1,7 +1,13 @@
+"""What the build_engine notebook does: every candidate tried apart, the fastest that may be trusted recorded."""
+
+import ctypes
 import json
 import pathlib
 import shutil
+import time
 import weakref
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -9,33 +15,74 @@ import onnxruntime
 import pytest
 
 from tomopoint.errors import DataError, EngineError
-from tomopoint.export import engine_trial
-from tomopoint.export.engine_build import Plan
+from tomopoint.export import cost, engine_trial
+from tomopoint.export.cost import COMPETITION, measured_hours
+from tomopoint.export.engine_build import BuildOptions, Plan
+from tomopoint.export.engine_trial import Candidate, native
 from tomopoint.export.parity import Outputs
 from tomopoint.export.reference import Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines import load, tensorrt
-from tomopoint.inference.engines.flavour import CLASSIC, TensorRT
+from tomopoint.inference.engines.flavour import CLASSIC, RTX, TensorRT
 from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
 from tomopoint.kaggle import engine_kernel
-from tomopoint.kaggle.engine_kernel import RUNTIMES, Runtime, run, why_no_gpu
+from tomopoint.kaggle.engine_kernel import CANDIDATES, run, why_no_gpu
 from tomopoint.kaggle.manifest import KitFile, Manifest
+from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
-NATIVE, ORT_TENSORRT, _, CPU = RUNTIMES
+BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}
+CPU, ORT_TENSORRT = BY_NAME["onnxruntime-cpu"], BY_NAME["onnxruntime-tensorrt"]
 T4 = Gpu(0, "Tesla T4", "7.5", 15 << 30)
 
 
-def _on_the_cpu(path, *_):
-    return OnnxEngine(path, "cpu")
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """Let a spawned process import this file's functions, however pytest was started."""
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[2])
 
 
-def _building(path, folder):
-    folder.mkdir()
-    (folder / "ensemble.engine").write_bytes(b"plan")
+class Scaled(OnnxEngine):
+    """The graph on the CPU; its scores are multiplied, and each call lasts longer by some seconds."""
+
+    def __init__(self, path, factor, delay):
+        super().__init__(path, "cpu")
+        self.factor, self.delay = np.float32(factor), delay
+
+    def infer(self, windows):
+        time.sleep(self.delay)
+        scores, offsets = super().infer(windows)
+        return scores * self.factor, offsets
+
+
+def load_graph(bench, record, factor=1.0, delay=0.0):
+    return Scaled(bench.model, factor, delay)
+
+
+def build_file(bench, folder):
+    folder.mkdir(parents=True)
+    (folder / "ensemble.engine").write_bytes(b"plan of " + folder.name.encode())
     return "1.0"
+
+
+def build_and(failure, bench, folder):
+    build_file(bench, folder)
+    failure()
+    return "1.0"
+
+
+def crash():
+    ctypes.string_at(0)
+
+
+def refuse():
+    raise EngineError("libnvinfer.so.10 is missing")
+
+
+def candidate(name, build=build_file, needs_gpu=False, second_try=None, **how) -> Candidate:
+    return Candidate(name, name, f"{name} provider", needs_gpu, build, partial(load_graph, **how), {}, second_try)
 
 
 @pytest.fixture
@@ -49,6 +96,46 @@ def root(kit, tmp_path, monkeypatch):
     return root
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Try candidates in this process, where the test can put something in a library's place."""
+
+    def call(function, *args, limit_seconds, log_path):
+        assert limit_seconds > 0
+        try:
+            return function(*args)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"{type(error).__name__}: {error}") from error
+
+    monkeypatch.setattr(engine_kernel, "call_in_child", call)
+    monkeypatch.setattr(engine_trial, "TIMED_SECONDS", 0.0)
+
+
+@pytest.fixture
+def with_gpu(root, monkeypatch):
+    """Let the machine say that it has a T4."""
+    for module in (engine_kernel, load):
+        monkeypatch.setattr(module, "find_gpus", lambda: [T4])
+    for module in (tensorrt, engine_trial):
+        monkeypatch.setattr(module, "require_gpu", lambda _: T4)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Set the seconds per window of candidates by name; they are still compared with PyTorch."""
+    seconds = {}
+    real = engine_trial.measure
+
+    def measure(engine, subject, *others):
+        row, measured = real(engine, subject, *others)
+        return row, measured and seconds.get(subject, measured)
+
+    monkeypatch.setattr(engine_trial, "measure", measure)
+    return seconds
+
+
 def _replace_reference(kit, reference):
     reference.save(kit / "reference.npz")
     manifest = json.loads((kit / "manifest.json").read_text())
@@ -56,7 +143,11 @@ def _replace_reference(kit, reference):
     (kit / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_the_record_names_runtime_graph_and_parity(root, kit):
+def _published(root):
+    return sorted(path.relative_to(root / "working").as_posix() for path in (root / "working").rglob("*.*"))
+
+
+def test_the_record_names_runtime_graph_parity_and_hours(root, kit):
     report = run(root, [CPU])
     assert report.ok
     record = EngineRecord.load(root / "working" / "engine.json")
@@ -68,23 +159,136 @@ def test_the_record_names_runtime_graph_and_parity(root, kit):
     manifest = Manifest.load(kit)
     check_engine_record(record, root / "working", Expected(manifest.onnx_sha256, manifest.pipeline_digest))
     assert 0 <= record.parity["scores_max"] < 1e-4
-
-
-@pytest.fixture
-def with_gpu(root, monkeypatch):
-    """Let the machine say that it has a T4."""
-    for module in (engine_kernel, load, tensorrt):
-        name = "require_gpu" if module is tensorrt else "find_gpus"
-        monkeypatch.setattr(module, name, (lambda _: T4) if module is tensorrt else (lambda: [T4]))
+    assert record.projected_hours == measured_hours(record.seconds_per_tile, Pipeline.load(kit / PIPELINE_NAME))
 
 
 def test_without_gpu_the_gpu_runtimes_are_passed_over_with_the_reason(root):
     report = run(root)
     assert report.record.passed_over == tuple(
         f"{name}: passed over, there is no GPU here (on Kaggle: Settings > Accelerator > GPU T4 x2)"
-        for name in ("tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda")
-    )
+        for name in (
+            "onnxruntime-cuda", "tensorrt-rtx", "tensorrt", "tensorrt-norm-plugin", "onnxruntime-tensorrt"
+        )
+    )  # fmt: skip
     assert report.record.passed_over[0] in report.text
+    assert "no GPU here: this time is of the CPU" in report.text
+
+
+def test_a_rehearsal_says_its_hours_but_does_not_stop(root):
+    report = run(root, [CPU], max_hours=1e-9)
+    assert report.ok
+    assert f"{report.record.projected_hours:.3g} h for {COMPETITION.n_tomograms} tomograms" in report.text
+
+
+def test_the_fastest_that_passes_is_taken_though_it_is_tried_later(root, here, with_gpu, timed):
+    timed.update(early=0.5, fast=0.2, late=0.3)
+    report = run(root, [candidate(name, needs_gpu=True) for name in ("early", "fast", "late")], max_hours=None)
+    record = EngineRecord.load(root / "working" / "engine.json")
+    assert record == report.record
+    assert (record.runtime, record.seconds_per_tile) == ("fast", 0.2)
+    assert record.files == {"fast/ensemble.engine": sha256_of(root / "working/fast/ensemble.engine")}
+    assert _published(root) == ["engine.json", "fast/ensemble.engine"]  # what is not used is not published
+    assert len(record.passed_over) == 2
+    assert record.passed_over[0].startswith("early: passed over, slower, 0.5 s per window on Tesla T4, ")
+    assert record.passed_over[1].startswith("late: passed over, slower, 0.3 s per window on Tesla T4, ")
+    hours = f"{record.projected_hours:.3g} h for 500 tomograms on 2 of these"
+    assert report.text.splitlines()[1] == f"fast: taken, 0.2 s per window on Tesla T4, {hours}"
+
+
+def test_there_is_a_record_from_the_first_that_passes_on(root, here, with_gpu, monkeypatch):
+    """Kaggle may end the notebook in the middle of a later build."""
+    seen = []
+
+    def interrupted(bench, folder):
+        seen.append(EngineRecord.load(bench.out / "engine.json").runtime)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(root, [candidate("first", needs_gpu=True), candidate("second", interrupted, needs_gpu=True)])
+    assert seen == ["first"]
+    assert (root / "working/first/ensemble.engine").is_file()
+
+
+def test_one_that_crashes_or_throws_gives_way_to_the_next(root):
+    """For real: in processes of their own."""
+    candidates = [
+        candidate("crashing", partial(build_and, crash)),
+        candidate("missing", partial(build_and, refuse)),
+        candidate("slow", delay=0.5),
+        CPU,
+        candidate("wrong", factor=0.9),
+    ]
+    report = run(root, candidates)
+    assert report.record.runtime == "onnxruntime-cpu"
+    reasons = report.record.passed_over
+    assert reasons[0].startswith("crashing: passed over, its process was ended by SIGSEGV, in File ")
+    assert reasons[1] == "missing: passed over, libnvinfer.so.10 is missing"
+    assert reasons[2].startswith("slow: passed over, slower, 0.5")
+    assert reasons[3] == "wrong: passed over, its outputs are not PyTorch's, see the table"
+    assert _published(root) == ["engine.json"]  # nothing half-built
+    assert "Segmentation fault" in (root / "temp/engines/crashing.crash").read_text()
+    table = report.text[report.text.index("scores max") :].splitlines()[1:]
+    assert [line.split()[0] for line in table] == ["slow", "onnxruntime-cpu", "wrong"]
+    assert "FAILED" in table[2]
+
+
+def test_one_that_hangs_is_passed_over(root, monkeypatch):
+    monkeypatch.setattr(engine_kernel, "TRIAL_SECONDS", 4.0)
+    report = run(root, [candidate("hanging", partial(build_and, partial(time.sleep, 3600)))])
+    assert report.text.startswith("hanging: passed over, no answer in 4 s, so its process was ended")
+    assert report.why_not.startswith("no engine.json is left: mend")
+    assert _published(root) == []
+
+
+def test_nothing_is_begun_when_the_notebooks_time_is_up(root, monkeypatch):
+    monkeypatch.setattr(engine_kernel, "NOTEBOOK_SECONDS", 0.0)
+    assert run(root, [CPU]).text.startswith("onnxruntime-cpu: passed over, not tried, the notebook's time is up")
+
+
+def test_wrong_outputs_are_tried_once_more_and_then_passed_over(root, here, with_gpu, timed):
+    again = candidate("native-again", needs_gpu=True, factor=0.8)
+    first = candidate("native", needs_gpu=True, factor=0.9, second_try=again)
+    report = run(root, [first, candidate("plain", needs_gpu=True)], max_hours=None)
+    wrong = "passed over, its outputs are not PyTorch's, see the table"
+    assert report.record.passed_over == (f"native: {wrong}", f"native-again: {wrong}")
+    assert report.record.runtime == "plain"
+    assert _published(root) == ["engine.json", "plain/ensemble.engine"]
+
+    report = run(root, [replace(first, second_try=candidate("right", needs_gpu=True))], max_hours=None)
+    assert (report.record.runtime, report.record.passed_over) == ("right", (f"native: {wrong}",))
+
+    fine = candidate("fine", needs_gpu=True, second_try=again)
+    broken = candidate("broken", partial(build_and, refuse), needs_gpu=True, second_try=again)
+    names = [line.split(":")[0] for line in run(root, [broken, fine], max_hours=None).text.splitlines()[:2]]
+    assert names == ["broken", "fine"]  # only wrong outputs are a reason to try again
+
+
+def test_the_second_try_of_tensorrt_chooses_among_other_kernels():
+    for name, norms in (("tensorrt", True), ("tensorrt-norm-plugin", False)):
+        first, again = BY_NAME[name], BY_NAME[name].second_try
+        assert (first.runtime, again.runtime) == (CLASSIC, CLASSIC)
+        assert (first.options["native_norms"], again.options["native_norms"]) == (norms, norms)
+        assert (first.options["other_tactics"], again.options["other_tactics"]) == (False, True)
+        assert again.options["optimization_level"] < first.options["optimization_level"]
+        assert again.second_try is None
+    assert len({name for one in CANDIDATES for name in (one.name, one.second_try and one.second_try.name) if name}) == 8
+
+
+def test_too_slow_a_graph_stops_the_notebook_unless_told_otherwise(root, here, with_gpu, timed, kit):
+    pipeline = Pipeline.load(kit / PIPELINE_NAME)
+    seconds = 12 * 3600 / (250 * cost.n_windows(pipeline, COMPETITION.shape_zyx))
+    timed["native"] = seconds
+    report = run(root, [candidate("native", needs_gpu=True)])
+    assert not report.ok
+    hours = measured_hours(seconds, pipeline)
+    assert hours > 12
+    assert EngineRecord.load(root / "working/engine.json").projected_hours == hours
+    assert report.why_not.startswith(f"500 tomograms would take {hours:.1f} h, more than 11 of a notebook's 12; ")
+    assert report.why_not.endswith("to go on all the same: engine_kernel.run(ROOT, max_hours=None)")
+    assert "what would help" in report.why_not
+    assert run(root, [candidate("native", needs_gpu=True)], max_hours=None).ok
+    timed["native"] = seconds * 0.5
+    assert run(root, [candidate("native", needs_gpu=True)]).ok
 
 
 def test_a_runtime_that_does_not_reproduce_pytorch_is_not_recorded(root, kit):
@@ -98,39 +302,25 @@ def test_a_runtime_that_does_not_reproduce_pytorch_is_not_recorded(root, kit):
     assert not (root / "working" / "engine.json").exists()
 
 
-def test_a_runtime_that_does_not_start_gives_way_to_the_next(root):
-    def broken(path, folder):
-        folder.mkdir()
-        (folder / "half-built").touch()
-        raise EngineError("no library")
-
-    report = run(root, [Runtime("fast", "FastProvider", False, broken, _on_the_cpu), CPU])
-    assert report.record.runtime == "onnxruntime-cpu"
-    assert report.record.passed_over == ("fast: passed over, no library",)
-    assert sorted(path.name for path in (root / "working").iterdir()) == ["engine.json"]  # nothing half-built
-
-
-def test_what_a_runtime_built_is_hashed_into_the_record_and_checked_before_use(root, kit):
-    record = run(root, [Runtime("fast", "FastProvider", False, _building, _on_the_cpu)]).record
+def test_what_a_runtime_built_is_hashed_into_the_record_and_checked_before_use(root, kit, here):
+    record = run(root, [candidate("fast")]).record
     plan = root / "working" / "fast" / "ensemble.engine"
     assert record.files == {"fast/ensemble.engine": sha256_of(plan)}
     manifest = Manifest.load(kit)
     expected = Expected(manifest.onnx_sha256, manifest.pipeline_digest)
     check_engine_record(record, root / "working", expected)
-    plan.write_bytes(b"plam")
+    plan.write_bytes(b"plan of fasd")
     with pytest.raises(EngineError, match="damaged"):
         check_engine_record(record, root / "working", expected)
 
 
-def test_an_engine_with_wrong_outputs_is_removed(root, kit):
-    true = Reference.load(kit / "reference.npz")
-    wrong = Outputs(true.outputs.scores, true.outputs.offsets + np.float32(0.1))
-    _replace_reference(kit, Reference(true.windows, wrong, true.precision, true.onnx_sha256))
-    assert not run(root, [Runtime("fast", "FastProvider", False, _building, _on_the_cpu)]).ok
-    assert list((root / "working").iterdir()) == []
+def test_what_an_earlier_run_left_is_no_part_of_an_engine(root, here):
+    run(root, [candidate("fast")])
+    (root / "working/fast/runtime.cache").write_bytes(b"old")
+    assert list(run(root, [candidate("fast")]).record.files) == ["fast/ensemble.engine"]
 
 
-def test_an_engine_is_closed_even_when_it_fails(root):
+def test_an_engine_is_closed_even_when_it_fails(root, here):
     closed = []
 
     class Failing(OnnxEngine):
@@ -141,7 +331,8 @@ def test_an_engine_is_closed_even_when_it_fails(root):
             closed.append(True)
             super().close()
 
-    report = run(root, [Runtime("fast", "FastProvider", False, _building, lambda path, *_: Failing(path, "cpu"))])
+    one = replace(candidate("fast"), load=lambda bench, record: Failing(bench.model, "cpu"))
+    report = run(root, [one])
     assert closed == [True]
     assert "out of memory" in report.text
     assert not report.ok
@@ -172,12 +363,9 @@ def test_a_card_older_than_the_t4_is_named():
     assert why_no_gpu([]) == "there is no GPU here"
 
 
-def test_beside_a_gpu_the_cpu_is_not_enough(root, with_gpu):
-    def refused(path, folder):
-        raise EngineError("libnvinfer.so.10 is missing")
-
+def test_beside_a_gpu_the_cpu_is_not_enough(root, here, with_gpu):
     (root / "working" / "engine.json").write_text("{}")  # of an earlier run
-    report = run(root, [Runtime("tensorrt", "TensorRT", True, refused, _on_the_cpu), CPU])
+    report = run(root, [candidate("tensorrt", partial(build_and, refuse), needs_gpu=True), CPU])
     assert not report.ok
     assert report.record is None
     assert list((root / "working").iterdir()) == []
@@ -189,25 +377,98 @@ def test_beside_a_gpu_the_cpu_is_not_enough(root, with_gpu):
     assert "  ok, " in lines[-1]
 
 
-def test_a_plan_that_is_built_but_cannot_be_loaded_is_not_recorded(root, with_gpu, monkeypatch):
-    trt = TensorRT(CLASSIC, None, "10.16.1.11")
-    loaded = []
+def test_the_cpu_is_not_waited_for_where_something_works_on_the_gpu(root, here, with_gpu):
+    report = run(root, [candidate("native", needs_gpu=True), CPU], max_hours=None)
+    assert report.record.passed_over[0].startswith("onnxruntime-cpu: passed over, not tried, it leaves the Tesla T4")
+    assert len(report.text[report.text.index("scores max") :].splitlines()) == 2  # one row
+
+
+def _classic(monkeypatch, flavour=CLASSIC):
+    trt = TensorRT(flavour, None, "10.16.1.11")
     monkeypatch.setattr(engine_trial, "load_tensorrt", lambda flavour: trt)
     monkeypatch.setattr(tensorrt, "load_tensorrt", lambda flavour: trt)
-    monkeypatch.setattr(engine_trial, "build_plan", lambda *_: Plan(b"plan", "7.5", 1, 0.0, 0.0))
+
+
+def test_a_plan_that_is_built_but_cannot_be_loaded_is_not_recorded(root, here, with_gpu, monkeypatch):
+    _classic(monkeypatch)
+    loaded, asked = [], []
+
+    def build_plan(model, trt, options):
+        asked.append(options)
+        return Plan(b"plan", "7.5", 1, 0.0, 0.0)
+
+    monkeypatch.setattr(engine_trial, "build_plan", build_plan)
 
     def load_plan(path, trt):
         loaded.append(path)
         raise EngineError("cannot load the plan")
 
     monkeypatch.setattr(tensorrt, "load_plan", load_plan)
-    report = run(root, [NATIVE])
+    one = BY_NAME["tensorrt"]
+    report = run(root, [one])
     assert loaded == [root / "working" / "tensorrt" / "ensemble.engine"]
     assert report.text.startswith("tensorrt: passed over, cannot load the plan")
     assert list((root / "working").iterdir()) == []
+    assert asked[0].workspace_gib == 4.0  # of the 15 of a T4
+    assert asked[0].timing_cache_path == root / "temp/engines/timing.cache"
 
-    monkeypatch.setattr(tensorrt, "load_plan", lambda path, trt: _on_the_cpu(root / "input/my-kit/ensemble.onnx"))
-    assert run(root, [NATIVE]).record.runtime_version == "10.16.1.11"
+    monkeypatch.setattr(tensorrt, "load_plan", lambda path, trt: OnnxEngine(root / "input/my-kit/ensemble.onnx"))
+    record = run(root, [one], max_hours=None).record
+    assert (record.runtime, record.runtime_version) == ("tensorrt", "10.16.1.11")
+
+
+class Compiling(OnnxEngine):
+    """As an engine of TensorRT-RTX: compiles when windows come, unless it was given what another one compiled."""
+
+    def __init__(self, model, cache):
+        super().__init__(model, "cpu")
+        self.kernels = cache
+
+    def infer(self, windows):
+        self.kernels = self.kernels or b"kernels"
+        return super().infer(windows)
+
+    def runtime_cache(self):
+        return self.kernels
+
+
+def test_what_rtx_compiles_on_the_device_is_kept_and_used_from_then_on(
+    root, kit, here, with_gpu, monkeypatch, tmp_path
+):
+    _classic(monkeypatch, RTX)
+    monkeypatch.setattr(engine_trial, "build_plan", lambda *_: Plan(b"plan", "7.5", 1, 0.0, 0.0))
+    given = []
+
+    def load_plan(path, trt):
+        cache = path.with_name("runtime.cache")
+        given.append(cache.read_bytes() if cache.is_file() else None)
+        return Compiling(kit / "ensemble.onnx", given[-1])
+
+    monkeypatch.setattr(tensorrt, "load_plan", load_plan)
+    record = run(root, [BY_NAME["tensorrt-rtx"]], max_hours=None).record
+    assert given == [None, b"kernels"]  # compiled once; what is compared with PyTorch and timed has the cache
+    assert set(record.files) == {"tensorrt-rtx/ensemble.engine", "tensorrt-rtx/runtime.cache"}
+    moved = shutil.move(root / "working", tmp_path / "elsewhere")  # as it is attached to the submit notebook
+    load_engine(kit / "ensemble.onnx", "tensorrt", record_path=moved / "engine.json")[0].close()
+    assert given[2] == b"kernels"
+    (moved / "tensorrt-rtx/runtime.cache").write_bytes(b"kernelz")
+    with pytest.raises(EngineError, match=r"damaged: tensorrt-rtx/runtime\.cache"):
+        load_engine(kit / "ensemble.onnx", "tensorrt", record_path=moved / "engine.json")
+
+
+def test_a_plan_is_built_for_the_gpu_that_is_there(root, here, with_gpu, monkeypatch):
+    ada = Gpu(0, "L4", "8.9", 22 << 30)
+    monkeypatch.setattr(engine_trial, "require_gpu", lambda _: ada)
+    asked = []
+
+    def build_plan(model, trt, options):
+        asked.append(options.compute_capability)
+        raise EngineError("enough")
+
+    _classic(monkeypatch, RTX)
+    monkeypatch.setattr(engine_trial, "build_plan", build_plan)
+    run(root, [native("rtx", RTX, BuildOptions())])
+    assert asked == ["8.9"]
 
 
 class FakeTensorrtProvider:
@@ -258,10 +519,10 @@ class FakeTensorrtProvider:
 
 
 def test_what_onnxruntimes_tensorrt_leaves_is_loaded_again_before_it_is_recorded(
-    root, kit, with_gpu, monkeypatch, tmp_path
+    root, kit, here, with_gpu, monkeypatch, tmp_path
 ):
     FakeTensorrtProvider(monkeypatch)
-    record = run(root, [ORT_TENSORRT]).record
+    record = run(root, [ORT_TENSORRT], max_hours=None).record
     assert set(record.files) == {
         "onnxruntime-tensorrt/ensemble_ctx.onnx",
         "onnxruntime-tensorrt/TensorrtExecutionProvider_sm75.engine",
@@ -273,7 +534,7 @@ def test_what_onnxruntimes_tensorrt_leaves_is_loaded_again_before_it_is_recorded
     engine.close()
 
 
-def test_an_engine_that_onnxruntime_will_not_load_again_is_passed_over(root, with_gpu, monkeypatch):
+def test_an_engine_that_onnxruntime_will_not_load_again_is_passed_over(root, here, with_gpu, monkeypatch):
     provider = FakeTensorrtProvider(monkeypatch)
     provider.extra = {"trt_engine_cache_path": str(root / "working" / "onnxruntime-tensorrt")}
     report = run(root, [ORT_TENSORRT])

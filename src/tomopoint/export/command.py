@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import EngineError
+from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
 
 if TYPE_CHECKING:
     from tomopoint.export.engine_build import BuildOptions
@@ -71,9 +72,9 @@ def engine(
     out: Path = Path("engine"),
     flavour: str = "auto",
     check_only: bool = False,
-    workspace_gib: float = 12.0,
+    workspace_gib: float = 4.0,
     optimization_level: int = 4,
-    compute_capability: str = "7.5",
+    compute_capability: str = T4_COMPUTE_CAPABILITY,
 ) -> CommandResult:
     """Build a TensorRT engine from a graph on this machine's GPU, compare it with PyTorch there, and write engine.json.
 

@@ -15,10 +15,13 @@ from typing import Any
 from tomopoint.errors import EngineError
 from tomopoint.export.build_progress import make_monitor
 from tomopoint.files import whole_or_absent
-from tomopoint.inference.engines.flavour import CLASSIC, TensorRT, make_logger, require_gpu
+from tomopoint.inference.engines.flavour import CLASSIC, TensorRT, logger_of, register_plugins, require_gpu
+from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
 
 BYTES_PER_GIB = 1 << 30
-T4_COMPUTE_CAPABILITY = "7.5"
+
+CAREFUL_TIMINGS = 8
+"""Runs over which a kernel's time is averaged on a second try; TensorRT's own choice is 1."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,8 @@ class BuildOptions:
     Attributes
     ----------
     workspace_gib
-        Most scratch memory a layer may take on the device, GiB. A T4 has 15.
+        Most scratch memory a layer may take on the device, GiB. A T4 has 15, which it shares with the weights of all
+        networks and the activations of a window.
     optimization_level
         0 to 5: time the builder spends on looking for faster kernels.
     timing_cache_path
@@ -38,12 +42,23 @@ class BuildOptions:
         second build on the same kind of GPU is faster. None: not kept.
     compute_capability
         TensorRT-RTX only: GPU to build for, which need not be here. Classic TensorRT builds for the GPU at hand.
+    native_norms
+        False: classic TensorRT takes its plugin for instance norms, not its own layers; which is faster is to be
+        measured (so the parser's documentation).
+    other_tactics
+        Classic TensorRT only, for a build whose outputs were wrong: choose among other kernels. Nothing in TensorRT's
+        interface says how a convolution sums (some sum float16 in float16, NVIDIA/TensorRT issue 2942), so kernels
+        that sum in float32 cannot be asked for; what can be done is to shut out the kernels compiled from source for
+        this graph, to average timings, so that chance decides less, and to use no timing cache, which would lead to the
+        same choices.
     """
 
-    workspace_gib: float = 12.0
+    workspace_gib: float = 4.0
     optimization_level: int = 4
     timing_cache_path: Path | None = None
     compute_capability: str = T4_COMPUTE_CAPABILITY
+    native_norms: bool = True
+    other_tactics: bool = False
 
     def __post_init__(self) -> None:
         if self.workspace_gib <= 0:
@@ -52,8 +67,12 @@ class BuildOptions:
             raise EngineError(f"--optimization-level must lie between 0 and 5, got {self.optimization_level}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, without paths."""
-        return {name: value for name, value in asdict(self).items() if name != "timing_cache_path"}
+        """Return plain JSON values: what holds wherever it is built."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("timing_cache_path", "compute_capability")
+        }
 
 
 @dataclass(frozen=True)
@@ -110,22 +129,23 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
         target = require_gpu(f"building an engine with {trt.title}").compute_capability
     else:
         target = options.compute_capability
-    log = make_logger(trt)
+    log = logger_of(trt)
+    log.errors.clear()
     builder = trt.module.Builder(log)
     start = time.monotonic()
-    network, _parser = _parse(onnx_path, trt, builder, log)
+    network, _parser = _parse(onnx_path, trt, builder, options)
     parsed = time.monotonic()
     logger.info("%s: %d layers parsed, building for compute capability %s", onnx_path, network.num_layers, target)
     config, _monitor = _configure(trt, builder, options)
     if trt.flavour != CLASSIC:
         config.num_compute_capabilities = 1
         config.set_compute_capability(_find_capability(trt, target), 0)
-    cache_path = options.timing_cache_path if trt.flavour == CLASSIC else None
+    cache_path = options.timing_cache_path if trt.flavour == CLASSIC and not options.other_tactics else None
     if cache_path is not None:
         attach_timing_cache(config, cache_path)
     data = builder.build_serialized_network(network, config)
     if data is None:
-        why = log.errors[-1] if log.errors else "it gives no reason"
+        why = log.last_error
         if "FP32 3D convolution" in why:  # a limit of TensorRT-RTX on Turing
             why += "; export the graph with --precision fp16"
         raise EngineError(f"{trt.title} cannot build {onnx_path} for compute capability {target}: {why}")
@@ -134,13 +154,16 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
     return Plan(data, target, network.num_layers, parsed - start, time.monotonic() - parsed)
 
 
-def _parse(onnx_path: Path, trt: TensorRT, builder: Any, log: Any) -> tuple[Any, Any]:
+def _parse(onnx_path: Path, trt: TensorRT, builder: Any, options: BuildOptions) -> tuple[Any, Any]:
     """Return the parsed network, and the parser, which must live as long: it owns the weights."""
     if not onnx_path.is_file():
         raise EngineError(f"no graph {onnx_path}; write one with export_onnx.py")
     flags = 1 << int(trt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
-    parser = trt.module.OnnxParser(network, log)
+    parser = trt.module.OnnxParser(network, logger_of(trt))
+    if not options.native_norms:
+        register_plugins(trt)
+        parser.clear_flag(trt.module.OnnxParserFlag.NATIVE_INSTANCENORM)
     if not parser.parse_from_file(str(onnx_path)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         raise EngineError(f"{trt.title} cannot parse {onnx_path}: {_describe_errors(errors)}")
@@ -150,7 +173,16 @@ def _parse(onnx_path: Path, trt: TensorRT, builder: Any, log: Any) -> tuple[Any,
         raise EngineError(
             f"{onnx_path} leaves sizes of {', '.join(dynamic)} open; export it with a static window and batch"
         )
+    if not options.native_norms and not _n_plugins(network):
+        raise EngineError(
+            f"{trt.title} made no norm of {onnx_path} a plugin: the engine with its own layers is the same"
+        )
     return network, parser
+
+
+def _n_plugins(network: Any) -> int:
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    return sum(layer.type.name.startswith("PLUGIN") for layer in layers)
 
 
 def _describe_errors(errors: Sequence[Any]) -> str:
@@ -169,6 +201,12 @@ def _configure(trt: TensorRT, builder: Any, options: BuildOptions) -> tuple[Any,
     n_bytes = int(options.workspace_gib * BYTES_PER_GIB)
     config.set_memory_pool_limit(trt.module.MemoryPoolType.WORKSPACE, n_bytes)
     config.builder_optimization_level = options.optimization_level
+    config.max_aux_streams = 0  # ten networks are parallel branches: on streams of their own they share no activations
+    if options.other_tactics and trt.flavour == CLASSIC:
+        config.avg_timing_iterations = CAREFUL_TIMINGS
+        compiled = getattr(trt.module.TacticSource, "JIT_CONVOLUTIONS", None)
+        if compiled is not None:
+            config.set_tactic_sources(config.get_tactic_sources() & ~(1 << int(compiled)))
     monitor = make_monitor(trt)
     if monitor is not None:
         config.progress_monitor = monitor

@@ -10,7 +10,7 @@ from tomopoint.data.normalisation import normalise
 from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.inference.decode import decode_maps
-from tomopoint.inference.engines.protocol import Array, Engine
+from tomopoint.inference.engines.protocol import OFFSETS, SCORES, Array, Engine
 from tomopoint.inference.tiles import MapMerger, TilePlan, VolumeMaps
 from tomopoint.pipeline import Pipeline
 
@@ -57,7 +57,7 @@ def predict_volume(volume_zyx: npt.NDArray[np.float32], engine: Engine, pipeline
 
 def _checked(outputs: tuple[Array, Array]) -> tuple[Array, Array]:
     """Refuse what is not finite: NaN from an overflow in half precision would pass as a tomogram without picks."""
-    for name, values in zip(("scores", "offsets"), outputs, strict=True):
+    for name, values in zip((SCORES, OFFSETS), outputs, strict=True):
         if not np.isfinite(values).all():
             raise EngineError(
                 f"the engine returned {name} that are not finite; check its precision (fp16 overflow?) with "

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
 from pathlib import Path
 
-from tomopoint import __version__
 from tomopoint.errors import EngineError
+from tomopoint.export.cost import COMPETITION, HOURS_TO_STOP, advice, read_cost
 from tomopoint.export.engine_build import BuildOptions
-from tomopoint.export.engine_trial import build_native, build_with_onnxruntime, hashes_of, measure, proven
+from tomopoint.export.engine_trial import (
+    Bench,
+    Candidate,
+    attempt,
+    build_with_onnxruntime,
+    load_as_submitted,
+    native,
+)
+from tomopoint.export.isolation import call_in_child
 from tomopoint.export.parity import ParityRow, format_table
 from tomopoint.export.reference import REFERENCE_NAME, Reference
-from tomopoint.inference.engines.flavour import CLASSIC, why_no_gpu
-from tomopoint.inference.engines.gpus import Gpu, find_gpus
-from tomopoint.inference.engines.load import ORT_TENSORRT, TENSORRT_RUNTIMES, load_built
+from tomopoint.inference.engines.flavour import CLASSIC, RTX, why_no_gpu
+from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.engines.load import ORT_TENSORRT
 from tomopoint.inference.engines.onnx import VERSION, OnnxEngine
 from tomopoint.inference.engines.protocol import Engine
 from tomopoint.inference.engines.record import RECORD_NAME, EngineRecord
@@ -25,62 +37,65 @@ from tomopoint.kaggle.inputs import find_kit
 from tomopoint.kaggle.manifest import MODEL, Manifest
 
 BUILD = BuildOptions()
+NORM_PLUGIN = replace(BUILD, native_norms=False)
+SECOND_LEVEL = 3
+"""Of a second try: level 4 compiles kernels for the graph, 3 takes ready ones where there are any."""
+
+TRIAL_SECONDS = 1.5 * 3600
+"""A candidate that has not answered by then hangs: the builder times each kernel of two architectures once."""
+NOTEBOOK_SECONDS = 10 * 3600
+"""Kaggle ends a GPU notebook after 12 hours; nothing is begun after these."""
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """One way to compute a graph.
-
-    Attributes
-    ----------
-    name
-        As ``runtime`` in ``engine.json``.
-    provider
-        What does the work in it.
-    needs_gpu
-        Whether it is passed over where there is no GPU; what does not need one is not good enough where one is.
-    build
-        From the graph's path, leave what must be kept in the given folder, which need not exist, and return the
-        runtime's version; EngineError where it cannot be had.
-    load
-        Make an engine from the graph's path, the record of what was built and the folder where its paths begin, in the
-        way in which the submit notebook will.
-    """
-
-    name: str
-    provider: str
-    needs_gpu: bool
-    build: Callable[[Path, Path], str]
-    load: Callable[[Path, EngineRecord, Path], Engine]
-
-
-def _build_nothing(model: Path, folder: Path) -> str:
+def _build_nothing(bench: Bench, folder: Path) -> str:
     return VERSION
 
 
-def _load_built(model: Path, record: EngineRecord, folder: Path) -> Engine:
-    return load_built(model, record, folder)[0]
+def _load_graph(bench: Bench, record: EngineRecord, provider: str) -> Engine:
+    return OnnxEngine(bench.model, provider)
 
 
-RUNTIMES: tuple[Runtime, ...] = (
-    Runtime(CLASSIC, "TensorRT", True, lambda model, folder: build_native(model, folder, BUILD, CLASSIC), _load_built),
-    Runtime(
+def _twice(name: str, options: BuildOptions) -> Candidate:
+    """Return classic TensorRT, tried once more with other tactics where its outputs are wrong."""
+    again = native(
+        f"{name}-other-tactics", CLASSIC, replace(options, optimization_level=SECOND_LEVEL, other_tactics=True)
+    )
+    return native(name, CLASSIC, options, again)
+
+
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate(
+        "onnxruntime-cuda",
+        "onnxruntime-cuda",
+        "CUDAExecutionProvider",
+        True,
+        _build_nothing,
+        partial(_load_graph, provider="cuda"),
+    ),
+    native("tensorrt-rtx", RTX, BUILD),
+    _twice("tensorrt", BUILD),
+    _twice("tensorrt-norm-plugin", NORM_PLUGIN),
+    Candidate(
+        ORT_TENSORRT,
         ORT_TENSORRT,
         "TensorrtExecutionProvider",
         True,
-        lambda model, folder: build_with_onnxruntime(model, folder, BUILD),
-        _load_built,
+        partial(build_with_onnxruntime, options=BUILD),
+        load_as_submitted,
+        BUILD.to_dict(),
     ),
-    Runtime(
-        "onnxruntime-cuda", "CUDAExecutionProvider", True, _build_nothing, lambda model, *_: OnnxEngine(model, "cuda")
-    ),
-    Runtime(
-        "onnxruntime-cpu", "CPUExecutionProvider", False, _build_nothing, lambda model, *_: OnnxEngine(model, "cpu")
+    Candidate(
+        "onnxruntime-cpu",
+        "onnxruntime-cpu",
+        "CPUExecutionProvider",
+        False,
+        _build_nothing,
+        partial(_load_graph, provider="cpu"),
     ),
 )
-"""In the order they are tried, fastest first; the first that passes parity is recorded."""
+"""In the order they are tried: what needs no long build first, so that there is an engine early, whatever follows."""
 
 
 @dataclass(frozen=True)
@@ -90,30 +105,44 @@ class EngineReport:
     Attributes
     ----------
     text
-        Every runtime with why it was taken or passed over, and the parity table.
+        Every candidate with its time, or why it was passed over, what was taken, and the parity table.
     record
-        As written to ``engine.json``, or None where no runtime may be trusted.
+        As written to ``engine.json``, or None where no candidate may be trusted.
+    why_not
+        Why the notebook should end in an error; None: it should not.
     """
 
     text: str
     record: EngineRecord | None
+    why_not: str | None
 
     @property
     def ok(self) -> bool:
-        """Whether there is an ``engine.json``."""
-        return self.record is not None
+        """Whether there is an ``engine.json``, and time enough to use it."""
+        return self.why_not is None
 
 
-def run(root: Path, runtimes: Sequence[Runtime] = RUNTIMES) -> EngineReport:
-    """Try `runtimes` in order on the attached kit; write ``<root>/working/engine.json`` for the first that passes.
+def run(
+    root: Path, candidates: Sequence[Candidate] = CANDIDATES, max_hours: float | None = HOURS_TO_STOP
+) -> EngineReport:
+    """Try all candidates on the attached kit; write ``<root>/working/engine.json`` for the fastest that may be trusted.
 
-    Where there is a GPU, a runtime that does not use it is compared with PyTorch, which tells whether the graph or the
-    GPU is at fault, but not recorded: a submission on the CPU would not end in time.
+    Each is tried in a process of its own: one that crashes or hangs is passed over like one that fails. The record is
+    there from the first candidate on that reproduces PyTorch, and replaced by each that is faster.
+
+    Where there is a GPU, a runtime that does not use it is compared with PyTorch only if none on the GPU can be
+    trusted, which tells whether the graph or the GPU is at fault, and never recorded: a submission on the CPU would not
+    end in time.
 
     Parameters
     ----------
     root
         ``/kaggle``, or the root of a rehearsal.
+    candidates
+        What to try, in this order.
+    max_hours
+        The report is not ok if the competition's tomograms would take longer on this GPU; None: go on all the same.
+        Without a GPU the time is told, but no reason to stop.
 
     Raises
     ------
@@ -125,85 +154,134 @@ def run(root: Path, runtimes: Sequence[Runtime] = RUNTIMES) -> EngineReport:
     kit = find_kit(root)
     manifest = Manifest.load(kit)
     manifest.verify(kit)
-    reference = Reference.load(kit / REFERENCE_NAME)
-    reference.require_graph(manifest.onnx_sha256, kit / MODEL)
-    trial = _Trial(kit / MODEL, root / "working", manifest, reference, tuple(find_gpus()))
-    (trial.working / RECORD_NAME).unlink(missing_ok=True)  # an earlier run of the notebook's
-    lines: list[str] = []
-    rows: list[ParityRow] = []
-    for runtime in runtimes:
-        tried = trial.of(runtime)
-        rows += [] if tried.row is None else [tried.row]
-        if tried.record is None:
-            shutil.rmtree(trial.working / runtime.name, ignore_errors=True)  # a bad engine is not published
-            lines.append(f"{runtime.name}: passed over, {tried.reason}")
-            continue
-        record = replace(tried.record, passed_over=tuple(lines))
-        record.save(trial.working)
-        lines.append(f"{runtime.name}: taken, {record.seconds_per_tile:.3g} s per window on {record.device}")
-        return EngineReport("\n".join([*lines, format_table(rows)]), record)
-    lines.append("no engine.json is left: mend what one of these lines says, then run again")
-    return EngineReport("\n".join([*lines, format_table(rows)]), None)
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """The comparison where the runtime computed at all; the record where it may be trusted, or why it may not."""
-
-    row: ParityRow | None = None
+    Reference.load(kit / REFERENCE_NAME).require_graph(manifest.onnx_sha256, kit / MODEL)
+    gpus = find_gpus()
+    scratch = root / "temp" / "engines"  # beside what is published
+    bench = Bench(
+        model=kit / MODEL,
+        reference=kit / REFERENCE_NAME,
+        out=root / "working",
+        timing_cache=scratch / "timing.cache",
+        onnx_sha256=manifest.onnx_sha256,
+        pipeline_digest=manifest.pipeline_digest,
+        gpu=gpus[0] if gpus else None,
+    )
+    bench.out.mkdir(parents=True, exist_ok=True)
+    (bench.out / RECORD_NAME).unlink(missing_ok=True)  # an earlier run of the notebook's
+    trials: list[_Trial] = []
     record: EngineRecord | None = None
-    reason: str = ""
+    deadline, waiting = time.monotonic() + NOTEBOOK_SECONDS, deque(candidates)
+    while waiting:
+        candidate = waiting.popleft()
+        trial = _try(candidate, bench, scratch / f"{candidate.name}.log", deadline, is_last_resort=record is None)
+        trials.append(trial)
+        if trial.is_wrong and candidate.second_try is not None:
+            waiting.appendleft(candidate.second_try)
+        record = _publish(trials, bench.out)
+        logger.info("%s", _line(trial, trials))
+    lines = [_line(trial, trials) for trial in trials]
+    rows = [ParityRow.from_dict(trial.tried.parity) for trial in trials if trial.tried and trial.tried.parity]
+    why_not = None
+    if record is None:
+        why_not = "no engine.json is left: mend what one of these lines says, then run again"
+    elif bench.gpu is None:
+        lines.append(
+            "no GPU here: this time is of the CPU, and no reason to stop; Kaggle's GPUs are not measured by it"
+        )
+    elif max_hours is not None and (record.projected_hours or 0.0) > max_hours:
+        why_not = _too_slow(record, bench.model, max_hours)
+    lines += [] if why_not is None else [why_not]
+    return EngineReport("\n".join([*lines, format_table(rows)]), record, why_not)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What every runtime is tried with."""
+    """What became of a candidate.
 
-    model: Path
-    working: Path
-    manifest: Manifest
-    reference: Reference
-    gpus: tuple[Gpu, ...]
+    Attributes
+    ----------
+    name
+        The candidate's.
+    tried
+        Its record, where it computed at all.
+    reason
+        Why it may not be used; empty where it may.
+    is_wrong
+        Whether that is because of its outputs.
+    """
 
-    def of(self, runtime: Runtime) -> _Tried:
-        """Build, load as the submit notebook will, compare with PyTorch and time."""
-        unfit = why_no_gpu(self.gpus) if runtime.needs_gpu else None
-        if unfit is not None:
-            return _Tried(reason=f"{unfit} (on Kaggle: Settings > Accelerator > GPU T4 x2)")
-        logger.info("try %s", runtime.name)
-        try:
-            version = runtime.build(self.model, self.working / runtime.name)
-            draft = self._draft(runtime, version)
-            with closing(runtime.load(self.model, draft, self.working)) as engine:
-                finding = measure(engine, runtime.name, runtime.provider, self.reference)
-        except Exception as error:  # noqa: BLE001 - whatever a driver or a library throws, the next is to be tried
-            return _Tried(reason=_said(error))
-        if not finding.row.ok:
-            return _Tried(finding.row, reason="its outputs are not PyTorch's, see the table")
-        if self.gpus and not runtime.needs_gpu:
-            reason = f"it reproduces PyTorch, but leaves the {self.gpus[0].name} idle: no submission would end in time"
-            return _Tried(finding.row, reason=reason)
-        return _Tried(finding.row, proven(draft, finding))
-
-    def _draft(self, runtime: Runtime, version: str) -> EngineRecord:
-        """Return the record of what was built, before it was tried."""
-        gpu = self.gpus[0] if runtime.needs_gpu else None
-        return EngineRecord(
-            runtime=runtime.name,
-            runtime_version=version,
-            onnx_sha256=self.manifest.onnx_sha256,
-            pipeline_digest=self.manifest.pipeline_digest,
-            precision=self.reference.precision,
-            window_zyx=self.reference.window_zyx,
-            batch=len(self.reference.windows),
-            compute_capability=gpu.compute_capability if gpu else None,
-            device=gpu.name if gpu else "the CPU",
-            files=hashes_of((self.working / runtime.name).rglob("*"), self.working),
-            options={"provider": runtime.provider, **(BUILD.to_dict() if runtime.name in TENSORRT_RUNTIMES else {})},
-            tomopoint=__version__,
-        )
+    name: str
+    tried: EngineRecord | None = None
+    reason: str = ""
+    is_wrong: bool = False
 
 
-def _said(error: Exception) -> str:
-    """Return the message of an error of ours; of a foreign one its kind, too."""
-    return str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+def _try(candidate: Candidate, bench: Bench, log_path: Path, deadline: float, is_last_resort: bool) -> _Trial:
+    """Try one candidate, unless it is clear beforehand that it cannot or need not be."""
+    gpus = [] if bench.gpu is None else [bench.gpu]
+    unfit = why_no_gpu(gpus) if candidate.needs_gpu else None
+    if unfit is not None:
+        return _Trial(candidate.name, reason=f"{unfit} (on Kaggle: Settings > Accelerator > GPU T4 x2)")
+    idle = (
+        f"leaves the {gpus[0].name} idle: no submission would end in time" if gpus and not candidate.needs_gpu else ""
+    )
+    if idle and not is_last_resort:
+        return _Trial(candidate.name, reason=f"not tried, it {idle}")
+    limit_seconds = min(TRIAL_SECONDS, deadline - time.monotonic())
+    if limit_seconds <= 0:
+        return _Trial(candidate.name, reason="not tried, the notebook's time is up")
+    logger.info("try %s", candidate.name)
+    try:
+        tried = call_in_child(attempt, candidate, bench, limit_seconds=limit_seconds, log_path=log_path)
+    except EngineError as error:
+        return _Trial(candidate.name, reason=str(error))
+    if not (tried.parity or {}).get("ok"):
+        return _Trial(candidate.name, tried, "its outputs are not PyTorch's, see the table", is_wrong=True)
+    return _Trial(candidate.name, tried, f"it reproduces PyTorch, but {idle}" if idle else "")
+
+
+def _publish(trials: Sequence[_Trial], out: Path) -> EngineRecord | None:
+    """Leave in `out` the record and the files of the best candidate so far, and of no other; return the record."""
+    best = _best(trials)
+    record = None
+    if best is not None and best.tried is not None:
+        passed_over = tuple(_line(trial, trials) for trial in trials if trial is not best)
+        record = replace(best.tried, passed_over=passed_over)
+        record.save(out)
+    for trial in trials:
+        if trial is not best:
+            shutil.rmtree(out / trial.name, ignore_errors=True)
+    return record
+
+
+def _best(trials: Sequence[_Trial]) -> _Trial | None:
+    """Return the fastest of those that may be used."""
+    return min((trial for trial in trials if not trial.reason), key=_seconds, default=None)
+
+
+def _seconds(trial: _Trial) -> float:
+    return trial.tried.seconds_per_tile or inf if trial.tried else inf
+
+
+def _line(trial: _Trial, trials: Sequence[_Trial]) -> str:
+    """Say what became of a candidate among the others."""
+    if trial.reason or trial.tried is None:
+        return f"{trial.name}: passed over, {trial.reason}"
+    verdict = "taken" if trial is _best(trials) else "passed over, slower"
+    hours = f"{trial.tried.projected_hours:.3g} h" if trial.tried.projected_hours is not None else "?"
+    return (
+        f"{trial.name}: {verdict}, {_seconds(trial):.3g} s per window on {trial.tried.device}, {hours} for "
+        f"{COMPETITION.n_tomograms} tomograms on {COMPETITION.n_gpus} of these"
+    )
+
+
+def _too_slow(record: EngineRecord, model: Path, max_hours: float) -> str:
+    """Say that the competition's tomograms would take too long, and what can be done."""
+    cost = read_cost(model)
+    ways = "export the graph again with this tomopoint to see what would help"
+    if cost is not None:
+        ways = advice(cost, read_pipeline(model))
+    return (
+        f"{COMPETITION.n_tomograms} tomograms would take {record.projected_hours:.1f} h, more than {max_hours:g} of a "
+        f"notebook's 12; {ways}\nto go on all the same: engine_kernel.run(ROOT, max_hours=None)"
+    )

@@ -6,6 +6,7 @@ builds ahead of time, for a GPU that is not there. A plan of one cannot be loade
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 from collections.abc import Sequence
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tomopoint.errors import EngineError
-from tomopoint.inference.engines.gpus import Gpu, find_gpus
+from tomopoint.inference.engines.cuda_libraries import preload_cuda
+from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY, Gpu, find_gpus
 
 CLASSIC, RTX = "tensorrt", "tensorrt_rtx"
 FLAVOURS = (CLASSIC, RTX)
 
-SMALLEST_COMPUTE_CAPABILITY = "7.5"
-"""Turing, the T4's. TensorRT 10 and later build for nothing older; Kaggle's P100 is 6.0."""
+SMALLEST_COMPUTE_CAPABILITY = T4_COMPUTE_CAPABILITY
+"""TensorRT 10 and later build for nothing older."""
 
 _MODULES = {
     # The bindings wheel alone is enough: the package `tensorrt` only re-exports it, and is published as source only.
@@ -130,17 +132,26 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def make_logger(trt: TensorRT) -> Any:
-    """Return a TensorRT logger that passes everything on to ``logging`` and keeps errors in its list ``errors``.
+def logger_of(trt: TensorRT) -> Any:
+    """Return the process's logger for a TensorRT: it passes everything on to ``logging`` and keeps errors.
 
-    Whoever makes a builder, parser or runtime with it must keep it alive as long as these.
+    There is one per process and never another: TensorRT holds on to the first logger it is given for as long as any of
+    its objects lives, and says nothing to a second one (NVIDIA/TensorRT issue 1475). Its list ``errors`` therefore
+    outlives a build or a load; whoever starts one clears it, so that an old reason is not given for a new failure.
     """
-    module = trt.module
+    return _make_logger(trt.module, trt.flavour)
 
-    class Log(module.ILogger):  # type: ignore[misc,name-defined]
+
+@functools.cache
+def _make_logger(module: Any, flavour: str) -> Any:
+    class Log(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: list[str] = []
+
+        @property
+        def last_error(self) -> str:
+            return self.errors[-1] if self.errors else "it gives no reason"
 
         def log(self, severity: Any, message: str) -> None:
             level = _LEVELS.get(severity.name)
@@ -149,6 +160,15 @@ def make_logger(trt: TensorRT) -> Any:
             if level == logging.ERROR:
                 self.errors.append(message.strip())
             # An error reaches the user in the exception that follows from it.
-            logger.log(min(level, logging.INFO), "%s: %s", trt.flavour, message.strip())
+            logger.log(min(level, logging.INFO), "%s: %s", flavour, message.strip())
 
     return Log()
+
+
+def register_plugins(trt: TensorRT) -> None:
+    """Let the parser and the runtime find TensorRT's own plugins; the one for instance norms looks for cuDNN by name.
+
+    Whether it finds cuDNN this way has never been seen: no machine this was written on had a GPU.
+    """
+    preload_cuda()
+    trt.module.init_libnvinfer_plugins(logger_of(trt), "")

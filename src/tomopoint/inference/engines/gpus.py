@@ -12,6 +12,9 @@ from typing import Any
 
 DRIVER_LIBRARY = "libcuda.so.1"
 
+T4_COMPUTE_CAPABILITY = "7.5"
+"""Of the GPUs that the competition's notebooks get: Turing. Kaggle's P100 is 6.0."""
+
 # From cuda.h; these numbers are part of the driver's binary interface and never change.
 _ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR = 75, 76
 _NAME_BYTES = 256

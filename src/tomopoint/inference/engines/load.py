@@ -91,7 +91,7 @@ def _load_fastest(gpu: Gpu, candidates: Sequence[tuple[str, Callable[[], Loaded]
     raise EngineError(
         f"there is a GPU here ({gpu.name}), but nothing works on it:\n"
         + "\n".join(f"  {reason}" for reason in reasons)
-        + "\nmend one of these, or ask for the CPU, which is slower by far: --provider cpu"
+        + "\nmend one of these; --provider cpu is for small graphs: with networks of full size a run takes it an hour"
     )
 
 

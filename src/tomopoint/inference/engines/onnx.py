@@ -27,6 +27,12 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
+DEFAULT_OPTIONS: dict[str, dict[str, str]] = {
+    # The arena's own way, doubling what it asks for, may want more than a card of 15 GiB has left for large windows.
+    "cuda": {"arena_extend_strategy": "kSameAsRequested"},
+}
+"""What a provider is given where nobody says otherwise."""
+
 VERSION = str(onnxruntime.__version__)
 """Of ONNX Runtime."""
 
@@ -42,7 +48,7 @@ class SessionOptions:
     threads
         Threads of the CPU provider; 0: all cores.
     provider_options
-        Options of the provider, as ONNX Runtime names them.
+        Options of the provider, as ONNX Runtime names them; they come on top of ``DEFAULT_OPTIONS``.
     pipeline
         Pipeline of a graph that carries none in its metadata: a provider's own rewriting of an exported graph.
     """
@@ -142,7 +148,7 @@ def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
             str(path),
             sess_options=settings,
             providers=[PROVIDERS[provider]],
-            provider_options=[options.provider_options or {}],
+            provider_options=[{**DEFAULT_OPTIONS.get(provider, {}), **(options.provider_options or {})}],
             enable_fallback=0,  # no CPU session after an error, which would only be printed
         )
     except Exception as error:  # as above

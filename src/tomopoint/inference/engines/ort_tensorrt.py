@@ -32,6 +32,7 @@ def build_options(cache_folder: Path, workspace_gib: float, optimization_level: 
         "trt_ep_context_file_path": str(cache_folder / CONTEXT_NAME),
         "trt_max_workspace_size": str(int(workspace_gib * BYTES_PER_GIB)),
         "trt_builder_optimization_level": str(optimization_level),
+        "trt_auxiliary_streams": "0",  # branches in parallel could not share memory for activations
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(cache_folder),
     }

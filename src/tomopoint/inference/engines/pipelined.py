@@ -53,6 +53,10 @@ class Executable(Protocol):
         """Ask the stream to compute, from and into the device memory at `addresses`; EngineError where it refuses."""
         ...
 
+    def runtime_cache(self) -> bytes | None:
+        """Return what it compiled for this GPU, to be given to the next one that loads it; None: nothing."""
+        ...
+
     def close(self) -> None:
         """Give back what it holds."""
         ...
@@ -134,6 +138,14 @@ class PipelinedEngine:
             "windows_per_batch": self._windows_per_batch,
             "output_types": [str(self._ports[name].dtype) for name in (SCORES, OFFSETS)],
         }
+
+    def runtime_cache(self) -> bytes | None:
+        """Return what the executable compiled for this GPU, to be kept beside its plan; None: nothing.
+
+        To be asked for once windows went through: some kernels are compiled only when they are needed.
+        """
+        with self._driver.current():
+            return self._executable.runtime_cache()
 
     def close(self) -> None:
         """Free the executable before the driver: its memory lies in the driver's context.

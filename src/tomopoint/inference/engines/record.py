@@ -13,6 +13,8 @@ from tomopoint.files import sha256_of, write_atomically
 
 RECORD_NAME = "engine.json"
 ENGINE_NAME = "ensemble.engine"
+RUNTIME_CACHE_NAME = "runtime.cache"
+"""Beside a plan of TensorRT-RTX: the kernels it compiled for one kind of GPU, so that they are not compiled again."""
 
 FORMAT = "tomopoint-engine"
 FORMAT_VERSION = 1
@@ -49,10 +51,13 @@ class EngineRecord:
         Row of the comparison with PyTorch on the device, with its verdict in ``"ok"``; None: never compared.
     seconds_per_tile
         Time of one window after warm-up; None: never run.
+    projected_hours
+        Hours that the competition's test set would take on two such GPUs at this speed, the host's share included;
+        None: never run, or on no GPU.
     options
         What the builder or provider was given.
     passed_over
-        Faster runtimes that were tried first, and why each was not taken.
+        What else was tried, and why each was not taken: its reason, or its speed.
     tomopoint
         Version that made the record.
     """
@@ -69,6 +74,7 @@ class EngineRecord:
     files: Mapping[str, str] = field(default_factory=dict)
     parity: Mapping[str, Any] | None = None
     seconds_per_tile: float | None = None
+    projected_hours: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     passed_over: tuple[str, ...] = ()
     tomopoint: str = ""
