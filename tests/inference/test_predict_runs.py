@@ -269,6 +269,26 @@ def test_budget_arithmetic():
     assert Budget(limit=None).allows_another(1e9)
 
 
+def test_the_end_is_projected_after_two_runs_of_each_worker():
+    budget = Budget(limit=7200.0, n_workers=2, costs=[300.0, 100.0, 100.0])
+    assert budget.projection(elapsed=300.0, n_left=60) is None
+    budget.add(100.0)
+    # 300 s gone, 60 runs * 150 s / 2 workers = 4500 s to come.
+    assert budget.projection(elapsed=300.0, n_left=60) == (
+        "60 runs are left at 150 s each: the end is projected at 1.33 h of 2.00 h"
+    )
+    assert budget.projection(elapsed=300.0, n_left=0) is None
+    assert budget.fitting() == 94  # 7200 s less 2 %, two workers, 150 s each
+    assert Budget(None, 1, [1800.0] * 2).projection(0.0, 2).endswith("projected at 1.00 h")
+    assert Budget(None, 1, [1.0]).fitting() is None
+
+
+def test_the_first_runs_foretell_the_end(blob_model, blob_project, tmp_path):
+    predict_runs(blob_project(4).runs, blob_model, tmp_path / "out", replace(CPU, workers=1))
+    (event,) = events(tmp_path / "out", "projection")
+    assert event["message"].startswith("2 runs are left at ")
+
+
 def test_claims_are_exclusive_and_those_of_the_dead_are_taken_over(tmp_path):
     folder = PredictionFolder(tmp_path)
     folder.open({"graph": "a"})

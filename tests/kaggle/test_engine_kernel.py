@@ -274,7 +274,9 @@ def test_the_second_try_of_tensorrt_chooses_among_other_kernels():
     assert len({name for one in CANDIDATES for name in (one.name, one.second_try and one.second_try.name) if name}) == 8
 
 
-def test_too_slow_a_graph_stops_the_notebook_unless_told_otherwise(root, here, with_gpu, timed, kit):
+def test_too_slow_a_graph_stops_the_notebook_unless_told_otherwise(root, here, with_gpu, timed, kit, monkeypatch):
+    counted = cost.GraphCost((24, 32, 32), 10, "fp16", 1e13, 1e11, 1e10, 1e9, 1e9)
+    monkeypatch.setattr(engine_kernel, "read_cost", lambda model: counted)
     pipeline = Pipeline.load(kit / PIPELINE_NAME)
     seconds = 12 * 3600 / (250 * cost.n_windows(pipeline, COMPETITION.shape_zyx))
     timed["native"] = seconds
@@ -285,7 +287,9 @@ def test_too_slow_a_graph_stops_the_notebook_unless_told_otherwise(root, here, w
     assert EngineRecord.load(root / "working/engine.json").projected_hours == hours
     assert report.why_not.startswith(f"500 tomograms would take {hours:.1f} h, more than 11 of a notebook's 12; ")
     assert report.why_not.endswith("to go on all the same: engine_kernel.run(ROOT, max_hours=None)")
-    assert "what would help" in report.why_not
+    assert "what would help:\n  - " in report.why_not
+    monkeypatch.setattr(engine_kernel, "read_cost", lambda model: None)  # a graph of an earlier version
+    assert "export the graph again" in run(root, [candidate("native", needs_gpu=True)]).why_not
     assert run(root, [candidate("native", needs_gpu=True)], max_hours=None).ok
     timed["native"] = seconds * 0.5
     assert run(root, [candidate("native", needs_gpu=True)]).ok

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 WARN_SHARE = 0.8
 """A projection beyond this share of the limit is worth a warning."""
 
+FIRST_RUNS = 2
+"""Runs of each worker after which the rest is projected: the very first is slower, while kernels and pages are new."""
+
 RESERVE_SHARE = 0.02
 """Share of the limit kept for joining tables and for the spread of run times: 14 minutes of Kaggle's 12 hours."""
 
@@ -49,14 +52,33 @@ class Budget:
         longest = max(self.costs, default=0.0)
         return elapsed + longest <= self.limit * (1 - RESERVE_SHARE)
 
-    def warning(self, elapsed: float, n_left: int) -> str | None:
-        """Return a sentence where the projection passes `WARN_SHARE` of the limit."""
+    def fitting(self) -> int | None:
+        """Return how many runs the whole limit holds at the present rate; None: any number."""
         if self.limit is None or not self.costs:
             return None
-        total = elapsed + self.projected(n_left)
-        if total <= WARN_SHARE * self.limit:
+        return int(self.limit * (1 - RESERVE_SHARE) * self.n_workers / self.mean_cost)
+
+    def projection(self, elapsed: float, n_left: int) -> str | None:
+        """Return what the runs so far say of the end; None too early, or where none are left.
+
+        Parameters
+        ----------
+        elapsed
+            Since the clock's start.
+        n_left
+            Runs that are not done.
+        """
+        if not n_left or len(self.costs) < FIRST_RUNS * self.n_workers:
             return None
-        return (
-            f"{n_left} runs are left at {self.mean_cost:.0f} s each: the end is projected at {total / 3600:.2f} h of "
-            f"{self.limit / 3600:.2f} h; runs that do not fit are left out of the submission and reported"
-        )
+        return self._end(elapsed, n_left)
+
+    def warning(self, elapsed: float, n_left: int) -> str | None:
+        """Return a sentence where the projection passes `WARN_SHARE` of the limit."""
+        if self.limit is None or not self.costs or elapsed + self.projected(n_left) <= WARN_SHARE * self.limit:
+            return None
+        return f"{self._end(elapsed, n_left)}; runs that do not fit are left out of the submission and reported"
+
+    def _end(self, elapsed: float, n_left: int) -> str:
+        end = f"{(elapsed + self.projected(n_left)) / 3600:.2f} h"
+        limit = "" if self.limit is None else f" of {self.limit / 3600:.2f} h"
+        return f"{n_left} runs are left at {self.mean_cost:.0f} s each: the end is projected at {end}{limit}"

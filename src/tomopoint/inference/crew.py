@@ -53,11 +53,16 @@ class Crew:
 
     def run(self) -> None:
         """Work until every run is settled, the time is up, or no worker is left."""
-        warned = False
+        warned = projected = False
         try:
             for n_settled, _ in enumerate(track(self._settled(), "predict", total=len(self.job.runs)), start=1):
                 self.budget.n_workers = max(1, self.job.n_workers - len(self.ledger.lost))
-                warning = self.budget.warning(time.time() - self.job.started, len(self.job.runs) - n_settled)
+                elapsed, n_left = time.time() - self.job.started, len(self.job.runs) - n_settled
+                if not projected and (projection := self.budget.projection(elapsed, n_left)):
+                    projected = True
+                    logger.info("%s", projection)
+                    self.job.folder.log("projection", message=projection)
+                warning = self.budget.warning(elapsed, n_left)
                 if warning and not warned:
                     warned = True
                     self._warn(warning)

@@ -15,7 +15,10 @@ import pandas as pd
 from tomopoint.data.project import Project, Run
 from tomopoint.data.tables import SUBMISSION_COLUMNS, empty_pick_table, write_submission
 from tomopoint.errors import DataError, EngineError
+from tomopoint.export.cost import COMPETITION, advice, read_cost
+from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
+from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import TENSORRT_RUNTIMES
 from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
 from tomopoint.inference.folder import PredictionFolder
@@ -29,14 +32,14 @@ LIMIT_HOURS = 11.5
 """Kaggle ends a GPU notebook after 12 hours; the rest is for installing, starting and joining."""
 
 CPU_WORKERS = 2
-HIDDEN_RUNS = 500
-"""About so many tomograms are in the hidden test set: the commit run's speed is projected to it."""
-
 SECONDS_FOR_A_FALLBACK = 300.0
 """With less than this left, a slower engine would hardly finish a run."""
 
 _SLOWER = {"tensorrt": "cuda", "cuda": "cpu"}
-_TITLES = {"cuda": "ONNX Runtime on CUDA", "cpu": "ONNX Runtime on the CPU"}
+_INSTEAD = {
+    "cuda": "ONNX Runtime on CUDA instead, which is slower",
+    "cpu": "ONNX Runtime on the CPU instead: only a small graph ends there, runs that it does not reach are missing",
+}
 
 _PROVIDERS = {
     "onnxruntime-cuda": "cuda",
@@ -78,7 +81,7 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
 
     A submission without picks is written first, so that there is one whatever happens. Runs that fail are reported
     and the others come out; an engine that does not start, or breaks down on every GPU, is replaced by the next
-    slower one, which gets the time that is left.
+    slower one, which gets the time that is left; whether that is enough for a single run depends on the graph.
 
     Parameters
     ----------
@@ -117,6 +120,7 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     summary = _predict(runs, kit / MODEL, out, options, lines)
     table = _table(summary, pipeline.particle_names)
     lines += _report(summary, out.events()[n_earlier_events:])
+    lines += _hidden_runs(summary, limit_hours, kit / MODEL, on_gpu=provider != "cpu")
     names = tuple(run.name for run in runs)
     return SubmitResult("\n".join(lines), table, out.submission_path, names, pipeline.particle_names, summary.ok)
 
@@ -187,7 +191,7 @@ def _predict(
             logger.error(lines[-1])
             return error.summary
         verb = "broke down" if error.summary.n_done else "did not start"
-        lines.append(f"{options.provider} {verb} ({error}): {_TITLES[slower]} instead, which is slower")
+        lines.append(f"{options.provider} {verb} ({error}): {_INSTEAD[slower]}")
         logger.warning(lines[-1])
         options = replace(options, provider=slower, record_path=None)
         return _predict(runs, model, out, options, lines)
@@ -216,18 +220,33 @@ def _seconds(folder: PredictionFolder) -> dict[str, float]:
 
 
 def _report(summary: PredictionSummary, events: Sequence[dict[str, Any]]) -> list[str]:
-    """Say how many runs are done, by whom and on what, how long 500 would take, and what is missing."""
+    """Say how many runs are done, by whom and on what, what the first of them foretold, and what is missing."""
     workers = f"{summary.n_workers} worker{'s' * (summary.n_workers != 1)}"
     lines = [f"{summary.n_done} of {len(summary.outcomes)} runs in {summary.seconds:.0f} s by {workers}"]
     if summary.n_workers:
-        # Without the workers' start, which 500 runs share.
-        per_run = summary.mean_run_seconds
-        hours = HIDDEN_RUNS * per_run / summary.n_workers / 3600
-        lines[0] += f", {per_run:.1f} s per run and worker; {HIDDEN_RUNS} such runs would take {hours:.1f} h"
+        lines[0] += f", {summary.mean_run_seconds:.1f} s per run and worker"
+    lines += [f"after the first runs: {event['message']}" for event in events if event["event"] == "projection"]
     lines += [f"worker {worker} ran on {', then '.join(names)}" for worker, names in sorted(_engines(events).items())]
     lines += summary.lost
     lines.append(f"{summary.joined.n_submitted} picks submitted, of {summary.joined.n_picks} above the floor")
     return lines + [f"{outcome.run}: {outcome.status}, {outcome.message}" for outcome in summary.failed]
+
+
+def _hidden_runs(summary: PredictionSummary, limit_hours: float, model: Path, on_gpu: bool) -> list[str]:
+    """Project the speed of these runs to the hidden test set, and say it clearly where that does not fit."""
+    if not summary.n_workers:
+        return []
+    # Without the workers' start, which all runs share.
+    budget = Budget(limit_hours * 3600, summary.n_workers, [summary.mean_run_seconds])
+    n_hidden, n_fitting = COMPETITION.n_tomograms, budget.fitting()
+    line = f"{n_hidden} such runs would take {budget.projected(n_hidden) / 3600:.1f} h of {limit_hours:g} h"
+    if not on_gpu:
+        return [f"{line}; on this CPU, which tells nothing of Kaggle's GPUs and stops nothing"]
+    if n_fitting is None or n_fitting >= n_hidden:
+        return [line]
+    cost = read_cost(model)
+    ways = [] if cost is None else [advice(cost, read_pipeline(model))]
+    return [f"TOO SLOW: {line}: only {n_fitting} of them would be in the submission", *ways]
 
 
 def _engines(events: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
