@@ -98,6 +98,7 @@ def engine(
     compute_capability
         With --check-only: GPU to compile for; 7.5 is the T4's.
     """
+    from tomopoint.export.cost import COMPETITION
     from tomopoint.export.engine_build import BuildOptions
     from tomopoint.export.engine_trial import make_engine
 
@@ -105,9 +106,11 @@ def engine(
     if check_only:
         return _check_graph(model, flavour, options)
     record = make_engine(model, out, flavour, options)
+    hours = f"{record.projected_hours:.3g} h"
     text = (
         f"{out}: {record.runtime} {record.runtime_version} for compute capability {record.compute_capability} "
-        f"({record.device}) reproduces PyTorch, {record.seconds_per_tile:.3g} s per window\n"
+        f"({record.device}) reproduces PyTorch, {record.seconds_per_tile:.3g} s per window: {hours} "
+        f"for {COMPETITION.n_tomograms} tomograms of the competition on {COMPETITION.n_gpus} of these\n"
         f"next: tomopoint predict --data ROOT --model {model} --engine {out / 'engine.json'} --out OUT"
     )
     return CommandResult(text, {"engine": str(out), **json.loads(record.to_json())})

@@ -84,7 +84,7 @@ CANDIDATES: tuple[Candidate, ...] = (
         True,
         partial(build_with_onnxruntime, options=BUILD),
         load_as_submitted,
-        BUILD.to_dict(),
+        {"workspace_gib": BUILD.workspace_gib, "optimization_level": BUILD.optimization_level},
     ),
     Candidate(
         "onnxruntime-cpu",
