@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
 from tomopoint.files import sha256_of, write_atomically
+from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
 
 WANTED, IMAGE, LOCK = "kernel.in", "image.txt", "kernel.lock"
 
@@ -96,7 +97,7 @@ def normal_name(name: str) -> str:
 def fetch(
     folder: Path = Path("wheels"),
     tensorrt: str = TENSORRT_INDEX,
-    compute_capability: str = "7.5",
+    compute_capability: str = T4_COMPUTE_CAPABILITY,
     dry_run: bool = False,
 ) -> CommandResult:
     """Fetch the wheels of kernel.lock, by hash, and TensorRT's libraries where they can be had; print what they weigh.

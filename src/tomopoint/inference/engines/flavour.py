@@ -26,7 +26,7 @@ SMALLEST_COMPUTE_CAPABILITY = T4_COMPUTE_CAPABILITY
 _MODULES = {
     # The bindings wheel alone is enough: the package `tensorrt` only re-exports it, and is published as source only.
     CLASSIC: ("tensorrt", "tensorrt_bindings"),
-    RTX: ("tensorrt_rtx",),
+    RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings"),
 }
 _LEVELS = {"INTERNAL_ERROR": logging.ERROR, "ERROR": logging.ERROR, "WARNING": logging.INFO, "INFO": logging.DEBUG}
 
