@@ -22,8 +22,7 @@ from tomopoint.export.engine_build import (
     build_plan,
     write_bytes,
 )
-from tomopoint.export.graph import Graph
-from tomopoint.export.precision import with_half_convolutions
+from tomopoint.export.graph import Graph, graph_form
 from tomopoint.inference.engines.flavour import CLASSIC, RTX, TensorRT, load_tensorrt, logger_of
 from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.networks.build import build_network
@@ -32,7 +31,7 @@ from tomopoint.networks.ensemble import Ensemble
 
 N_CLASSES = 6
 SMALL_ZYX = (64, 64, 64)
-FULL_ZYX = (192, 128, 128)
+FULL_ZYX = (192, 256, 256)
 
 NARROW = {
     "segresnet": NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=6, offset_width=4),
@@ -51,8 +50,7 @@ def rtx() -> TensorRT:
 
 def export(module: nn.Module, path: Path, window_zyx=SMALL_ZYX, half: bool = True) -> Path:
     """Write a graph the way the exporter does."""
-    module = module.eval()
-    Graph(with_half_convolutions(module) if half else module, window_zyx, batch=1).save(path)
+    Graph(graph_form(module, "fp16" if half else "fp32"), window_zyx, batch=1).save(path)
     return path
 
 
@@ -71,7 +69,7 @@ def tiny_graph(path: Path, nodes, size=(1, 3, 3), opset: int = 20, constants=Non
 
 
 @pytest.mark.parametrize("name", NETWORK_NAMES)
-def test_every_network_with_half_convolutions_compiles_for_a_t4(name, rtx, tmp_path):
+def test_every_network_in_half_precision_compiles_for_a_t4(name, rtx, tmp_path):
     graph = export(network(name), tmp_path / "net.onnx")
     plan = build_plan(graph, rtx, BuildOptions())
     assert plan.compute_capability == "7.5"

@@ -2,12 +2,17 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from torch import nn
 
-from tomopoint.export.graph import OPSET, Graph
-from tomopoint.export.precision import HalfConvolution, with_half_convolutions
+from tomopoint.export.graph import OPSET, Graph, graph_form
+from tomopoint.export.norms import with_graph_norms
+from tomopoint.export.parity import FP16, Outputs, compare
+from tomopoint.export.precision import HalfNetwork, with_half_networks
+from tomopoint.export.reference import synthetic_windows
 from tomopoint.networks.ensemble import Ensemble
 
 
@@ -23,12 +28,12 @@ def _export(module, path, window=(32, 32, 40)):
 
 @pytest.fixture(scope="module")
 def whole_path(ensemble, tmp_path_factory):
-    return _export(ensemble, tmp_path_factory.mktemp("graph") / "whole.onnx")
+    return _export(graph_form(ensemble, "fp32"), tmp_path_factory.mktemp("graph") / "whole.onnx")
 
 
 @pytest.fixture(scope="module")
 def half_path(ensemble, tmp_path_factory):
-    return _export(with_half_convolutions(ensemble), tmp_path_factory.mktemp("graph") / "half.onnx")
+    return _export(graph_form(ensemble, "fp16"), tmp_path_factory.mktemp("graph") / "half.onnx")
 
 
 def _weights(model):
@@ -64,21 +69,110 @@ def test_views_share_weights_and_every_initialiser_is_used(merged, tmp_path):
     assert counts["Conv"] == 3 * Counter(node.op_type for node in plain.graph.node)["Conv"]
 
 
-def test_half_graphs_convolve_in_float16_and_nothing_else(half_path):
-    model = onnx.shape_inference.infer_shapes(onnx.load(half_path))
+def _kinds(model):
+    """Element type of every tensor, by name."""
+    model = onnx.shape_inference.infer_shapes(model)
     values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
     kinds = {value.name: value.type.tensor_type.elem_type for value in values}
-    kinds |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    found = Counter()
+    return kinds | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+
+
+def _nodes_after_the_networks(model):
+    """Nodes between the casts back to float32 and the graph's outputs."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    names, found = {"scores", "offsets"}, []
+    while names:
+        node = makers.pop(names.pop(), None)
+        if node is not None and node.op_type != "Cast":
+            found.append(node)
+            names |= set(node.input)
+    return found
+
+
+def test_half_graphs_are_float16_up_to_the_sigmoid_and_float32_from_there(half_path):
+    model = onnx.load(half_path)
+    kinds, after = _kinds(model), _nodes_after_the_networks(model)
+    found, behind = Counter(), Counter(node.op_type for node in after)
     for node in model.graph.node:
         if node.op_type == "Cast":
             continue
-        expected = TensorProto.FLOAT16 if node.op_type in ("Conv", "ConvTranspose") else TensorProto.FLOAT
-        floats = [kinds[name] for name in (*node.input, *node.output) if kinds.get(name) in (1, 10)]
-        assert set(floats) == {expected}, node.op_type
-        found[node.op_type] += 1
-    assert min(found["Conv"], found["ConvTranspose"], found["InstanceNormalization"], found["Sigmoid"]) > 0
+        floats = {
+            kinds[n] for n in (*node.input, *node.output) if kinds.get(n) in (TensorProto.FLOAT, TensorProto.FLOAT16)
+        }
+        scales = {TensorProto.FLOAT} if node.op_type == "Resize" else set()  # its factors are float32 in the standard
+        assert floats - scales == {TensorProto.FLOAT if node in after else TensorProto.FLOAT16}, node.op_type
+        found[node.op_type] += node not in after
+    for operator in (
+        "Conv",
+        "ConvTranspose",
+        "InstanceNormalization",
+        "BatchNormalization",
+        "Relu",
+        "LeakyRelu",
+        "Tanh",
+    ):
+        assert found[operator] > 0, operator
+        assert behind[operator] == 0
+    assert behind["Sigmoid"] == 2  # one per network; those of SiLU lie between convolutions
+    assert behind["Mul"] == 4  # shares of scores and offsets
+    # The entry, which the exporter finds to be common to both, and scores and offsets of each.
+    assert Counter(node.op_type for node in model.graph.node)["Cast"] == 1 + 2 * 2
     assert {kinds[name] for name in ("volume", "scores", "offsets")} == {TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_half_graphs_agree_with_pytorch_in_float32(index, merged, tmp_path):
+    network = merged.networks[index]
+    path = _export(graph_form(network, "fp16"), tmp_path / "half.onnx")
+    volume = synthetic_windows(merged.pipeline, (32, 32, 40), 1)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(volume))
+    got = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"volume": volume})
+    row = compare("one", "cpu", Outputs(*(t.numpy() for t in expected)), Outputs(*got), FP16, 2)
+    assert row.ok, row
+    assert row.scores_max > 1e-5  # it did compute in float16
+
+
+def test_group_norms_leave_no_multiplication_and_no_addition(merged, whole_path):
+    nodes = Counter(node.op_type for node in onnx.load(_plain(merged, whole_path.parent)).graph.node)
+    lean = Counter(node.op_type for node in onnx.load(whole_path).graph.node)
+    n_norms = sum(isinstance(module, nn.GroupNorm) for module in merged.networks[0].modules())
+    assert n_norms > 0
+    assert lean["BatchNormalization"] == n_norms == nodes["Mul"] - lean["Mul"] == nodes["Add"] - lean["Add"]
+    assert lean["InstanceNormalization"] == nodes["InstanceNormalization"]
+
+
+def _plain(merged, folder):
+    return _export(Ensemble(merged.networks[:2]).eval(), folder / "plain.onnx")
+
+
+def test_norms_without_scale_and_shift_are_one_operator(merged, tmp_path):
+    # DynUNet's: scale one and shift zero are inside InstanceNormalization, nothing follows.
+    model = onnx.load(_export(graph_form(merged.networks[1], "fp32"), tmp_path / "dynunet.onnx"))
+    nodes = Counter(node.op_type for node in model.graph.node)
+    n_norms = sum(isinstance(module, nn.InstanceNorm3d) for module in merged.networks[1].modules())
+    assert nodes["InstanceNormalization"] == n_norms
+    assert nodes["Mul"] == nodes["Sigmoid"]  # SiLU's, and one for the offsets' scale in place of the last sigmoid
+    assert nodes["Add"] == 0
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_group_norm_in_the_graphs_form_is_group_norm(batch):
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 8, eps=1e-2).requires_grad_(False)  # an eps that shows
+    norm.weight.uniform_(0.5, 2)
+    norm.bias.normal_()
+    x = 0.2 * torch.randn(batch, 8, 4, 6, 10) + torch.arange(8).reshape(8, 1, 1, 1)
+    torch.testing.assert_close(with_graph_norms(nn.Sequential(norm))(x), norm(x), rtol=1e-5, atol=1e-5)
+    bare = nn.Sequential(nn.GroupNorm(4, 8, affine=False))
+    assert type(with_graph_norms(bare)[0]) is nn.GroupNorm  # nothing to be saved
+
+
+def test_graph_norms_share_the_weights_of_the_module(ensemble):
+    lean = with_graph_norms(ensemble)
+    assert {id(p) for p in lean.parameters()} == {id(p) for p in ensemble.parameters()}
+    assert any(isinstance(module, nn.GroupNorm) for module in ensemble.modules())
+    assert not any(isinstance(module, nn.GroupNorm) for module in lean.modules())
 
 
 def test_half_weights_take_half_the_space(whole_path, half_path):
@@ -91,8 +185,14 @@ def test_half_weights_take_half_the_space(whole_path, half_path):
 def test_the_module_itself_stays_as_it_is(ensemble):
     volume = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 1, 32, 32, 40), dtype=np.float32))
     before = ensemble(volume)
-    half = with_half_convolutions(ensemble)
-    assert not any(isinstance(module, HalfConvolution) for module in ensemble.modules())
-    assert any(isinstance(module, HalfConvolution) for module in half.modules())
+    half = with_half_networks(ensemble)
+    assert not any(isinstance(module, HalfNetwork) for module in ensemble.modules())
+    assert all(isinstance(network, HalfNetwork) for network in half.networks)
     after = ensemble(volume)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_network_held_twice_keeps_one_set_of_weights(merged):
+    half = with_half_networks(Ensemble([merged.networks[1], merged.networks[1]]))
+    assert half.networks[0] is half.networks[1]
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}

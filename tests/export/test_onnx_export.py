@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -13,10 +14,14 @@ import torch
 from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.export import onnx_export
+from tomopoint.export.command import export_onnx
+from tomopoint.export.cost import project, read_cost
+from tomopoint.export.graph_cost import count_graph
 from tomopoint.export.onnx_export import ExportOptions, export_merged, reference_windows
 from tomopoint.export.parity import FP32_SMALL, Tolerance
 from tomopoint.export.reference import Reference
 from tomopoint.files import sha256_of
+from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import Pipeline, Tiling
 
@@ -35,7 +40,7 @@ def single(merged):
 
 @pytest.fixture(scope="module")
 def report(merged, tmp_path_factory):
-    return export_merged(merged, tmp_path_factory.mktemp("export") / "ensemble.onnx", ExportOptions())
+    return export_merged(merged, tmp_path_factory.mktemp("export") / "ensemble.onnx", ExportOptions(precision="fp32"))
 
 
 def _metadata(path):
@@ -70,6 +75,15 @@ def test_pipeline_parity_and_versions_are_in_the_file(report):
     assert [member.weights_sha256 for member in report.pipeline.members] == [f"{k:064x}" for k in range(3)]
 
 
+def test_the_cost_is_that_of_the_graph_as_written(report):
+    counted = count_graph(onnx_ir.load(report.path))
+    cost = read_cost(report.path)
+    assert cost == report.cost
+    assert (cost.window_zyx, cost.n_networks, cost.precision) == (report.pipeline.tiling.window_zyx, 3, "fp32")
+    assert (cost.flop, cost.unfused_bytes) == (counted.flop, counted.unfused_bytes)
+    assert (cost.peak_activation_bytes, cost.weight_bytes) == (counted.peak_activation_bytes, counted.weight_bytes)
+
+
 def test_the_reference_is_pytorchs_answer_and_names_the_graph(report, merged):
     reference = Reference.load(report.path.with_name("reference.npz"))
     assert reference.onnx_sha256 == sha256_of(report.path) == report.onnx_sha256
@@ -85,9 +99,7 @@ def test_the_reference_is_pytorchs_answer_and_names_the_graph(report, merged):
 
 def test_the_graph_is_what_the_pipeline_says_in_half_precision_and_batches(single, tmp_path):
     validated = replace(single.pipeline, tiling=Tiling((24, 32, 16), (8, 8, 8)), views=("identity", "flip_z"))
-    report = export_merged(
-        replace(single, pipeline=validated), tmp_path / "e.onnx", ExportOptions(batch=2, precision="fp16")
-    )
+    report = export_merged(replace(single, pipeline=validated), tmp_path / "e.onnx", ExportOptions(batch=2))
     assert report.pipeline == validated
     assert all(row.ok for row in report.rows)
     reference = Reference.load(report.reference_path)
@@ -142,3 +154,19 @@ def test_export_from_the_command_line(write_run, tmp_path):
     assert figures["ok"]
     assert figures["onnx_sha256"] == sha256_of(tmp_path / "e.onnx")
     assert [row["subject"] for row in figures["parity"]] == ["whole graph"]
+    cost = read_cost(tmp_path / "e.onnx")
+    assert (cost.precision, cost.n_networks) == ("fp16", 1)
+    assert figures["cost"]["flop"] == cost.flop
+    hours = project(cost, read_pipeline(tmp_path / "e.onnx"))
+    assert figures["hours"] == {p.runtime: round(p.hours, 2) for p in hours}
+
+
+def test_the_export_says_what_the_graph_costs_and_warns(write_run, tmp_path, monkeypatch):
+    result = export_onnx([write_run("a", seeds=(0,))], tmp_path / "e.onnx")
+    assert "windows per tomogram" in result.text
+    assert f"ONNX Runtime CUDA {result.figures['hours']['onnxruntime-cuda']:.1f} h" in result.text
+    assert "warning" not in result.text
+    monkeypatch.setattr("tomopoint.export.cost.HOURS_TO_WARN", 0.6)
+    result = export_onnx([tmp_path / "a"], tmp_path / "e.onnx", precision="fp32")
+    assert "above 0.6 h" in result.text
+    assert "--precision fp16" in result.text

@@ -15,15 +15,32 @@ import torch
 from torch import nn
 
 from tomopoint.errors import TomopointError
+from tomopoint.export.norms import with_graph_norms
+from tomopoint.export.precision import with_half_networks
 
 OPSET = 20
-"""Every operator the networks need, with group norm as reshape and instance norm, which TensorRT parses since 10.0."""
+"""Every operator the networks need. From 21 on the exporter writes GroupNormalization, for which ONNX Runtime has no
+kernel: it takes it apart into passes of float32."""
 
 INPUT_NAME = "volume"
 OUTPUT_NAMES = ("scores", "offsets")
 
 MAX_FILE_BYTES = 2**31 - 1
 """A protobuf message cannot be larger; above it weights would need a second file, which nothing here travels with."""
+
+
+def graph_form(module: nn.Module, precision: str) -> nn.Module:
+    """Return the form in which a network, or an ensemble, is exported; `module` stays as it is.
+
+    Parameters
+    ----------
+    module
+        Honours the contract.
+    precision
+        ``"fp16"``, see :func:`~tomopoint.export.precision.with_half_networks`, or ``"fp32"``.
+    """
+    form = with_graph_norms(module)
+    return with_half_networks(form) if precision == "fp16" else form
 
 
 class Graph:
@@ -35,16 +52,18 @@ class Graph:
         Honours the contract, in eval mode.
     window_zyx, batch
         Static input shape ``(batch, 1, D, H, W)``.
+    opset
+        Version of the operators.
     """
 
-    def __init__(self, module: nn.Module, window_zyx: Sequence[int], batch: int) -> None:
+    def __init__(self, module: nn.Module, window_zyx: Sequence[int], batch: int, opset: int = OPSET) -> None:
         example = torch.zeros((batch, 1, *window_zyx))
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (example,),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=[INPUT_NAME],
                 output_names=list(OUTPUT_NAMES),
                 verbose=False,

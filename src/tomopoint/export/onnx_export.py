@@ -16,10 +16,11 @@ from torch import nn
 from tomopoint.data.normalisation import normalise
 from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import EngineError, TomopointError
-from tomopoint.export.graph import OPSET, Graph
+from tomopoint.export.cost import GraphCost
+from tomopoint.export.graph import OPSET, Graph, graph_form
+from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.metadata import graph_metadata
 from tomopoint.export.parity import PRECISIONS, Array, Outputs, ParityRow, compare, format_table, tolerance_for
-from tomopoint.export.precision import with_half_convolutions
 from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.onnx import OnnxEngine
@@ -42,13 +43,13 @@ class ExportOptions:
     batch
         Static number of windows per call.
     precision
-        ``"fp32"``, or ``"fp16"``: convolutions in float16, everything else and both ports in float32.
+        ``"fp16"``: networks in float16, sigmoid, averages and ports in float32; or ``"fp32"`` throughout.
     tomogram_path
         Store to take the reference windows from; None for synthetic ones.
     """
 
     batch: int = 1
-    precision: str = "fp32"
+    precision: str = "fp16"
     tomogram_path: Path | None = None
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how well it agrees with PyTorch."""
+    """What was written, how well it agrees with PyTorch, and what it costs."""
 
     path: Path
     reference_path: Path
@@ -68,6 +69,7 @@ class ExportReport:
     n_bytes: int
     pipeline: Pipeline
     rows: tuple[ParityRow, ...]
+    cost: GraphCost
     seconds: float
 
 
@@ -109,7 +111,7 @@ def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) 
         whole, outputs, path = trial.check(WHOLE, ensemble, keep=True)
         rows.append(whole)
         _require_parity(rows, out)
-        trial.finish(path, rows)
+        cost = trial.finish(path, rows)
         reference = Reference(windows, outputs, options.precision, sha256_of(path))
         reference_path = out.with_name(REFERENCE_NAME)
         reference.save(reference_path)
@@ -121,6 +123,7 @@ def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) 
         n_bytes=out.stat().st_size,
         pipeline=pipeline,
         rows=tuple(rows),
+        cost=cost,
         seconds=time.monotonic() - start,
     )
 
@@ -161,10 +164,9 @@ class _Trial:
         """Export, run both, compare; return the table row, PyTorch's outputs and the trial graph's path."""
         window_zyx = self._pipeline.tiling.window_zyx
         logger.info("export %s, %s, window %s", subject, self._options.precision, "x".join(map(str, window_zyx)))
-        half = self._options.precision == "fp16"
-        graph = Graph(with_half_convolutions(module) if half else module, window_zyx, self._options.batch)
+        graph = Graph(graph_form(module, self._options.precision), window_zyx, self._options.batch)
         path = self._folder / f"{subject.replace(' ', '-')}.onnx"
-        graph.save(path, self._metadata([]))
+        graph.save(path, self._metadata([], None))
         if keep:
             self._graph = graph
         del graph
@@ -177,10 +179,12 @@ class _Trial:
         row = compare(subject, runtime, expected, got, tolerance, self._pipeline.stride)
         return row, expected, path
 
-    def finish(self, path: Path, rows: Sequence[ParityRow]) -> None:
-        """Write the kept graph again, with the parity table in it."""
+    def finish(self, path: Path, rows: Sequence[ParityRow]) -> GraphCost:
+        """Write the kept graph again, with the parity table and its cost in it; return the cost."""
         assert self._graph is not None
-        self._graph.save(path, self._metadata(rows))
+        cost = cost_of(self._graph.model, self._pipeline, self._options.precision, self._options.batch)
+        self._graph.save(path, self._metadata(rows, cost))
+        return cost
 
     def _run_onnx(self, path: Path) -> tuple[Outputs, str]:
         engine = OnnxEngine(path, provider="cpu")
@@ -189,10 +193,10 @@ class _Trial:
         finally:
             engine.close()
 
-    def _metadata(self, rows: Sequence[ParityRow]) -> dict[str, str]:
+    def _metadata(self, rows: Sequence[ParityRow], cost: GraphCost | None) -> dict[str, str]:
         export = {
             "precision": self._options.precision,
             "batch": self._options.batch,
             "opset": OPSET,
         }
-        return graph_metadata(self._pipeline, rows, export)
+        return graph_metadata(self._pipeline, rows, export, cost)

@@ -1,7 +1,9 @@
-"""Half precision where it pays and nowhere else, stated in the graph itself.
+"""Half precision, stated in the graph itself: networks in float16, what is made of their outputs in float32.
 
-TensorRT 11 has no fp16 switch any more and T4s are known to go wrong where norms run in float16, so types are decided
-here: convolutions in float16 (they are nearly all of the arithmetic), everything between them in float32.
+TensorRT 11 has no fp16 switch any more, so types are decided here. Between convolutions everything is bound by memory,
+so activations are float16 too: kept in float32 they, and the casts around every convolution, cost twice the traffic and
+more. Norms read and write float16 and keep their statistics in float32 in every runtime (TensorRT by default, cuDNN
+below ONNX Runtime's CUDA provider always). The sigmoid, views and averages are float32, as are the graph's ports.
 """
 
 from __future__ import annotations
@@ -11,39 +13,32 @@ import copy
 import torch
 from torch import Tensor, nn
 
-_CONVOLUTIONS = (nn.Conv3d, nn.ConvTranspose3d)
+from tomopoint.networks.contract import PointNetwork
 
 
-class HalfConvolution(nn.Module):
-    """A convolution with float16 weights between two casts: float32 in, float32 out."""
+class HalfNetwork(PointNetwork):
+    """A copy of a network whose backbone and head work in float16; voxels come and answers go in float32."""
 
-    def __init__(self, convolution: nn.Module) -> None:
-        super().__init__()
-        self.convolution = copy.deepcopy(convolution).half()
+    def __init__(self, network: PointNetwork) -> None:
+        backbone, head = copy.deepcopy(network.backbone).half(), copy.deepcopy(network.head).half()
+        super().__init__(backbone, head, network.n_classes, network.stride)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Cast, convolve, cast back."""
-        result: Tensor = self.convolution(features.to(torch.float16)).to(torch.float32)
-        return result
+    def logits(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """Cast the volume, and be a :class:`PointNetwork`, whose ``forward`` casts back before its sigmoid."""
+        return super().logits(volume.to(torch.float16))
 
 
-def with_half_convolutions(module: nn.Module) -> nn.Module:
-    """Return a copy of `module` in eval mode whose 3-D convolutions compute in float16; `module` stays as it is.
+def with_half_networks(module: nn.Module) -> nn.Module:
+    """Return a copy of `module` in eval mode whose networks compute in float16; `module` stays as it is.
 
-    Normalisation, activations, sums, the sigmoid and the average over networks stay in float32, as do the inputs and
-    outputs of the whole.
+    Parameters
+    ----------
+    module
+        A network, or one that holds some, such as an ensemble. One that it holds twice stays one, so that its weights
+        are stored once.
     """
-    result = copy.deepcopy(module).eval()
-    if isinstance(result, _CONVOLUTIONS):
-        return HalfConvolution(result)
-    _replace_convolutions(result, {})
-    return result
-
-
-def _replace_convolutions(module: nn.Module, done: dict[nn.Module, HalfConvolution]) -> None:
-    """Swap convolutions in place; one that is used twice stays one, so its weights are stored once."""
-    for name, child in module.named_children():
-        if isinstance(child, _CONVOLUTIONS):
-            setattr(module, name, done.setdefault(child, HalfConvolution(child)))
-        else:
-            _replace_convolutions(child, done)
+    if isinstance(module, PointNetwork):
+        return HalfNetwork(module).eval()
+    networks = {id(part): HalfNetwork(part) for part in module.modules() if isinstance(part, PointNetwork)}
+    result: nn.Module = copy.deepcopy(module, dict(networks))  # found in the memo, a network is taken, not copied
+    return result.eval()
