@@ -1,11 +1,16 @@
-"""Time, memory, size and parity of an exported graph of full-size networks with random weights, and its sm_75 build.
+"""Cost, hours, time, memory, size and parity of an exported graph of full-size networks with random weights, and its
+sm_75 build.
 
 Half SegResNet, half DynUNet, at the winner's widths. Heads are spread so that scores and offsets use their range (fresh
-ones answer almost constant maps, on which any graph agrees). The window is cut from a simulated tomogram, whose
-statistics are those of real ones. Each precision runs in a process of its own. The graph with float16 convolutions
-then goes through TensorRT-RTX's parser and compiler for a T4, which needs no GPU (float32 ones it cannot compile).
+ones answer almost constant maps, on which any graph agrees). Each precision runs in a process of its own:
 
-    python benchmarks/export.py [--folds 5] [--window 192,128,128] [--precision fp32]
+* at `--window`, the Pipeline's default unless given, the graph is made and counted, and the hours of the competition
+  are projected. In float16 it then goes through TensorRT-RTX's parser and compiler for a T4, which needs no GPU
+  (float32 convolutions it cannot compile);
+* at `--compare`, which is smaller because PyTorch and ONNX Runtime compute all of it on the CPU, it is exported whole
+  and compared with PyTorch, on a window cut from a simulated tomogram, whose statistics are those of real ones.
+
+    python benchmarks/export.py [--folds 5] [--window 192,256,256] [--compare 192,128,128] [--precision fp16]
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ import json
 import resource
 import subprocess
 import sys
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,19 +29,27 @@ import torch
 
 from tomopoint.command import parse_zyx
 from tomopoint.data.project import Project
+from tomopoint.export.cost import COMPETITION, format_projections, n_windows, project, time_warning
 from tomopoint.export.engine_build import BuildOptions, build_plan
+from tomopoint.export.graph import Graph, graph_form
+from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.inference.engines.flavour import load_tensorrt
+from tomopoint.inference.tiles import choose_tiling
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.contract import PointNetwork
+from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
 from tomopoint.simulate.command import simulate
 from tomopoint.validation.ensemble_folder import ValidatedEnsemble
 
 ARCHITECTURES = ("segresnet", "dynunet")
+COMPARE = "192,128,128"
 SPREAD = 1.5
 VOXEL_A = 10.0124
+
+Size = tuple[int, int, int]
 
 
 def random_network(name: str, seed: int) -> PointNetwork:
@@ -46,30 +61,55 @@ def random_network(name: str, seed: int) -> PointNetwork:
     return network
 
 
-def measure(precision: str, folds: int, window_zyx: tuple[int, int, int]) -> dict[str, object]:
+def measure(precision: str, folds: int, window_zyx: Size, compare_zyx: Size) -> dict[str, object]:
     names = [name for _ in range(folds) for name in ARCHITECTURES]
     networks = tuple(random_network(name, seed) for seed, name in enumerate(names))
     members = tuple(Member(f"fold{k // 2}", name, (), None, f"{k:064x}") for k, name in enumerate(names))
-    z, y, x = (size // 4 // 2 * 2 for size in window_zyx)
-    pipeline = Pipeline(COMPETITION_PARTICLES, VOXEL_A, tiling=Tiling(window_zyx, (z, y, x), 0.1), members=members)
+    pipeline = Pipeline(
+        COMPETITION_PARTICLES, VOXEL_A, tiling=choose_tiling([window_zyx], 1, window_zyx), members=members
+    )
+    with TemporaryDirectory() as name:
+        full = count_and_build(networks, pipeline, precision, Path(name) / "full.onnx")
     with TemporaryDirectory() as name:
         folder = Path(name)
-        options = ExportOptions(precision=precision, tomogram_path=simulated_tomogram(folder, window_zyx))
-        report = export_merged(ValidatedEnsemble(networks, pipeline), folder / "ensemble.onnx", options)
-        figures: dict[str, object] = {
+        options = ExportOptions(precision=precision, tomogram_path=simulated_tomogram(folder, compare_zyx))
+        smaller = replace(pipeline, tiling=choose_tiling([compare_zyx], 1, compare_zyx))
+        report = export_merged(ValidatedEnsemble(networks, smaller), folder / "ensemble.onnx", options)
+        return {
             "networks": len(networks),
             "parameters_million": round(sum(p.numel() for n in networks for p in n.parameters()) / 1e6, 1),
             "megabytes": round(report.n_bytes / 1e6, 1),
-            "seconds": round(report.seconds, 1),
+            **full,
+            "compare_seconds": round(report.seconds, 1),
             "peak_gigabytes": round(peak_gigabytes(), 2),
             "parity": [row.to_dict() for row in report.rows],
         }
-        if precision == "fp16":
-            figures["sm_75"] = build_for_t4(report.path)
+
+
+def count_and_build(
+    networks: tuple[PointNetwork, ...], pipeline: Pipeline, precision: str, path: Path
+) -> dict[str, object]:
+    """Count the whole graph at the Pipeline's window, print its hours, and compile it where TensorRT-RTX can."""
+    start = time.monotonic()
+    graph = Graph(graph_form(Ensemble(networks).eval(), precision), pipeline.tiling.window_zyx, 1)
+    cost = cost_of(graph.model, pipeline, precision, 1)
+    seconds = time.monotonic() - start
+    print(f"{len(networks)} networks, {precision}\n{format_projections(cost, pipeline)}", file=sys.stderr)
+    print(time_warning(cost, pipeline) or "no warning", file=sys.stderr, flush=True)
+    figures: dict[str, object] = {
+        "cost": asdict(cost),
+        "windows_per_tomogram": n_windows(pipeline, COMPETITION.shape_zyx),
+        "hours": {p.runtime: round(p.hours, 2) for p in project(cost, pipeline)},
+        "graph_seconds": round(seconds, 1),
+    }
+    if precision == "fp16":
+        graph.save(path)
+        del graph
+        figures["sm_75"] = build_for_t4(path)
     return figures
 
 
-def simulated_tomogram(folder: Path, window_zyx: tuple[int, int, int]) -> Path:
+def simulated_tomogram(folder: Path, window_zyx: Size) -> Path:
     """Write a tomogram barely larger than the window; return its store."""
     shape = ",".join(str(size + 16) for size in window_zyx)
     simulate(folder / "project", train_runs=1, test_runs=0, shape=shape, workers=1)
@@ -93,20 +133,23 @@ def peak_gigabytes() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--window", default="192,128,128")
+    parser.add_argument("--window", default=",".join(map(str, Tiling().window_zyx)))
+    parser.add_argument("--compare", default=COMPARE)
     parser.add_argument("--precision", choices=("fp32", "fp16"))
     given = parser.parse_args()
     if given.precision:
-        print(json.dumps(measure(given.precision, given.folds, parse_zyx("window", given.window))))
+        windows = parse_zyx("window", given.window), parse_zyx("compare", given.compare)
+        print(json.dumps(measure(given.precision, given.folds, *windows)))
         return
     results = {}
     for precision in ("fp32", "fp16"):
         words = [sys.executable, __file__, "--precision", precision, "--folds", str(given.folds)]
-        done = subprocess.run([*words, "--window", given.window], check=True, stdout=subprocess.PIPE, text=True)
+        words += ["--window", given.window, "--compare", given.compare]
+        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
         results[precision] = json.loads(done.stdout.splitlines()[-1])
-    print(json.dumps({"window_zyx": given.window, **results}))
+    print(json.dumps({"window_zyx": given.window, "compare_window_zyx": given.compare, **results}))
 
 
 if __name__ == "__main__":
