@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import prod
 
 import onnx
 import pytest
@@ -41,6 +42,12 @@ def test_windows_of_the_competition():
     assert n_windows(pipeline_of(), COMPETITION.shape_zyx) == 81
     assert n_windows(pipeline_of((192, 256, 256)), COMPETITION.shape_zyx) == 9
     assert n_windows(pipeline_of(), (192, 128, 128)) == 1
+
+
+def test_the_default_tiling_reads_little_twice():
+    default = Pipeline(COMPETITION_PARTICLES, 10.0)
+    read = n_windows(default, COMPETITION.shape_zyx) * prod(default.tiling.window_zyx)
+    assert read < 1.6 * prod(COMPETITION.shape_zyx)
 
 
 def test_hours_of_ten_networks_by_hand():
