@@ -1,5 +1,7 @@
 """Mixup, copy-paste and erasing keep volume and particles consistent."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,41 @@ def test_intensity_changes_are_bounded_and_off_by_default():
     values = [float(vary(crop, np.random.default_rng(s), options, []).volume_zyx[0, 0, 0]) for s in range(200)]
     assert 0.7 <= min(values) < 0.8
     assert 1.2 < max(values) <= 1.3
+
+
+EFFECTIVE = {
+    "rotation_degrees": (0.0, 30.0),
+    "tilt_degrees": (0.0, 10.0),
+    "scale": (0.0, 0.1),
+    "resample_probability": (0.0, 1.0),
+    "flips": (False, True),
+    "quarter_turns": (False, True),
+    "gain": (0.0, 0.2),
+    "shift": (0.0, 0.2),
+    "noise": (0.0, 0.5),
+    "mixup": (0.0, 1.0),
+    "copy_paste": (0.0, 1.0),
+    "erase": (0.0, 1.0),
+}
+"""Every augmentation option, off and on."""
+
+NEEDS = {"rotation_degrees": {"resample_probability": 1.0}, "tilt_degrees": {"resample_probability": 1.0}}
+NEEDS |= {"scale": {"resample_probability": 1.0}, "resample_probability": {"rotation_degrees": 30.0}}
+NOTHING = {name: off for name, (off, _) in EFFECTIVE.items()}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(AugmentationOptions)])
+def test_every_augmentation_option_changes_crops(name):
+    """With all others off, so that nothing but its own effect can be seen; an option without an entry here fails."""
+    run = make_run(shape=(64, 128, 128), n_particles=2)
+    off, on = EFFECTIVE[name]
+    crops = []
+    for value in (off, on):
+        options = AugmentationOptions(**{**NOTHING, **NEEDS.get(name, {}), name: value})
+        dataset = CropDataset([run], CropOptions((48, 48, 48), centred_fraction=0.5, jitter=0.2), options, 0)
+        crops.append([dataset[0, position] for position in range(8)])
+    n_changed = sum(not torch.allclose(a.volume_zyx, b.volume_zyx) for a, b in zip(*crops, strict=True))
+    assert n_changed >= 2
 
 
 def test_mixup_shares_one_scale():

@@ -81,15 +81,20 @@ def test_biases_and_norms_do_not_decay():
     assert (decaying["weight_decay"], plain["weight_decay"]) == (0.01, 0)
 
 
-def test_precision_fits_the_processor(tmp_path):
+def test_precision_fits_the_processor(tmp_path, monkeypatch):
     flags = tmp_path / "cpuinfo"
     assert not cpu_multiplies_bf16(flags)
     flags.write_text("flags: avx2 avx512f")
     assert not cpu_multiplies_bf16(flags)
     flags.write_text("flags: avx512f avx512_bf16")
     assert cpu_multiplies_bf16(flags)
+    flags.write_text("flags: avx512f amx_tile amx_bf16")
+    assert cpu_multiplies_bf16(flags)
     cpu = Machine("cpu")
-    assert cpu.precision("auto") == ("bf16-mixed" if cpu_multiplies_bf16() else "32-true")
+    for has_bf16, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr("tomopoint.training.machine.cpu_multiplies_bf16", lambda answer=has_bf16: answer)
+        assert cpu.precision("auto") == expected
+        assert cpu.precision("bf16") == "bf16-mixed"  # what is asked for is done, fast or not
     with pytest.raises(TomopointError, match="fp16 needs a GPU"):
         cpu.precision("fp16")
 
