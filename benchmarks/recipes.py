@@ -1,4 +1,4 @@
-"""The recipe `default` against the winner's settings, on simulated tomograms, with the same small networks.
+"""The recipe `default` against the recipe `winner`, on simulated tomograms, with the same small networks.
 
     python benchmarks/recipes.py [--seeds 0,1,2] [--faults] [--out work/bench-recipes]
 
@@ -72,7 +72,7 @@ class Arm:
     title
         In the table.
     recipe
-        Name of a recipe; ``{network}`` stands for the network's.
+        Name of a recipe; each network is trained with the options that it has there.
     faulty
         With the winner's two faults.
     """
@@ -84,7 +84,7 @@ class Arm:
 
 ARMS = (
     Arm("default", "default", False),
-    Arm("winner", "winner-{network}", True),
+    Arm("winner", "winner", True),
     Arm("default with the two faults", "default", True),
 )
 NETWORKS = ("segresnet", "dynunet")
@@ -137,12 +137,11 @@ def predict(store: Path, engines: Sequence[TorchEngine], pipeline: Pipeline, fau
 
 def recipe_of(arm: Arm, network: str, seed: int) -> Recipe:
     """The arm's recipe at this benchmark's size; what it says about anything but size and length stays."""
-    recipe = load_recipe(arm.recipe.format(network=network))
+    recipe = load_recipe(arm.recipe)
+    own = recipe.for_network([config.name for config in recipe.networks].index(network))
     narrow = next(config for config in load_recipe("demo").networks if config.name == network)
-    own = next(config for config in recipe.networks if config.name == network)
-    rate = recipe.with_rate_of(own).optimiser.learning_rate
-    optimiser = replace(recipe.optimiser, learning_rate=rate * RATE_FACTOR)
-    sized = replace(recipe, networks=(narrow,), crops=replace(recipe.crops, size_zyx=CROP), optimiser=optimiser)
+    optimiser = replace(own.optimiser, learning_rate=own.optimiser.learning_rate * RATE_FACTOR)
+    sized = replace(own, networks=(narrow,), crops=replace(own.crops, size_zyx=CROP), optimiser=optimiser)
     return replace(sized, seed=seed).with_fit(
         epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH, batch_size=BATCH, patience=0, score_every=0, max_minutes=0.0
     )

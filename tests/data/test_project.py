@@ -42,11 +42,20 @@ def test_kfold_holds_every_run_out_once():
         assert len(fold.training_runs) + len(fold.validation_runs) == 7
 
 
-def test_winner_scheme_is_his_seven_pairs():
-    pairs = [fold.validation_runs for fold in make_folds(RUNS, "winner")]
+def test_pairs_are_the_winners_seven_and_five_of_them_his_folds():
+    pairs = [fold.validation_runs for fold in make_folds(RUNS, "pairs")]
+    assert len(pairs) == 7
     assert pairs[0] == ("TS_5_4", "TS_69_2")
     assert pairs[2] == ("TS_6_4", "TS_6_6")
     assert pairs[6] == ("TS_99_9", "TS_5_4")
+    five = make_folds(RUNS, "pairs-5")
+    assert [fold.validation_runs for fold in five] == pairs[:5]
+    assert {len(fold.training_runs) for fold in five} == {5}
+    # fewer runs than folds: as many folds as runs
+    assert [fold.validation_runs for fold in make_folds(RUNS[:3], "pairs-5")] == [
+        fold.validation_runs for fold in make_folds(RUNS[:3], "pairs")
+    ]
+    assert make_folds(RUNS, "winner") == make_folds(RUNS, "pairs")  # in stored recipes
 
 
 def test_other_schemes():
@@ -55,7 +64,7 @@ def test_other_schemes():
     assert make_folds(RUNS, [["TS_6_4"]])[0].validation_runs == ("TS_6_4",)
 
 
-@pytest.mark.parametrize("scheme", ["kfold-1", "kfold-x", "random", "kfold-8", [["TS_0_0"]]])
+@pytest.mark.parametrize("scheme", ["kfold-1", "kfold-x", "random", "kfold-8", "pairs-0", "pairs-", [["TS_0_0"]]])
 def test_schemes_that_do_not_fit(scheme):
     with pytest.raises(DataError):
         make_folds(RUNS, scheme)

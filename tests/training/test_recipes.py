@@ -1,17 +1,22 @@
 """Recipes: read by name or path, strict about names and values, the same after a round trip."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tomopoint.data.folds import make_folds
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
+from tomopoint.training.checkpoints import load_record
 from tomopoint.training.fit import check_sizes
 from tomopoint.training.recipe_files import differences, load_recipe, recipe_from_dict, recipes_folder
-from tomopoint.training.recipes import Recipe
+from tomopoint.training.recipes import OptimiserOptions, Recipe
 
-NAMES = ("default", "demo", "demo-quick", "winner-segresnet", "winner-dynunet")
+NAMES = ("default", "demo", "demo-quick", "winner", "winner-miniature")
+STORED = Path(__file__).parent / "stored"
+"""Recipes and records of finished members as earlier versions wrote them, one folder each."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,14 +41,125 @@ def test_resolved_recipe_reads_back_equal(tmp_path: Path):
 
 
 def test_the_winners_settings():
-    segresnet, dynunet = load_recipe("winner-segresnet"), load_recipe("winner-dynunet")
+    recipe = load_recipe("winner")
+    segresnet, dynunet = recipe.for_network(0), recipe.for_network(1)
     assert (segresnet.optimiser.learning_rate, segresnet.optimiser.weight_decay) == (1e-4, 0.01)
     assert (dynunet.optimiser.learning_rate, dynunet.optimiser.weight_decay) == (3e-4, 1e-4)
     assert segresnet.crops.size_zyx == (96, 128, 128)
     assert segresnet.crops.jitter == 0
     assert segresnet.fit.averaging == "none"
     assert (dynunet.fit.averaging, dynunet.augmentation.erase) == ("ema", 0.05)
+    assert segresnet.augmentation.erase == 0
     assert segresnet.loss.cross_entropy_weight == 0
+    lengths = [(own.fit.batch_size, own.fit.steps_per_epoch, own.fit.epochs) for own in (segresnet, dynunet)]
+    assert lengths == [(4, 160, 150), (6, 106, 150)]
+    for own in (segresnet, dynunet):
+        assert (own.fit.score_every, own.fit.keep_best, own.fit.mean_of_best) == (1, 5, "always")
+        assert (own.optimiser.betas, own.augmentation.tilt_degrees) == ((0.95, 0.99), 10)
+
+
+@pytest.mark.parametrize("name", ["default", "winner", "winner-miniature"])
+def test_ten_networks_on_five_folds_of_five_and_two(name):
+    recipe = load_recipe(name)
+    folds = make_folds([f"TS_{i}" for i in range(7)], recipe.folds)
+    assert [(len(fold.training_runs), len(fold.validation_runs)) for fold in folds] == [(5, 2)] * 5
+    assert [network.title for network in recipe.networks] == ["segresnet", "dynunet"]
+
+
+def test_the_miniature_is_the_winner_but_for_its_size():
+    winner, small = load_recipe("winner"), load_recipe("winner-miniature")
+    own = [(winner.for_network(i).to_dict(), small.for_network(i).to_dict()) for i in (0, 1)]
+    changed = {name for large, narrow in own for name in differences(large, narrow)}
+    assert changed == {
+        "networks",
+        "crops.size_zyx",
+        "optimiser.learning_rate",
+        "optimiser.warmup_steps",
+        *(f"fit.{name}" for name in ("batch_size", "ema_decay", "epochs", "precision", "steps_per_epoch")),
+        "fit.validation_crops",
+    }
+    assert (small.for_network(0).fit.averaging, small.for_network(1).augmentation.erase) == ("none", 0.05)
+
+
+OWN = {
+    "networks": [
+        {"name": "segresnet", "fit": {"batch_size": 2}, "optimiser": {"learning_rate": 0.5, "betas": [0.1, 0.2]}},
+        {"name": "dynunet", "learning_rate": 0.25, "loss": {"assignment": {"topk": 3}}, "augmentation": {"erase": 0.1}},
+    ],
+    "optimiser": {"weight_decay": 0.125},
+    "fit": {"epochs": 7, "batch_size": 9},
+    "loss": {"assignment": {"alpha": 2.0}},
+}
+
+
+def test_a_network_may_have_options_of_its_own(tmp_path):
+    recipe = recipe_from_dict(OWN, "mine.yaml")
+    first, second = recipe.for_network(0), recipe.for_network(1)
+    assert (first.fit.batch_size, first.fit.epochs, second.fit.batch_size) == (2, 7, 9)
+    assert first.optimiser == OptimiserOptions(0.5, 0.125, (0.1, 0.2))
+    assert second.optimiser == OptimiserOptions(0.25, 0.125)
+    assert (second.loss.assignment.topk, second.loss.assignment.alpha) == (3, 2.0)
+    assert (first.loss.assignment.topk, first.loss.assignment.alpha) == (13, 2.0)
+    assert (first.augmentation.erase, second.augmentation.erase) == (0, 0.1)
+    # what the command changes, it changes for every network
+    assert [recipe.with_fit(epochs=3).for_network(i).fit.epochs for i in (0, 1)] == [3, 3]
+    assert recipe.with_fit(epochs=3).for_network(0).fit.batch_size == 2
+    recipe.save(tmp_path / "recipe.yaml")
+    assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
+
+
+def write(folder, name, content):
+    (folder / name).write_text(yaml.safe_dump(content))
+    return str(folder / name)
+
+
+def test_a_file_may_change_another_one(tmp_path):
+    write(tmp_path, "first.yaml", {**OWN, "folds": [["a"], ["b"]]})
+    write(tmp_path, "second.yaml", {"base": "first.yaml", "fit": {"epochs": 2}, "folds": [["c"]]})
+    slow = {"name": "segresnet", "init_filters": 8, "learning_rate": 0.125, "fit": {"patience": 4}}
+    path = write(tmp_path, "third.yaml", {"base": "second.yaml", "networks": [slow]})
+    recipe = load_recipe(path)
+    assert [network.title for network in recipe.networks] == ["segresnet"]
+    own = recipe.for_network(0)
+    assert own.networks[0].init_filters == 8
+    assert (own.fit.epochs, own.fit.batch_size, own.fit.patience) == (2, 2, 4)
+    assert (own.optimiser.learning_rate, own.optimiser.betas) == (0.125, (0.1, 0.2))
+    assert own.folds == (("c",),)
+    recipe.save(tmp_path / "resolved.yaml")
+    assert "base" not in (tmp_path / "resolved.yaml").read_text()
+    assert load_recipe(str(tmp_path / "resolved.yaml")) == recipe
+
+
+def test_a_named_recipe_may_be_the_base(tmp_path):
+    changed = load_recipe(write(tmp_path, "mine.yaml", {"base": "winner", "fit": {"epochs": 3}, "seed": 8}))
+    assert differences(changed.to_dict(), load_recipe("winner").to_dict()) == ["fit.epochs", "networks", "seed"]
+    assert changed == replace(load_recipe("winner").with_fit(epochs=3), seed=8)
+
+
+def test_bases_that_lead_nowhere_are_refused(tmp_path):
+    path = write(tmp_path, "one.yaml", {"base": "two.yaml"})
+    with pytest.raises(TomopointError, match=r"one\.yaml, base: no such recipe file: .*two\.yaml"):
+        load_recipe(path)
+    write(tmp_path, "two.yaml", {"base": "one.yaml"})
+    with pytest.raises(TomopointError, match="circle"):
+        load_recipe(path)
+    with pytest.raises(TomopointError, match="winner-miniature"):
+        load_recipe(write(tmp_path, "three.yaml", {"base": "winer"}))
+    with pytest.raises(TomopointError, match="one recipe"):
+        load_recipe(write(tmp_path, "four.yaml", {"base": ["winner", "demo"]}))
+
+
+@pytest.mark.parametrize("folder", sorted(STORED.iterdir()), ids=lambda folder: folder.name)
+def test_stored_recipes_and_members_of_earlier_versions_keep_their_identity(folder):
+    """An option added since must be marked as such, with the default that is what these versions did."""
+    recipe = load_recipe(str(folder / "recipe.yaml"))
+    assert differences(yaml.safe_load((folder / "recipe.yaml").read_text()), recipe.to_dict()) == []
+    records = [load_record(path.parent) for path in folder.glob("*/*/member.json")]
+    assert {record.recipe_sha256 for record in records} == {recipe.digest}
+    assert {record.network for record in records} == {n.architecture.resolved() for n in recipe.networks}
+    used = recipe.with_fit(mean_of_best="always")
+    assert differences(recipe.to_dict(), used.to_dict()) == ["fit.mean_of_best"]
+    assert used.digest != recipe.digest
 
 
 @pytest.mark.parametrize(
@@ -58,6 +174,19 @@ def test_the_winners_settings():
         ({"crops": {"jitter": 0.7}}, ["jitter", "0.7"]),
         ({"crops": {"size_zyx": [64, 64]}}, ["size_zyx"]),
         ({"seed": -1}, ["seed", "-1"]),
+        ({"networks": [{"name": "dynunet", "folds": "all"}]}, ["networks[0]", "'folds'", "one for all", "optimiser"]),
+        ({"networks": [{"name": "dynunet", "crops": {"tomo_types": ["wbp"]}}]}, ["'crops'", "one for all"]),
+        ({"networks": [{"name": "dynunet", "normalisation": {}}]}, ["'normalisation'", "one for all"]),
+        ({"networks": [{"name": "dynunet", "particles": []}]}, ["'particles'", "one for all"]),
+        ({"networks": [{"name": "dynunet", "fit": {"epoch": 3}}]}, ["networks[0], fit", "'epoch'", "epochs"]),
+        ({"networks": [{"name": "dynunet", "fit": {"epochs": "many"}}]}, ["epochs"]),
+        (
+            {"networks": [{"name": "dynunet", "learning_rate": 0.1, "optimiser": {"learning_rate": 0.2}}]},
+            ["networks[0]", "0.1", "0.2"],
+        ),
+        ({"fit": {"mean_of_best": "sometimes"}}, ["mean_of_best", "always"]),
+        ({"fit": {"mean_of_best": "always", "keep_best": 0}}, ["mean_of_best", "keep_best"]),
+        ({"base": "winner"}, ["'base'"]),
         (
             {"particles": [{"name": "a", "radius_A": 9, "weight": 1, "threshold": 0.2, "suppression_A": 9}] * 2},
             ["particles", "differ"],
@@ -74,7 +203,7 @@ def test_mistakes_are_refused_with_what_is_allowed(content, words):
 
 
 def test_unknown_name_lists_the_recipes():
-    with pytest.raises(TomopointError, match="winner-dynunet"):
+    with pytest.raises(TomopointError, match="winner-miniature"):
         load_recipe("winer")
     with pytest.raises(TomopointError, match="no such recipe file"):
         load_recipe("nowhere.yaml")

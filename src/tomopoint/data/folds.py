@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tomopoint.errors import DataError
 
 SCHEMES = (
-    "'kfold-K' (K disjoint folds), 'leave-one-out', 'winner' (neighbouring pairs, wrapped) or 'all' (no validation)"
+    "'pairs-K' (the first K neighbouring pairs), 'pairs' (all of them, wrapped), 'kfold-K' (K disjoint folds), "
+    "'leave-one-out' or 'all' (no validation)"
 )
 
 
@@ -37,10 +38,11 @@ def make_folds(run_names: Sequence[str], scheme: str | Sequence[Sequence[str]]) 
     run_names
         All training runs; sorted here, so that their order does not matter.
     scheme
-        ``kfold-K``: K disjoint validation sets, run i in fold i modulo K. ``leave-one-out``: one run each.
-        ``winner``: fold i validates on runs i and i + 1 (modulo n) of the sorted list, seven folds for the
-        competition's seven runs. ``all``: one fold that trains on everything. Or the validation runs of each fold,
-        spelled out.
+        ``pairs``: fold i validates on runs i and i + 1 (modulo n) of the sorted list, n folds. ``pairs-K``: the first
+        K of them, or all where there are fewer; ``pairs-5`` on the competition's seven runs are the winner's five
+        folds of 5:2. ``kfold-K``: K disjoint validation sets, run i in fold i modulo K. ``leave-one-out``: one run
+        each. ``all``: one fold that trains on everything. ``winner`` is what stored recipes call ``pairs``. Or the
+        validation runs of each fold, spelled out.
 
     Raises
     ------
@@ -74,12 +76,16 @@ def _validation_sets(names: Sequence[str], scheme: str) -> list[tuple[str, ...]]
         return [()]
     if scheme == "leave-one-out":
         return [(name,) for name in names]
-    if scheme == "winner":
-        return [(names[i], names[(i + 1) % n]) for i in range(n)]
+    pairs: list[tuple[str, ...]] = [(names[i], names[(i + 1) % n]) for i in range(n)]
+    if scheme in ("pairs", "winner"):
+        return pairs
     kind, _, count = scheme.partition("-")
-    if kind != "kfold" or not count.isdigit() or int(count) < 2:
+    least = {"pairs": 1, "kfold": 2}
+    if kind not in least or not count.isdigit() or int(count) < least[kind]:
         raise DataError(f"unknown fold scheme {scheme!r}; use {SCHEMES}")
     k = int(count)
+    if kind == "pairs":
+        return pairs[:k]
     if k > n:
         raise DataError(f"{scheme!r} needs at least {k} training runs, there are {n}; use fewer folds")
     return [tuple(names[fold::k]) for fold in range(k)]

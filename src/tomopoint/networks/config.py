@@ -89,7 +89,8 @@ class NetworkConfig:
         if self.name not in NETWORK_NAMES:
             raise TomopointError(f"unknown network {self.name!r}; known are {', '.join(NETWORK_NAMES)}")
         usable = _EVERY_NETWORK | set(_DEFAULTS[self.name])
-        useless = [f.name for f in fields(self) if getattr(self, f.name) is not None and f.name not in usable]
+        own = [f.name for f in fields(NetworkConfig)]  # a subclass may hold more than the network itself
+        useless = [name for name in own if getattr(self, name) is not None and name not in usable]
         if useless:
             raise TomopointError(
                 f"{', '.join(useless)} has no effect on network {self.name!r}; "

@@ -84,11 +84,11 @@ def train(
     )
     chosen = chosen if seed is None else replace(chosen, seed=seed)
     machine = Machine(device, workers, curves)
-    machine.precision(chosen.fit.precision)
+    for index in range(len(chosen.networks)):
+        machine.precision(chosen.for_network(index).fit.precision)
     pseudo = PseudoLabels(pseudo_labels, pseudo_data or data, threshold=pseudo_threshold) if pseudo_labels else None
     plan = make_plan(chosen, recipe, data, out, folds, pseudo)
     open_run(plan)
-    logger.info("%d members: %s", len(plan.tasks), ", ".join(task.label for task in plan.tasks))
     outcome = train_members(plan, machine, official_score)
     done = [*outcome.trained, *outcome.skipped]
     lines = [f"{len(done)} of {len(plan.tasks)} members are trained in {out}"]

@@ -56,11 +56,19 @@ class DetectorModule(LightningModule):
     @property
     def evaluated(self) -> PointNetwork:
         """The network to validate and to keep: the averaged one, once it holds an average."""
-        if self.average is None or int(self.average.n_averaged) == 0:
+        if self.average is None or not self.averaged:
             return self.network
         averaged = self.average.module
         assert isinstance(averaged, PointNetwork)
         return averaged
+
+    @property
+    def averaged(self) -> str:
+        """What the evaluated weights are an average of, in words; empty where nothing was averaged."""
+        if self.average is None or int(self.average.n_averaged) == 0:
+            return ""
+        n, fit = int(self.average.n_averaged), self.recipe.fit
+        return f"moving average (decay {fit.ema_decay:g})" if fit.averaging == "ema" else f"mean of {n} epoch ends"
 
     def on_train_epoch_start(self) -> None:
         """Seed dropout by epoch, so that a resumed run drops what an uninterrupted one drops."""

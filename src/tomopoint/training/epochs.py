@@ -7,6 +7,7 @@ import io
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tomopoint.training.averaging import mean_weights
 from tomopoint.training.checkpoints import LAST, METRICS, save_weights
 from tomopoint.training.dataset import CropBatch
 from tomopoint.training.detector import DetectorModule
+from tomopoint.training.forecast import Forecast
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +112,8 @@ class EpochEnd(Callback):
     def choose_weights(self, trainer: Trainer, module: DetectorModule) -> str:
         """Leave the weights to keep in ``module.evaluated``; return in words which these are.
 
-        The mean of the best epochs is validated like each of them, and kept only if it is better than the best.
+        The mean of the best epochs is validated like each of them, and kept if it is better than the best or if the
+        recipe wants it in any case.
         """
         # Lightning has moved the module to the CPU by now: validation belongs where the epochs were validated.
         module.to(trainer.strategy.root_device)
@@ -121,13 +124,13 @@ class EpochEnd(Callback):
 
     def _choose(self, trainer: Trainer, module: DetectorModule) -> str:
         if not self.best:
-            return f"last epoch, averaging {module.recipe.fit.averaging}"
+            return f"last epoch, {module.averaged}" if module.averaged else "last epoch"
         paths = [self.folder / CANDIDATES / name for _, name in self.best]
         if len(paths) > 1:
             module.evaluated.load_state_dict(mean_weights(paths))
             mean_value = self._value(trainer, module)
             logger.info("mean of the best %d epochs: %.4f, best epoch: %.4f", len(paths), mean_value, self.best[0][0])
-            if mean_value > self.best[0][0]:
+            if module.recipe.fit.mean_of_best == "always" or mean_value > self.best[0][0]:
                 return f"mean of {len(paths)} epochs ({', '.join(path.stem for path in paths)})"
         module.evaluated.load_state_dict(mean_weights(paths[:1]))
         return f"best epoch ({paths[0].stem})"
@@ -197,8 +200,14 @@ class EpochEnd(Callback):
                 path.unlink()
 
 
+TIMED_STEPS = (5, 20)
+"""The first forecast of a network is made from the time between these steps; the ones before start things up."""
+FORECAST_AFTER = (1, 3)
+"""Epochs after which a member's forecast is said again, and after its first that was scored."""
+
+
 class Progress(Callback):
-    """A bar over the whole member on a terminal; elsewhere one line per epoch.
+    """A bar over the whole member on a terminal, elsewhere one line per epoch; and how long the rest will take.
 
     Parameters
     ----------
@@ -206,15 +215,21 @@ class Progress(Callback):
         Which member.
     epoch_end
         Where the figures come from; must stand before this in the list of callbacks.
+    forecast
+        Of all members; None: of this one nothing is said.
     """
 
-    def __init__(self, label: str, epoch_end: EpochEnd) -> None:
+    def __init__(self, label: str, epoch_end: EpochEnd, forecast: Forecast | None = None) -> None:
         self.label = label
         self.epoch_end = epoch_end
+        self.forecast = forecast
         self._bar: Any = None
+        self._first_step = 0
+        self._timed_from: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar, on the first process of a terminal."""
+        self._first_step = trainer.global_step
         if trainer.is_global_zero and sys.stderr.isatty():
             layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             self._bar = tqdm(total=1.0, desc=self.label, bar_format=layout, dynamic_ncols=True)
@@ -227,19 +242,40 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.n = pl_module.schedule.progress(trainer.global_step)
             self._bar.set_postfix(step=trainer.global_step, loss=f"{sum(pl_module.history[-1]):.3f}")
+        self._time_steps(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how the epoch went."""
         row = self.epoch_end.rows[-1]
-        text = f"epoch {int(row['epoch']) + 1}, step {int(row['step'])}: loss {row['train_loss']:.3f}"
+        n = int(row["epoch"]) + 1
+        text = f"epoch {n} of {trainer.max_epochs}, step {int(row['step'])}: loss {row['train_loss']:.3f}"
         if "validation_loss" in row:
             text += f", validation {row['validation_loss']:.3f}"
         if "score" in row:
             text += f", score {row['score']:.3f}"
+        self._say(trainer, text if self._bar is not None else f"{text}, {row['seconds']:.0f} s")
+        if self.forecast is not None:
+            said = self.forecast.after_epoch(self.label, self.epoch_end.rows)
+            first_score = "score" in row and sum("score" in r for r in self.epoch_end.rows) == 1
+            if (n in FORECAST_AFTER or first_score) and n != trainer.max_epochs:
+                self._say(trainer, said)
+
+    def _time_steps(self, trainer: Trainer) -> None:
+        """Make the first forecast of a network from bare steps: an epoch may take an hour."""
+        if self.forecast is None or self.forecast.knows(self.label):
+            return
+        start, end = (self._first_step + n for n in TIMED_STEPS)
+        if trainer.global_step == start and self._timed_from is None:
+            self._timed_from = time.monotonic()
+        elif trainer.global_step == end and self._timed_from is not None:
+            per_step = (time.monotonic() - self._timed_from) / (end - start)
+            self._say(trainer, self.forecast.after_steps(self.label, per_step))
+
+    def _say(self, trainer: Trainer, text: str) -> None:
         if self._bar is not None:
             self._bar.write(f"{self.label} {text}", file=sys.stderr)
         elif trainer.is_global_zero:
-            logger.info("%s %s, %.0f s", self.label, text, row["seconds"])
+            logger.info("%s %s", self.label, text)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the bar."""

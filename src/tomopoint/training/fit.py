@@ -25,9 +25,10 @@ from tomopoint.training.crops import Sampler
 from tomopoint.training.dataset import CropBatch, CropDataset, EpochSampler, collate_crops, fixed_batches
 from tomopoint.training.detector import DetectorModule
 from tomopoint.training.epochs import EpochEnd, Progress, ScoreFunction
+from tomopoint.training.forecast import Forecast
 from tomopoint.training.loss import build_loss
 from tomopoint.training.machine import Machine, Processes
-from tomopoint.training.recipes import Recipe
+from tomopoint.training.recipes import NetworkRecipe, Recipe
 from tomopoint.training.runs import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,17 @@ class MemberTask:
     @property
     def label(self) -> str:
         """``fold0/segresnet``."""
-        return f"{self.fold.name}/{self.recipe.networks[self.network_index].title}"
+        return f"{self.fold.name}/{self.network.title}"
+
+    @property
+    def network(self) -> NetworkRecipe:
+        """The network of the recipe that it is about."""
+        return self.recipe.networks[self.network_index]
+
+    @property
+    def own_recipe(self) -> Recipe:
+        """The recipe with the options of this member's network."""
+        return self.recipe.for_network(self.network_index)
 
     @property
     def seed(self) -> int:
@@ -101,6 +112,7 @@ def fit_member(
     machine: Machine,
     score: ScoreFunction | None = None,
     sampler: Sampler | None = None,
+    forecast: Forecast | None = None,
 ) -> FitResult:
     """Train one member, from its last checkpoint if there is one.
 
@@ -116,26 +128,28 @@ def fit_member(
         Official score on the held-out runs, used where the recipe says how often.
     sampler
         Replaces the choice of crops; benchmarks use it.
+    forecast
+        Of the run that this member is part of.
 
     Raises
     ------
     TomopointError
         A size that the network cannot take, a precision the device lacks, or a loss that is not finite.
     """
-    recipe = task.recipe
+    recipe = task.own_recipe
     processes = Processes.from_environment()
     training = [run for name, run in runs.items() if name not in task.fold.validation_runs]
     held_out = [runs[name] for name in task.fold.validation_runs]
     epoch_sampler = EpochSampler(_crops_per_epoch(recipe), processes.rank, processes.count)
     module = _build_module(task, training[0].voxel_A, epoch_sampler)
-    if not machine.on_gpu and recipe.networks[task.network_index].name.startswith("dynunet"):
+    if not machine.on_gpu and task.network.name.startswith("dynunet"):
         # A sixth faster in bf16 on a CPU; a SegResNet becomes slower (benchmarks/step.py).
         module.to(memory_format=torch.channels_last_3d)
     radii_vox = recipe.radii_vox(training[0].voxel_A)
     dataset = CropDataset(training, recipe.crops, recipe.augmentation, task.seed, sampler, radii_vox)
     batches = _validation_batches(held_out, recipe)
     epoch_end = EpochEnd(task.folder, batches, score)
-    trainer = _build_trainer(task, machine, processes, [epoch_end, Progress(task.label, epoch_end)])
+    trainer = _build_trainer(task, machine, processes, [epoch_end, Progress(task.label, epoch_end, forecast)])
     last = task.folder / LAST
     with _expected_warnings():
         loader = _build_loader(dataset, epoch_sampler, recipe, machine)
@@ -172,13 +186,13 @@ def check_sizes(recipe: Recipe) -> None:
 
 
 def _build_module(task: MemberTask, voxel_A: float, sampler: EpochSampler) -> DetectorModule:
-    recipe, config = task.recipe, task.recipe.networks[task.network_index]
+    recipe, config = task.own_recipe, task.network
     torch.manual_seed(task.seed)
     network: PointNetwork = build_network(config, len(recipe.particles), STRIDE)
     if config.pretrained is not None:
         load_backbone(network, Path(config.pretrained))
     loss = build_loss(config, recipe.radii_vox(voxel_A), STRIDE, recipe.loss)
-    return DetectorModule(network, loss, recipe.with_rate_of(config), task.seed, sampler)
+    return DetectorModule(network, loss, recipe, task.seed, sampler)
 
 
 def _crops_per_epoch(recipe: Recipe) -> int:
@@ -210,7 +224,7 @@ def _build_loader(
 
 
 def _build_trainer(task: MemberTask, machine: Machine, processes: Processes, callbacks: list[Any]) -> Trainer:
-    recipe = task.recipe
+    recipe = task.own_recipe
     if machine.on_gpu:
         torch.set_float32_matmul_precision("high")
     with _expected_warnings():

@@ -30,11 +30,12 @@ from tomopoint.training.checkpoints import (
 )
 from tomopoint.training.epochs import CANDIDATES, ScoreFunction
 from tomopoint.training.fit import STRIDE, FitResult, MemberTask, check_sizes, fit_member
+from tomopoint.training.forecast import Forecast, Workload
 from tomopoint.training.machine import Machine, Processes
 from tomopoint.training.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
 from tomopoint.training.recipe_files import differences
 from tomopoint.training.recipes import Recipe
-from tomopoint.training.runs import RunRecord, TrainingRun, check_voxel_sizes, describe_runs, read_runs
+from tomopoint.training.runs import RunRecord, check_voxel_sizes, describe_runs, read_runs
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +113,13 @@ def make_plan(
         A network cannot take the recipe's crops, or `out` holds a run of another recipe or other data.
     """
     check_sizes(recipe)
-    if recipe.fit.max_minutes and Processes.from_environment().count > 1:
-        raise TomopointError(
-            "max_minutes sets the learning rate by each process's own clock; with several processes, limit fit.epochs"
-        )
+    for own in (recipe.for_network(index) for index in range(len(recipe.networks))):
+        if own.fit.max_minutes and Processes.from_environment().count > 1:
+            raise TomopointError(
+                "max_minutes sets the learning rate by each process's own clock; with several processes, limit "
+                "fit.epochs"
+            )
+    _warn_of_endless_warm_up(recipe)
     all_names = [run.name for run in Project(data_root).runs("train")]
     by_name = {fold.name: fold for fold in make_folds(all_names, recipe.folds)}
     chosen = list(by_name) if folds is None else parse_fold_selection(folds, by_name)
@@ -148,7 +152,7 @@ def open_run(plan: TrainingPlan) -> None:
         if changed:
             raise TomopointError(
                 f"{plan.out} was made with another recipe: {', '.join(changed)} differ; "
-                "choose another --out, or remove that folder"
+                f"choose another --out, or go on with its own: --recipe {recipe_path}"
             )
     digests = {name: record.digest for name, record in plan.records.items()}
     earlier = read_json(data_path)["runs"] if data_path.exists() else {}
@@ -187,40 +191,35 @@ def train_members(plan: TrainingPlan, machine: Machine, score_member: ScoreMembe
             logger.info("%s is finished, skipped", task.label)
         else:
             waiting.append(task)
-    runs = read_runs(plan.records, plan.recipe) if waiting else {}
+    if not waiting:
+        return outcome
+    workloads = [Workload.of(task.own_recipe, task.label, task.network.title) for task in plan.tasks]
+    forecast = Forecast(workloads, outcome.skipped)
+    logger.info("%s", forecast.announcement())
+    runs = read_runs(plan.records, plan.recipe)
     for task in waiting:
-        _train_one(plan, task, runs, (machine, score_member), outcome)
+        score: ScoreFunction | None = None
+        if score_member is not None and task.own_recipe.fit.score_every and task.fold.validation_runs:
+            score = partial(score_member, plan, task)
+        needed = {name: runs[name] for name in (*_runs_of(task.fold), *plan.extra)}
+        verb = "goes on" if (task.folder / LAST).exists() else "starts"
+        logger.info("%s %s: %d training runs", task.label, verb, len(task.fold.training_runs) + len(plan.extra))
+        try:
+            task.folder.mkdir(parents=True, exist_ok=True)
+            result = fit_member(task, needed, machine, score, forecast=forecast)
+            if Processes.from_environment().rank == 0:
+                _finish(plan, task, result)
+        except Exception as error:
+            # Other processes of a DDP run wait for this one: it must end, so that torchrun ends them.
+            if Processes.from_environment().count > 1:
+                raise
+            reason = str(error) if isinstance(error, TomopointError) else machine_fault(error)
+            outcome.failed[task.label] = reason or f"{type(error).__name__}: {error}"
+            logger.error("%s failed: %s", task.label, outcome.failed[task.label], exc_info=None if reason else error)
+        else:
+            outcome.trained.append(task.label)
+        forecast.done(task.label)
     return outcome
-
-
-def _train_one(
-    plan: TrainingPlan,
-    task: MemberTask,
-    runs: Mapping[str, TrainingRun],
-    how: tuple[Machine, ScoreMember | None],
-    outcome: Outcome,
-) -> None:
-    machine, score_member = how
-    score: ScoreFunction | None = None
-    if score_member is not None and plan.recipe.fit.score_every and task.fold.validation_runs:
-        score = partial(score_member, plan, task)
-    needed = {name: runs[name] for name in (*_runs_of(task.fold), *plan.extra)}
-    verb = "goes on" if (task.folder / LAST).exists() else "starts"
-    logger.info("%s %s: %d training runs", task.label, verb, len(task.fold.training_runs) + len(plan.extra))
-    try:
-        task.folder.mkdir(parents=True, exist_ok=True)
-        result = fit_member(task, needed, machine, score)
-        if Processes.from_environment().rank == 0:
-            _finish(plan, task, result)
-    except Exception as error:
-        # Other processes of a DDP run wait for this one: it must end, so that torchrun ends them.
-        if Processes.from_environment().count > 1:
-            raise
-        reason = str(error) if isinstance(error, TomopointError) else machine_fault(error)
-        outcome.failed[task.label] = reason or f"{type(error).__name__}: {error}"
-        logger.error("%s failed: %s", task.label, outcome.failed[task.label], exc_info=None if reason else error)
-    else:
-        outcome.trained.append(task.label)
 
 
 def _finish(plan: TrainingPlan, task: MemberTask, result: FitResult) -> None:
@@ -228,7 +227,7 @@ def _finish(plan: TrainingPlan, task: MemberTask, result: FitResult) -> None:
     recipe = plan.recipe
     record = MemberRecord(
         fold=task.fold.name,
-        network=recipe.networks[task.network_index].resolved(),
+        network=task.network.architecture.resolved(),
         particles=tuple(particle.name for particle in recipe.particles),
         stride=STRIDE,
         voxel_A=next(iter(plan.records[task.fold.training_runs[0]].infos.values())).voxel_A,
@@ -264,6 +263,21 @@ def _check_finished(plan: TrainingPlan, task: MemberTask) -> None:
         raise TomopointError(
             f"{task.folder} was trained with another {' and other '.join(wrong)}; choose another --out, or remove it"
         )
+
+
+def _warn_of_endless_warm_up(recipe: Recipe) -> None:
+    """Say where a run is too short to reach its learning rate; a try of a few steps is meant to be allowed."""
+    for index, network in enumerate(recipe.networks):
+        own = recipe.for_network(index)
+        if own.optimiser.warmup_steps >= own.fit.steps:
+            logger.warning(
+                "%s: warm-up takes %d steps and the whole run has %d: learning_rate %g is never reached; lower "
+                "optimiser.warmup_steps or train longer",
+                network.title,
+                own.optimiser.warmup_steps,
+                own.fit.steps,
+                own.optimiser.learning_rate,
+            )
 
 
 def _member_runs(plan: TrainingPlan, task: MemberTask) -> tuple[str, ...]:

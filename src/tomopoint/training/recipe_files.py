@@ -1,7 +1,20 @@
-"""Recipes on disk: found by name or path, read from YAML, refused with the option that is wrong."""
+"""Recipes on disk: found by name or path, read from YAML, refused with the option that is wrong.
+
+A file may start from another one and say what it changes::
+
+    base: winner                  # name or path (of a file beside this one) of a recipe
+    networks:                     # these and no others; each goes on from the base's network of that label or name
+      - {name: segresnet, init_filters: 8}
+    fit: {epochs: 4}              # the base's other options of `fit` stay
+
+Options are merged at any depth; lists (folds, particles, sizes) are replaced, but `networks` as shown. A network's own
+options go before the recipe's, also before those that the file with `base` changes: ``fit: {batch_size: 2}`` does not
+change a network of the base that has its own `batch_size`.
+"""
 
 from __future__ import annotations
 
+import copy
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -9,7 +22,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tomopoint.errors import TomopointError
-from tomopoint.training.recipes import Recipe
+from tomopoint.training.recipes import OWN_OPTIONS, NetworkRecipe, Recipe
+
+BASE = "base"
 
 
 def recipes_folder() -> Path:
@@ -25,16 +40,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     Raises
     ------
     TomopointError
-        No such recipe, not YAML, an unknown option (the allowed ones are named), or a value out of range.
+        No such recipe, not YAML, a `base` that is not there or goes round in a circle, an unknown option (the
+        allowed ones are named), or a value out of range.
     """
-    import yaml
-
     path = _find(name_or_path)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TomopointError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return recipe_from_dict({} if content is None else content, str(path))
+    return recipe_from_dict(_read(path, ()), str(path))
 
 
 def recipe_from_dict(content: Any, source: str) -> Recipe:
@@ -45,7 +55,7 @@ def recipe_from_dict(content: Any, source: str) -> Recipe:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Recipe, "recipe")
     try:
-        recipe = parser.instantiate(parser.parse_object({"recipe": content})).recipe
+        recipe = parser.instantiate(parser.parse_object({"recipe": _with_own_options(content, source)})).recipe
     except TomopointError as error:
         raise TomopointError(f"{source}: {error}") from error
     except ArgumentError as error:
@@ -67,9 +77,78 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
     return names
 
 
-def _find(name_or_path: str) -> Path:
+def _read(path: Path, above: tuple[Path, ...]) -> Any:
+    """Return what a file holds on top of its base; `above` are the files that led here."""
+    import yaml
+
+    if path.resolve() in above:
+        chain = " -> ".join(str(p) for p in (*above, path.resolve()))
+        raise TomopointError(f"recipes go round in a circle: {chain}; take `{BASE}` out of one of them")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TomopointError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    content = {} if content is None else content
+    if not isinstance(content, Mapping) or BASE not in content:
+        return content
+    base = content[BASE]
+    if not isinstance(base, str):
+        raise TomopointError(f"{path}: {BASE} is the name or path of one recipe, got {base!r}")
+    try:
+        below = _read(_find(base, path.parent), (*above, path.resolve()))
+    except TomopointError as error:
+        raise TomopointError(f"{path}, {BASE}: {error}") from error
+    changes = {key: value for key, value in content.items() if key != BASE}
+    merged = _merge(below, changes)
+    if isinstance(merged, dict) and isinstance(changes.get("networks"), list):
+        known = {_title(item): item for item in below.get("networks") or [] if isinstance(item, Mapping)}
+        merged["networks"] = [_changed_network(known.get(_title(item), {}), item) for item in changes["networks"]]
+    return merged
+
+
+def _changed_network(base: Mapping[str, Any], changes: Any) -> Any:
+    """Return a network on top of the base's; its learning rate replaces the base's, whichever way either says it."""
+    merged = _merge(base, changes)
+    if not isinstance(merged, dict) or not isinstance(merged.get("optimiser"), dict):
+        return merged
+    if "learning_rate" in changes:
+        merged["optimiser"].pop("learning_rate", None)
+    elif "learning_rate" in (changes.get("optimiser") or {}):
+        merged.pop("learning_rate", None)
+    return merged
+
+
+def _merge(base: Any, changes: Any) -> Any:
+    """Return `changes` on top of `base`: mappings are merged at any depth, everything else is replaced."""
+    if not isinstance(base, Mapping) or not isinstance(changes, Mapping):
+        return copy.deepcopy(changes)
+    return {**base, **{key: _merge(base.get(key), value) for key, value in changes.items()}}
+
+
+def _title(network: Any) -> str | None:
+    return network.get("label") or network.get("name") if isinstance(network, Mapping) else None
+
+
+def _with_own_options(content: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Complete the options that a network has of its own by the recipe's."""
+    networks = []
+    for index, network in enumerate(content.get("networks") or ()):
+        own = {name: network[name] for name in OWN_OPTIONS if network.get(name) is not None}
+        rates = [network.get("learning_rate"), own.get("optimiser", {}).get("learning_rate")]
+        if None not in rates and rates[0] != rates[1]:
+            raise TomopointError(
+                f"{source}, networks[{index}]: learning_rate is {rates[0]}, but {rates[1]} in its optimiser; keep one"
+            )
+        if rates[0] is not None and "optimiser" in own:
+            own["optimiser"] = {**own["optimiser"], "learning_rate": rates[0]}
+        networks.append({**network, **{name: _merge(content.get(name) or {}, value) for name, value in own.items()}})
+    return {**content, "networks": networks} if networks else dict(content)
+
+
+def _find(name_or_path: str, beside: Path | None = None) -> Path:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
+        path = path if beside is None else beside / path
         if not path.is_file():
             raise TomopointError(f"no such recipe file: {path}")
         return path
@@ -88,11 +167,20 @@ def _refuse_unknown(cls: type, content: Any, where: str) -> None:
     known = [f.name for f in fields(cls)]
     for key, value in content.items():
         if key not in known:
-            raise TomopointError(f"{where}: unknown option {key!r}; allowed here are {', '.join(known)}")
-        hint = hints[key]
-        if is_dataclass(hint) and isinstance(hint, type):
+            reason = ""
+            if cls is NetworkRecipe and key in {f.name for f in fields(Recipe)}:
+                reason = f" (it is one for all networks; a network may have its own {', '.join(OWN_OPTIONS)})"
+            raise TomopointError(f"{where}: unknown option {key!r}{reason}; allowed here are {', '.join(known)}")
+        hint = _dataclass_in(hints[key])
+        if hint is not None and value is not None:
             _refuse_unknown(hint, value, f"{where}, {key}")
-        element = get_args(hint)[0] if get_origin(hint) is tuple else None
+        element = get_args(hints[key])[0] if get_origin(hints[key]) is tuple else None
         if isinstance(element, type) and is_dataclass(element) and isinstance(value, Sequence):
             for index, item in enumerate(value):
                 _refuse_unknown(element, item, f"{where}, {key}[{index}]")
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """Return the dataclass of a hint such as ``FitOptions`` or ``FitOptions | None``."""
+    found = [item for item in (hint, *get_args(hint)) if isinstance(item, type) and is_dataclass(item)]
+    return found[0] if found and get_origin(hint) is not tuple else None

@@ -1,15 +1,18 @@
 """Recipes: everything that decides what a training run learns, as dataclasses.
 
 A few lines of YAML fill them, see :mod:`tomopoint.training.recipe_files`. A field that a recipe does not name takes
-the default written here; the defaults are the recipe ``default``. What belongs to the machine and not to the result
-(device, loader processes, log) is an option of the command instead.
+the default written here. What belongs to the machine and not to the result (device, loader processes, log) is an
+option of the command instead.
+
+Finished members stay valid when options are added: a new field is marked with :data:`ADDED`, its default is what
+earlier versions did, and a recipe is stored, compared and hashed without it unless it is used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +24,10 @@ from tomopoint.training.loss_options import LossOptions
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
+MeanOfBest = Literal["if-better", "always"]
+
+ADDED = {"added": True}
+"""Metadata of a field that recipes of earlier versions lack; its default must be what these versions did."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,10 @@ class FitOptions:
     ema_decay
         Approached from below as ``(1 + n) / (10 + n)`` after n steps.
     keep_best
-        0: keep the last weights. k: keep the best k epochs and their mean if that is better, else the best.
+        0: keep the last weights. k: the weights of the best k epochs are candidates, see `mean_of_best`.
+    mean_of_best
+        What becomes of the best epochs. ``if-better``: their mean where it validates better than the best of them, else
+        the best. ``always``: their mean; that is the winner's rule, and trusts many validations more than one.
     patience
         Stop after this many validations without a better one (one per epoch; with `score_every`, one per so many
         epochs); 0: never.
@@ -199,6 +209,7 @@ class FitOptions:
     score_every: int = 0
     validation_crops: int = 16
     max_minutes: float = 0.0
+    mean_of_best: MeanOfBest = field(default="if-better", metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps_per_epoch", "batch_size"):
@@ -206,6 +217,44 @@ class FitOptions:
         for name in ("keep_best", "patience", "min_improvement", "score_every", "validation_crops", "max_minutes"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(0 < self.ema_decay < 1, f"ema_decay must lie in (0, 1), got {self.ema_decay}")
+        _require(
+            self.mean_of_best == "if-better" or self.keep_best > 0,
+            "mean_of_best 'always' needs the best epochs, but keep_best is 0; set keep_best to how many, e.g. 5",
+        )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run, where no time limit ends it."""
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class NetworkRecipe(NetworkConfig):
+    """A network of a recipe, with its own options where they are not the recipe's.
+
+    In a file a network names only what differs: ``{name: dynunet, fit: {batch_size: 6}}`` takes the rest of `fit` from
+    the recipe (:mod:`tomopoint.training.recipe_files` fills it in). Here each is None or complete.
+
+    Attributes
+    ----------
+    augmentation, loss, optimiser, fit
+        Instead of the recipe's. `learning_rate` is short for that option of `optimiser`, and goes before it.
+    """
+
+    augmentation: AugmentationOptions | None = field(default=None, metadata=ADDED)
+    loss: LossOptions | None = field(default=None, metadata=ADDED)
+    optimiser: OptimiserOptions | None = field(default=None, metadata=ADDED)
+    fit: FitOptions | None = field(default=None, metadata=ADDED)
+
+    @property
+    def architecture(self) -> NetworkConfig:
+        """The network without the options of its training."""
+        return NetworkConfig(**{f.name: getattr(self, f.name) for f in fields(NetworkConfig)})
+
+
+OWN_OPTIONS = ("augmentation", "loss", "optimiser", "fit")
+"""Parts of a recipe that a network may have of its own. The others decide which data are read, what is detected and how
+runs are split: these are one for all networks, or their maps could not be averaged."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +264,7 @@ class Recipe:
     Attributes
     ----------
     networks
-        Architectures with their sizes.
+        Architectures with their sizes, and options of their own.
     folds
         A scheme of :func:`tomopoint.data.folds.make_folds`, or the validation runs of each fold.
     particles
@@ -226,8 +275,8 @@ class Recipe:
         Of initial weights, crops and dropout; each fold and network derives its own.
     """
 
-    networks: tuple[NetworkConfig, ...] = (NetworkConfig("segresnet", learning_rate=1e-4), NetworkConfig("dynunet"))
-    folds: str | tuple[tuple[str, ...], ...] = "winner"
+    networks: tuple[NetworkRecipe, ...] = (NetworkRecipe("segresnet", learning_rate=1e-4), NetworkRecipe("dynunet"))
+    folds: str | tuple[tuple[str, ...], ...] = "pairs-5"
     particles: tuple[Particle, ...] = COMPETITION_PARTICLES
     normalisation: Normalisation = field(default_factory=Normalisation)
     crops: CropOptions = field(default_factory=CropOptions)
@@ -246,13 +295,13 @@ class Recipe:
         _require(0 < len(names) == len(set(names)), f"particles must be there and differ in name, got {names}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every option as plain JSON values."""
-        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """Return every option as plain JSON values; those that earlier versions did not have, where they are used."""
+        content: dict[str, Any] = json.loads(json.dumps(_plain(self)))
         return content
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all options."""
+        """SHA-256 of all options, as :meth:`to_dict` gives them."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def radii_vox(self, voxel_A: float) -> list[float]:
@@ -260,19 +309,32 @@ class Recipe:
         return [particle.radius_A / voxel_A for particle in self.particles]
 
     def with_fit(self, **changes: Any) -> Recipe:
-        """Return a copy with these options of `fit` changed; None leaves an option as it is."""
-        return replace(self, fit=replace(self.fit, **{k: v for k, v in changes.items() if v is not None}))
+        """Return a copy with these options of `fit` changed for every network; None leaves an option as it is."""
+        given = {k: v for k, v in changes.items() if v is not None}
+        networks = [n if n.fit is None else replace(n, fit=replace(n.fit, **given)) for n in self.networks]
+        return replace(self, fit=replace(self.fit, **given), networks=tuple(networks))
 
-    def with_rate_of(self, network: NetworkConfig) -> Recipe:
-        """Return a copy whose learning rate is the network's own, where it has one."""
-        rate = network.learning_rate or self.optimiser.learning_rate
-        return replace(self, optimiser=replace(self.optimiser, learning_rate=rate))
+    def for_network(self, index: int) -> Recipe:
+        """Return a copy whose options are those that network number `index` is trained with."""
+        network = self.networks[index]
+        own = {name: getattr(network, name) for name in OWN_OPTIONS if getattr(network, name) is not None}
+        if network.learning_rate is not None:
+            own["optimiser"] = replace(own.get("optimiser", self.optimiser), learning_rate=network.learning_rate)
+        return replace(self, **own)
 
     def save(self, path: Path) -> None:
         """Write every option as YAML, atomically."""
         import yaml
 
         write_atomically(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    """Turn dataclasses into dicts, without the fields marked :data:`ADDED` that are at their default."""
+    if is_dataclass(value) and not isinstance(value, type):
+        shown = [f for f in fields(value) if not (f.metadata == ADDED and getattr(value, f.name) == f.default)]
+        return {f.name: _plain(getattr(value, f.name)) for f in shown}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _require(condition: bool, message: str) -> None:
