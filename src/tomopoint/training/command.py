@@ -43,7 +43,8 @@ def train(
     out
         Folder of the run, e.g. runs/first.
     recipe
-        Name of a recipe, or path of a YAML file.
+        Name of a recipe (default, winner, winner-miniature, demo), or path of a YAML file; one file may change another
+        with base: NAME.
     folds
         Only these folds, e.g. 0,1; default all.
     epochs
