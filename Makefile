@@ -1,25 +1,53 @@
 # Every target sets up what it needs: on a fresh machine with Python 3.11+, `make demo` and `make test` just work.
 PYTHON ?= python3
-# One torch for everyone who runs the tests; say `make TORCH="torch==X"` (or set pip's index) for another build.
-TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What the environment was last set up with: "cpu torch==2.13.0".
+SET_UP := $(shell cat $(READY) 2>/dev/null)
+# One torch for everyone who runs the tests; say `make setup TORCH="torch==X"` (or set pip's index) for another build.
+TORCH ?= $(or $(word 2,$(SET_UP)),torch==2.13.0)
+
+# An NVIDIA driver shows itself in the kernel, by its tool or by its library (WSL has only the library). `make setup`
+# looks for one, and installs ONNX Runtime for the GPU or for the CPU; GPU=1 and GPU=0 decide without looking.
+DRIVER := /proc/driver/nvidia/version
+DRIVER_LIBRARY := /usr/lib/wsl/lib/libcuda.so.1
+FIND_DRIVER = test -e $(DRIVER) || test -e $(DRIVER_LIBRARY) || nvidia-smi -L || PATH="$$PATH:/sbin" ldconfig -p | grep 'libcuda\.so\.1 '
+ifdef GPU
+RUNTIME := $(if $(filter 1,$(GPU)),gpu,$(if $(filter 0,$(GPU)),cpu,$(error GPU must be 1 or 0, got $(GPU))))
+else ifneq ($(filter cpu gpu,$(if $(filter setup,$(MAKECMDGOALS)),,$(SET_UP))),)
+RUNTIME := $(word 1,$(SET_UP))
+else
+RUNTIME := $(if $(shell ($(FIND_DRIVER)) 2>/dev/null && echo found),gpu,cpu)
+endif
+OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
+# ONNX Runtime must be built for the CUDA whose libraries torch brings.
+EXTRA_OF_TORCH := import torch; print("gpu-cu12" if (torch.version.cuda or "13").startswith("12.") else "gpu")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format kernels wheels push clean
+.PHONY: help setup demo test test-slow check format kernels wheels push clean again
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-setup: $(READY)  ## make .venv with everything that training, export and the tests need
+setup: $(READY)  ## make .venv with everything that training, export and the tests need; for a GPU where there is one
 
-$(READY): pyproject.toml requirements.txt
+# What was set up otherwise than is now wanted is set up again.
+$(READY): pyproject.toml requirements.txt $(if $(filter-out $(SET_UP),$(RUNTIME) $(TORCH)),again)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tomopoint needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@# Two builds of ONNX Runtime share one folder: where the other one is, both go, and the right one comes whole.
+	if $(BIN)/python -m pip show --quiet $(OTHER_RUNTIME) 2>/dev/null; then $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi
+ifeq ($(RUNTIME),gpu)
+	extra=$$($(BIN)/python -c '$(EXTRA_OF_TORCH)') && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$$extra,train,dev]"
+	@$(BIN)/python -c 'import torch; torch.version.cuda or print("this torch is a build without CUDA, so training would not use the GPU: make setup TORCH=... (CONTRIBUTING.md)")'
+else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $@
+endif
+	@echo "$(RUNTIME) $(TORCH)" > $@
+
+again:
 
 demo: $(READY)  ## the whole road on simulated tomograms, about 13 minutes; QUICK=1 for two minutes
 	$(BIN)/python -m tomopoint demo $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
