@@ -102,6 +102,35 @@ def test_automatic_choice_never_ends_on_the_cpu_beside_a_gpu(blob_model, record,
         load_engine(blob_model, record_path=path)
 
 
+needs_cpu_build = pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this is ONNX Runtime's build for CUDA"
+)
+
+
+@needs_cpu_build
+def test_the_cpu_build_beside_a_gpu_is_named_with_what_mends_it(blob_model, monkeypatch):
+    monkeypatch.setattr(load, "find_gpus", lambda: [T4])
+    mending = r"`pip uninstall onnxruntime onnxruntime-gpu`, then `pip install 'tomopoint\[gpu\]'`.*make setup GPU=1"
+    message = rf"(?s)nothing that is installed works on it.*is a build without CUDAExecutionProvider.*{mending}"
+    with pytest.raises(EngineError, match=message) as caught:
+        load_engine(blob_model)
+    assert "libraries" not in str(caught.value)
+
+
+def test_libraries_that_do_not_load_are_named_by_their_cuda(blob_model, monkeypatch):
+    """The provider is listed, as in the build for CUDA 12, but its session cannot be made."""
+    listed = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "cuda_version", "12.8", raising=False)
+
+    def no_libraries(*arguments, **options):
+        raise RuntimeError("libcublasLt.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", no_libraries)
+    with pytest.raises(EngineError, match=r"libcublasLt\.so\.12.*for CUDA 12\.8.*'tomopoint\[gpu-cu12\]'"):
+        onnx.OnnxEngine(blob_model, "cuda")
+
+
 def test_automatic_choice_passes_over_what_does_not_fit_and_says_why(blob_model, record, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(load, "find_gpus", lambda: [T4])
     path = replace(record, onnx_sha256="0" * 64).save(tmp_path)

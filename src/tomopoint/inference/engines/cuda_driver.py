@@ -82,7 +82,7 @@ class PycudaDriver:
         except ImportError as error:
             raise EngineError(
                 f"the native TensorRT engine needs pycuda ({error}); Kaggle's GPU image has it, elsewhere "
-                "`pip install pycuda` builds it with the CUDA toolkit"
+                "`pip install 'tomopoint[pycuda]'` builds it, with the CUDA toolkit and a C++ compiler"
             ) from error
         try:
             self._cuda.init()

@@ -89,7 +89,7 @@ def _load_fastest(gpu: Gpu, candidates: Sequence[tuple[str, Callable[[], Loaded]
             logger.info("%s taken: the fastest that works here", name)
             return loaded
     raise EngineError(
-        f"there is a GPU here ({gpu.name}), but nothing works on it:\n"
+        f"there is a GPU here ({gpu.name}), but nothing that is installed works on it:\n"
         + "\n".join(f"  {reason}" for reason in reasons)
         + "\nmend one of these; --provider cpu is for small graphs: with networks of full size a run takes it an hour"
     )

@@ -135,6 +135,8 @@ class OnnxEngine:
 def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
     if not path.is_file():
         raise EngineError(f"no such graph: {path}; write one with export_onnx.py")
+    if PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        raise EngineError(_no_such_build(provider))
     if provider != "cpu":
         preload_cuda()
         onnxruntime.preload_dlls()  # the rest, from the system; it says what it cannot find
@@ -154,15 +156,34 @@ def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
     except Exception as error:  # as above
         cause = "the file is damaged, export it again"
         if provider != "cpu":
-            cause = "the provider's libraries, the GPU or its memory are at fault, or else the file"
+            cause = f"the provider's libraries{_built_for()}, the GPU or its memory are at fault, or else the file"
         raise EngineError(f"ONNX Runtime cannot load {path} with {PROVIDERS[provider]} ({error}); {cause}") from error
     got = session.get_providers()[0]
     if got != PROVIDERS[provider]:
         raise EngineError(
             f"asked ONNX Runtime for {PROVIDERS[provider]}, it gave {got}: the libraries of that provider do not load "
-            "here; check the GPU and the CUDA packages, or ask for the CPU"
+            f"here{_built_for()}; check the GPU and the CUDA packages, or ask for the CPU"
         )
     return session
+
+
+def _no_such_build(provider: str) -> str:
+    """Say that the package installed here has no such provider, and what to install instead.
+
+    Where both packages are installed, their files lie over each other, and the one that came last counts.
+    """
+    return (
+        f"the ONNX Runtime installed here ({VERSION}) is a build without {PROVIDERS[provider]}, whatever GPU there is: "
+        "run `pip uninstall onnxruntime onnxruntime-gpu`, then `pip install 'tomopoint[gpu]'` (for CUDA 12: "
+        "'tomopoint[gpu-cu12]'; in a checkout: make setup GPU=1)"
+    )
+
+
+def _built_for() -> str:
+    """Say which CUDA this ONNX Runtime needs: a wheel is built for one, and does not load with another."""
+    cuda = getattr(onnxruntime, "cuda_version", "")
+    extra = "gpu-cu12" if str(cuda).startswith("12.") else "gpu"
+    return f" (this build is for CUDA {cuda}, whose libraries `pip install 'tomopoint[{extra}]'` brings)" if cuda else ""
 
 
 def _check_signature(session: Any, pipeline: Pipeline, path: Path) -> tuple[int, tuple[int, int, int]]:
