@@ -91,6 +91,8 @@ def test_other_targets_keep_what_was_set_up(setup):
 
 
 def test_a_setting_that_is_neither_is_refused(setup, tmp_path):
-    done = subprocess.run(["make", "-C", str(tmp_path), "setup", "GPU=yes"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "-C", str(tmp_path), "setup", "GPU=yes"], capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "GPU must be 1 or 0, got yes" in done.stderr

@@ -1,6 +1,10 @@
 import json
+import platform
 import shutil
 import sys
+import zipfile
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -8,8 +12,11 @@ import pytest
 
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError, TomopointError
+from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.load import load_engine
-from tomopoint.kaggle.rehearsal import check_python, rehearse
+from tomopoint.kaggle import rehearsal
+from tomopoint.kaggle.manifest import KitFile, Manifest
+from tomopoint.kaggle.rehearsal import installable_here, rehearse
 from tomopoint.kaggle.submit import check_submission
 
 KERNELS = Path(__file__).parents[2] / "kernels"
@@ -56,14 +63,63 @@ def test_the_failing_cell_is_shown_and_the_notebook_kept(kit, project, tmp_path,
     assert "the disk is full" in (tmp_path / "out" / "executed" / "build_engine.ipynb").read_text()
 
 
-def test_a_kit_for_another_python_is_refused_and_one_for_both_is_not(tmp_path):
+OTHER_PYTHON = "cp37"
+
+
+def add_wheel(kit, name, tag):
+    """Add a wheel to a kit as staging would: its file, its hash, its entry in what is installed."""
+    path = kit / f"{name}-1.0-{tag}.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", "VALUE = 1\n")
+        info = f"{name}-1.0.dist-info"
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    manifest = Manifest.load(kit)
+    install = tuple(sorted({*manifest.install, f"{name}==1.0"}))
+    replace(manifest, install=install, files={**manifest.files, path.name: KitFile.of(path)}).save(kit)
+
+
+def test_a_kit_with_wheels_for_another_python_is_rehearsed_with_what_is_installed(kit, project, tmp_path, caplog):
+    """The kit of the documented road: binary wheels for Kaggle's Python beside one that fits any."""
+    add_wheel(kit, "numcodecs", f"{OTHER_PYTHON}-{OTHER_PYTHON}-manylinux_2_17_x86_64")
+    add_wheel(kit, "tensorrt_cu12_bindings", f"{OTHER_PYTHON}-none-manylinux_2_17_x86_64")
+    add_wheel(kit, "donfig_stand_in", "py3-none-any")
+    before = {path.name: path.read_bytes() for path in kit.iterdir()}
+    with caplog.at_level("INFO", logger="tomopoint.kaggle.rehearsal"):
+        result = rehearse(kit, project, tmp_path / "kaggle", "flat", KERNELS)
+    assert set(pd.read_csv(result.submission_path)["experiment"]) == set(RUNS)
+    packages = tmp_path / "kaggle" / "temp" / "packages"
+    assert (packages / "tomopoint").is_dir()
+    assert (packages / "donfig_stand_in.py").is_file()
+    assert not (packages / "numcodecs.py").exists()
+    (line,) = [entry.getMessage() for entry in caplog.records if "not installed from the kit" in entry.getMessage()]
+    assert f"numcodecs ({version('numcodecs')} is here)" in line
+    assert "tensorrt-cu12-bindings (nothing here stands for it)" in line
+    assert "donfig" not in line
+    assert {path.name: path.read_bytes() for path in kit.iterdir()} == before
+    rehearsal._clear(tmp_path / "kaggle")  # a second rehearsal knows the folders of the first
+    assert not (tmp_path / "kaggle").exists()
+
+
+def test_a_kit_whose_wheels_fit_is_taken_as_it_is(kit, tmp_path):
     here = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    for tag in ("cp37", "py3"):
-        (tmp_path / f"thing-1-{tag}-none-any.whl").touch()
-    with pytest.raises(TomopointError, match=f"are for cp37, this Python is {here}; rehearse with that Python"):
-        check_python(tmp_path)
-    (tmp_path / f"thing-1-{here}-none-any.whl").touch()
-    check_python(tmp_path)
+    add_wheel(kit, "numcodecs", f"{OTHER_PYTHON}-{OTHER_PYTHON}-manylinux_2_17_x86_64")
+    add_wheel(kit, "numcodecs", f"{here}-{here}-manylinux_2_17_{platform.machine()}")
+    assert installable_here(kit, tmp_path / "view") == kit
+    assert not (tmp_path / "view").exists()
+
+
+@pytest.mark.parametrize(("gpus", "own"), [(1, "1.31.1"), (1, None), (0, "1.31.1")])
+def test_beside_a_gpu_the_onnx_runtime_that_fits_its_cuda_is_taken(kit, tmp_path, monkeypatch, gpus, own):
+    """The kit's is for the CUDA of Kaggle's image; `make setup` chose the one for the CUDA that is here."""
+    add_wheel(kit, "onnxruntime_gpu", "py3-none-any")
+    monkeypatch.setattr(rehearsal, "find_gpus", lambda: [Gpu(0, "Tesla T4", "7.5", 15 << 30)] * gpus)
+    monkeypatch.setattr(rehearsal, "_version_here", {"onnxruntime-gpu": own}.get)
+    folder = installable_here(kit, tmp_path / "view")
+    names = {entry.partition("==")[0] for entry in Manifest.load(folder).install}
+    assert names == ({"tomopoint"} if gpus and own else {"tomopoint", "onnxruntime_gpu"})
+    Manifest.load(folder).verify(folder)
 
 
 def test_what_cannot_be_rehearsed_is_refused_before_a_notebook_starts(kit, project, tmp_path):

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
-import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError, TomopointError
+from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.record import RECORD_NAME
 from tomopoint.kaggle.dataset import check_dataset
+from tomopoint.kaggle.manifest import MANIFEST, Manifest
 from tomopoint.kaggle.metadata import KernelsConfig, load_config
+from tomopoint.kaggle.wheels import normal_name
 
 LAYOUTS = ("flat", "nested")
 FIRST, SECOND = "build_engine", "submit"
+KIT = "kit"
+"""Beside them: the kit as this machine can install it, where that is not all of it."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,9 @@ class Rehearsal:
 def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: Path) -> Rehearsal:
     """Execute build_engine and submit, the output of the one attached to the other.
 
+    Wheels of the kit that this Python cannot install (they are for Kaggle's) are left out; what is installed here stands
+    for them.
+
     Parameters
     ----------
     dataset
@@ -75,10 +82,10 @@ def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: 
         raise TomopointError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     Project(data).runs("test")
     check_dataset(dataset)
-    check_python(dataset)
     config = load_config(kernels_folder / "kernels.toml")
     out = out.resolve()
     _clear(out)
+    dataset = installable_here(dataset, out / KIT)
     mounts = _mounts(config, layout)
     first_root, second_root = out / FIRST, out
     _make_tree(first_root, {mounts["dataset"]: dataset})
@@ -97,16 +104,61 @@ def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: 
     return Rehearsal(submission, engine, tuple(notebooks), seconds)
 
 
-def check_python(dataset: Path) -> None:
-    """Refuse a kit whose wheels are for another Python than this one: the notebooks could not install them."""
-    here = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    tags = {path.stem.split("-")[-3] for path in dataset.glob("*.whl")}
-    other = sorted(tag for tag in tags if re.fullmatch(r"cp3\d+", tag) and tag != here)
-    if other and here not in tags:
-        raise TomopointError(
-            f"the wheels in {dataset} are for {', '.join(other)}, this Python is {here}; rehearse with that Python "
-            "(make PYTHON=...), or with a kit that was staged while wheels/ was empty"
-        )
+def installable_here(dataset: Path, view: Path) -> Path:
+    """Return the kit itself, or a view of it that tells the notebooks to install only what this machine can.
+
+    The notebooks install what the manifest names. The view links to every file of the kit and differs in that list alone,
+    so every hash is checked and everything else runs as on Kaggle. Left out is
+
+    * what has no wheel for this Python: the kit's are for Kaggle's (binary ones fit no other);
+    * ONNX Runtime beside a GPU, where this environment has its own build for GPUs: the kit's is for the CUDA of Kaggle's
+      image, this one for the CUDA that is here (`make setup`).
+
+    Parameters
+    ----------
+    dataset
+        A staged kit.
+    view
+        Folder to make where something is left out.
+    """
+    manifest = Manifest.load(dataset)
+    fitting = _wheels_for_this_python(manifest.files)
+    own_runtime = bool(find_gpus()) and _version_here("onnxruntime-gpu") is not None
+    names = {entry: normal_name(entry.partition("==")[0]) for entry in manifest.install}
+    kept = [e for e, name in names.items() if name in fitting and not (own_runtime and name == "onnxruntime-gpu")]
+    left_out = [name for entry, name in names.items() if entry not in kept]
+    if not left_out:
+        return dataset
+    here = {name: _version_here(name) for name in left_out}
+    if here.get("onnxruntime-gpu", "") is None:
+        here["onnxruntime-gpu"] = _version_here("onnxruntime")
+    logger.info(
+        "not installed from the kit, whose wheels are for Kaggle's Python: %s",
+        ", ".join(f"{name} ({f'{v} is here' if v else 'nothing here stands for it'})" for name, v in here.items()),
+    )
+    view.mkdir(parents=True)
+    for path in dataset.iterdir():
+        if path.name != MANIFEST:
+            (view / path.name).symlink_to(path.resolve())
+    replace(manifest, install=tuple(kept)).save(view)
+    return view
+
+
+def _wheels_for_this_python(names: Collection[str]) -> set[str]:
+    """Return the distributions of which one of the wheels fits this interpreter and platform."""
+    from packaging.tags import sys_tags
+    from packaging.utils import parse_wheel_filename
+
+    accepted = frozenset(sys_tags())
+    parsed = [parse_wheel_filename(name) for name in names if name.endswith(".whl")]
+    return {str(name) for name, _, _, tags in parsed if tags & accepted}
+
+
+def _version_here(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _mounts(config: KernelsConfig, layout: str) -> dict[str, str]:
@@ -123,7 +175,7 @@ def _mounts(config: KernelsConfig, layout: str) -> dict[str, str]:
 
 def _clear(out: Path) -> None:
     """Remove an earlier rehearsal, which is known by its folders; anything else is left alone."""
-    ours = {FIRST, "input", "working", "temp", "executed"}
+    ours = {FIRST, KIT, "input", "working", "temp", "executed"}
     present = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     # Names like input and working are anyone's: the first notebook's tree, made before all else, tells a rehearsal.
     foreign = sorted(present - ours if (out / FIRST / "input").is_dir() else present)

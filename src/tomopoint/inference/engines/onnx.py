@@ -183,7 +183,9 @@ def _built_for() -> str:
     """Say which CUDA this ONNX Runtime needs: a wheel is built for one, and does not load with another."""
     cuda = getattr(onnxruntime, "cuda_version", "")
     extra = "gpu-cu12" if str(cuda).startswith("12.") else "gpu"
-    return f" (this build is for CUDA {cuda}, whose libraries `pip install 'tomopoint[{extra}]'` brings)" if cuda else ""
+    return (
+        f" (this build is for CUDA {cuda}, whose libraries `pip install 'tomopoint[{extra}]'` brings)" if cuda else ""
+    )
 
 
 def _check_signature(session: Any, pipeline: Pipeline, path: Path) -> tuple[int, tuple[int, int, int]]:
