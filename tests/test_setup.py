@@ -1,4 +1,4 @@
-"""`make setup`: which runtime it installs where. Its own make and shell, with a Python that only notes what it is asked."""
+"""`make setup`: which runtime it installs where. Real make and shell; a Python that only notes what pip is asked."""
 
 import os
 import shutil

@@ -57,8 +57,8 @@ class Rehearsal:
 def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: Path) -> Rehearsal:
     """Execute build_engine and submit, the output of the one attached to the other.
 
-    Wheels of the kit that this Python cannot install (they are for Kaggle's) are left out; what is installed here stands
-    for them.
+    Wheels of the kit that this Python cannot install (they are for Kaggle's) are left out; what is installed here
+    stands for them.
 
     Parameters
     ----------
@@ -107,12 +107,12 @@ def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: 
 def installable_here(dataset: Path, view: Path) -> Path:
     """Return the kit itself, or a view of it that tells the notebooks to install only what this machine can.
 
-    The notebooks install what the manifest names. The view links to every file of the kit and differs in that list alone,
-    so every hash is checked and everything else runs as on Kaggle. Left out is
+    The notebooks install what the manifest names. The view links to every file of the kit and differs in that list
+    alone, so every hash is checked and everything else runs as on Kaggle. Left out is
 
     * what has no wheel for this Python: the kit's are for Kaggle's (binary ones fit no other);
-    * ONNX Runtime beside a GPU, where this environment has its own build for GPUs: the kit's is for the CUDA of Kaggle's
-      image, this one for the CUDA that is here (`make setup`).
+    * ONNX Runtime beside a GPU, where this environment has its own build for GPUs: the kit's is for the CUDA of
+      Kaggle's image, this one for the CUDA that is here (`make setup`).
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def installable_here(dataset: Path, view: Path) -> Path:
     if here.get("onnxruntime-gpu", "") is None:
         here["onnxruntime-gpu"] = _version_here("onnxruntime")
     logger.info(
-        "not installed from the kit, whose wheels are for Kaggle's Python: %s",
+        "not installed from the kit, whose wheels are for Kaggle's Python and CUDA: %s",
         ", ".join(f"{name} ({f'{v} is here' if v else 'nothing here stands for it'})" for name, v in here.items()),
     )
     view.mkdir(parents=True)

@@ -81,9 +81,9 @@ def load_tensorrt(flavour: str = "auto") -> TensorRT:
         else:
             return TensorRT(candidate, module, str(module.__version__))
     raise EngineError(
-        f"TensorRT cannot be imported ({'; '.join(reasons)}); on Kaggle attach its wheels (wheels/README.md), elsewhere "
-        "`pip install 'tomopoint[tensorrt-rtx]'`, which also checks graphs without a GPU, or classic TensorRT from NVIDIA: "
-        "`pip install 'tomopoint[tensorrt]' --extra-index-url https://pypi.nvidia.com`"
+        f"TensorRT cannot be imported ({'; '.join(reasons)}); on Kaggle attach its wheels (wheels/README.md), "
+        "elsewhere `pip install 'tomopoint[tensorrt-rtx]'`, which also checks graphs without a GPU, or classic "
+        "TensorRT from NVIDIA's index: `pip install 'tomopoint[tensorrt]' --extra-index-url https://pypi.nvidia.com`"
     )
 
 
