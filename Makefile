@@ -25,7 +25,7 @@ OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 EXTRA_OF_TORCH := import torch; print("gpu-cu12" if (torch.version.cuda or "13").startswith("12.") else "gpu")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format kernels wheels push clean again
+.PHONY: help setup demo test test-slow test-gpu check format kernels wheels push clean again
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -57,6 +57,9 @@ test: $(READY)  ## the tests, under five minutes on two cores
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(READY)  ## the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 check: $(READY)  ## format, lint, types, notebooks in sync
 	$(BIN)/ruff format --check .
