@@ -432,14 +432,14 @@ def training(size: Size, scratch: Path) -> Figures:
 
 def graph(size: Size, scratch: Path) -> Figures:
     """The ensemble as one graph with convolutions in fp16, compared with PyTorch on the CPU before it is written."""
-    from tomopoint.export.merge import Merged
     from tomopoint.export.onnx_export import ExportOptions, export_merged
     from tomopoint.pipeline import Member
+    from tomopoint.validation.ensemble_folder import ValidatedEnsemble
 
     kinds = [(seed, kind) for seed in range(size.n_each) for kind in size.networks]
     networks = tuple(_network(size, kind, seed) for seed, kind in kinds)
     members = tuple(Member(f"fold{fold}", kind, (), None, f"{index:064x}") for index, (fold, kind) in enumerate(kinds))
-    merged = Merged(networks, _pipeline(size, members))
+    merged = ValidatedEnsemble(networks, _pipeline(size, members))
     report = export_merged(merged, _graph_path(scratch, must_exist=False), ExportOptions(precision="fp16"))
     yield "networks", len(networks)
     yield "megabytes", round(report.n_bytes / 1e6, 1)

@@ -9,7 +9,6 @@ import torch
 from tomopoint.errors import EngineError
 from tomopoint.export.engine_build import BuildOptions
 from tomopoint.export.engine_trial import build_with_onnxruntime, make_engine
-from tomopoint.export.merge import Merged
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.export.parity import FP16, Outputs, compare
 from tomopoint.export.reference import REFERENCE_NAME, Reference
@@ -24,6 +23,7 @@ from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
+from tomopoint.validation.ensemble_folder import ValidatedEnsemble
 
 WINDOW = (32, 48, 64)
 CONFIGS = (
@@ -57,7 +57,7 @@ def graph(request, networks, tmp_path_factory):
     members = tuple(Member(f"fold{k}", c.name, (), None, f"{k:064x}") for k, c in enumerate(CONFIGS))
     pipeline = Pipeline(COMPETITION_PARTICLES, 10.0, tiling=Tiling(WINDOW, (16, 16, 16)), members=members)
     path = tmp_path_factory.mktemp(request.param) / "ensemble.onnx"
-    return export_merged(Merged(networks, pipeline), path, ExportOptions(precision=request.param)).path
+    return export_merged(ValidatedEnsemble(networks, pipeline), path, ExportOptions(precision=request.param)).path
 
 
 def reference_of(path):
