@@ -13,8 +13,8 @@ section that lacks a package says which, and the others go on. Sections, in this
     training              simulate on the GPU, train both networks, validate: F4 of **simulated** tomograms
     compiled              as eager, by torch.compile
     graph                 the ten networks as one fp16 graph
-    onnxruntime-cuda, onnxruntime-tensorrt, tensorrt, tensorrt-rtx
-                          that graph in each runtime that is installed: parity with PyTorch, seconds per window
+    onnxruntime-cuda, tensorrt-rtx, tensorrt, tensorrt-norm-plugin, onnxruntime-tensorrt
+                          that graph in each runtime, as the build_engine notebook tries it: parity, seconds per window
 
 Each runs in a process of its own with a share of the time (what one saves is the next ones'), so a crash, a full memory
 or a hang costs that section only, and not what it had found. Every figure is written at once to ``gpu.json`` in --out
@@ -51,9 +51,10 @@ BUDGETS_MINUTES = {
     "compiled": 2.0,
     "graph": 3.5,
     "onnxruntime-cuda": 1.0,
-    "onnxruntime-tensorrt": 2.5,
-    "tensorrt": 3.5,
-    "tensorrt-rtx": 1.0,
+    "tensorrt-rtx": 1.25,
+    "tensorrt": 2.5,
+    "tensorrt-norm-plugin": 1.25,
+    "onnxruntime-tensorrt": 2.0,
 }
 """Half an hour in all."""
 
@@ -195,7 +196,7 @@ def summary(results: dict[str, Outcome]) -> dict[str, dict[str, float]]:
             if isinstance(figures, dict) and "seconds_per_window" in figures and "seconds" in host:
                 computing = float(host["windows"] * figures["seconds_per_window"])
                 whole = computing + float(host["seconds"])
-                table[f"{section} {name}".strip()] = {
+                table[name if name.startswith(section) else f"{section} {name}"] = {
                     "seconds_per_window": figures["seconds_per_window"],
                     "seconds_per_tomogram": round(whole, 3),
                     "gpu_share": round(computing / whole, 3),

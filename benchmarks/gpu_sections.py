@@ -132,12 +132,8 @@ def run(section: str, scratch: Path, miniature: bool) -> Figures:
         "host": lambda: host(size),
         "training": lambda: training(size, scratch),
         "graph": lambda: graph(size, scratch),
-        "onnxruntime-cuda": lambda: onnxruntime_cuda(scratch, miniature),
-        "onnxruntime-tensorrt": lambda: onnxruntime_tensorrt(scratch),
-        "tensorrt": lambda: tensorrt(scratch, "tensorrt"),
-        "tensorrt-rtx": lambda: tensorrt(scratch, "tensorrt_rtx"),
     }
-    yield from sections[section]()
+    yield from sections[section]() if section in sections else runtime(section, scratch, miniature)
 
 
 def machine() -> Figures:
@@ -370,7 +366,7 @@ def compiled(size: Size) -> Figures:
         figures = _time_module(module, window, size.seconds)
         seconds += size.n_each * figures.pop("seconds_per_window")
         yield kind, {**figures, "seconds_to_compile": compiling}
-    yield "", {"seconds_per_window": round(seconds, 4)}
+    yield "compiled", {"seconds_per_window": round(seconds, 4)}
 
 
 def host(size: Size) -> Figures:
@@ -446,77 +442,76 @@ def graph(size: Size, scratch: Path) -> Figures:
     yield "parity", [row.to_dict() for row in report.rows]
 
 
-def onnxruntime_cuda(scratch: Path, miniature: bool) -> Figures:
-    """ONNX Runtime on CUDA; in miniature without a GPU on the CPU."""
-    import onnxruntime
+def runtime(name: str, scratch: Path, miniature: bool) -> Figures:
+    """The graph in one runtime, as the build_engine notebook tries it: build, load again, compare with PyTorch, time.
 
-    from tomopoint.inference.engines.onnx import OnnxEngine
-
-    provider = "cpu" if miniature and _device() == "cpu" else "cuda"
-    if provider == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise Skipped(f"the onnxruntime {onnxruntime.__version__} that is installed is a build without CUDA")
-    path = _graph_path(scratch)
-    start = time.perf_counter()
-    engine = OnnxEngine(path, provider)
-    yield "seconds_to_load", round(time.perf_counter() - start, 1)
-    yield provider, _measured(engine, path, provider)
-
-
-def onnxruntime_tensorrt(scratch: Path) -> Figures:
-    """ONNX Runtime's TensorRT provider: build, load again from its files as the submission does, compare, time."""
-    import onnxruntime
-
-    from tomopoint.export.engine_build import BuildOptions
-    from tomopoint.export.engine_trial import build_with_onnxruntime
-    from tomopoint.inference.engines.graph_metadata import read_pipeline
-    from tomopoint.inference.engines.onnx import OnnxEngine, SessionOptions
-    from tomopoint.inference.engines.ort_tensorrt import CONTEXT_NAME
-
-    _require_cuda()
-    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
-        raise Skipped(f"the onnxruntime {onnxruntime.__version__} that is installed is a build without TensorRT")
-    _require_tensorrt("tensorrt")  # its libraries
-    path, folder = _graph_path(scratch), scratch / "onnxruntime-tensorrt"
-    start = time.perf_counter()
-    build_with_onnxruntime(path, folder, BuildOptions())
-    yield "seconds_to_build", round(time.perf_counter() - start, 1)
-    engine = OnnxEngine(folder / CONTEXT_NAME, "tensorrt", SessionOptions(pipeline=read_pipeline(path)))
-    yield "", _measured(engine, path, "tensorrt")
-
-
-def tensorrt(scratch: Path, flavour: str) -> Figures:
-    """A plan of TensorRT or TensorRT-RTX: build, load, compare, time. RTX without a GPU: compile for a T4."""
+    In miniature without a GPU: ONNX Runtime on the CPU for the one on CUDA; TensorRT-RTX compiles, for a T4.
+    """
+    from tomopoint.errors import EngineError
     from tomopoint.export.engine_build import BuildOptions, build_plan
-    from tomopoint.export.engine_trial import make_engine
+    from tomopoint.export.engine_trial import Bench, attempt
+    from tomopoint.export.reference import REFERENCE_NAME
+    from tomopoint.files import sha256_of
+    from tomopoint.inference.engines.gpus import find_gpus
+    from tomopoint.inference.engines.graph_metadata import read_pipeline
+    from tomopoint.kaggle.engine_kernel import CANDIDATES
 
-    trt = _require_tensorrt(flavour)
-    path, folder = _graph_path(scratch), scratch / flavour
-    yield "version", trt.title
-    start = time.perf_counter()
-    if _device() == "cpu":
-        if flavour == "tensorrt":
-            _require_cuda()
-        plan = build_plan(path, trt, BuildOptions())
+    path, folder = _graph_path(scratch), scratch / "runtimes"
+    no_gpu = miniature and _device() == "cpu"
+    if name == "tensorrt-rtx" and no_gpu:
+        plan = build_plan(path, _require_tensorrt("tensorrt_rtx"), BuildOptions())
         yield "plan", {"compute_capability": plan.compute_capability, "megabytes": round(plan.n_bytes / 1e6, 1)}
-        yield "seconds_to_build", round(time.perf_counter() - start, 1)
+        yield "seconds_to_build", round(plan.build_seconds, 1)
         return
-    _require("pycuda.driver")
-    record = make_engine(path, folder, flavour, BuildOptions())
-    yield "seconds_to_build_and_compare", round(time.perf_counter() - start, 1)
-    assert record.seconds_per_tile is not None  # it passed parity, or make_engine would have refused it
-    yield "", {"seconds_per_window": round(record.seconds_per_tile, 5), "parity": dict(record.parity or {})}
+    if name == "onnxruntime-cuda" and no_gpu:
+        name = "onnxruntime-cpu"
+    else:
+        _require_cuda()
+    _require_runtime(name)
+    gpus = find_gpus()
+    candidate = next(candidate for candidate in CANDIDATES if candidate.name == name)
+    bench = Bench(
+        model=path,
+        reference=path.with_name(REFERENCE_NAME),
+        out=folder,
+        timing_cache=folder / "timing.cache",
+        onnx_sha256=sha256_of(path),
+        pipeline_digest=read_pipeline(path).digest,
+        gpu=gpus[0] if gpus else None,
+    )
+    folder.mkdir(exist_ok=True)
+    start = time.perf_counter()
+    try:
+        record = attempt(candidate, bench)
+    except EngineError as error:
+        if "made no norm" in str(error):  # the plugin's variant would be the engine with TensorRT's own layers
+            raise Skipped(str(error)) from error
+        raise
+    yield "version", record.runtime_version
+    yield "seconds_in_all", round(time.perf_counter() - start, 1)  # of them the timing takes 20 on a GPU
+    yield "parity", dict(record.parity or {})
+    if record.seconds_per_tile is None:
+        raise RuntimeError("the outputs are not PyTorch's, so they were not timed")
+    hours = None if record.projected_hours is None else round(record.projected_hours, 2)
+    yield name, {"seconds_per_window": round(record.seconds_per_tile, 5), "hours_for_the_competition": hours}
 
 
-def _measured(engine: Any, path: Path, provider: str) -> dict[str, Any]:
-    """Compare an engine with PyTorch and time it, as the build_engine notebook does."""
-    from tomopoint.export.engine_trial import measure
-    from tomopoint.export.reference import REFERENCE_NAME, Reference
+def _require_runtime(name: str) -> None:
+    """Raise Skipped where a runtime, or what drives it, is not installed."""
+    import onnxruntime
 
-    with contextlib.closing(engine):
-        found = measure(engine, "onnxruntime", provider, Reference.load(path.with_name(REFERENCE_NAME)))
-    if found.seconds_per_tile is None:
-        raise RuntimeError(f"the outputs are not PyTorch's: {found.row.to_dict()}")
-    return {"seconds_per_window": round(found.seconds_per_tile, 5), "parity": found.row.to_dict()}
+    providers = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
+    if name in providers and providers[name] not in onnxruntime.get_available_providers():
+        raise Skipped(
+            f"the onnxruntime {onnxruntime.__version__} that is installed is a build without {providers[name]}"
+        )
+    if "tensorrt" in name:
+        _require_tensorrt("tensorrt_rtx" if name == "tensorrt-rtx" else "tensorrt")
+    if name.startswith("tensorrt"):
+        try:
+            importlib.import_module("pycuda.driver")
+        except ImportError as error:
+            raise Skipped(f"pycuda cannot be imported ({error}); pip install 'tomopoint[pycuda]'") from error
 
 
 def _time_module(module: Callable[[torch.Tensor], Any], window: torch.Tensor, seconds: float) -> dict[str, float]:
@@ -642,10 +637,3 @@ def _require_tensorrt(flavour: str) -> Any:
         return load_tensorrt(flavour)
     except EngineError as error:
         raise Skipped(str(error)) from error
-
-
-def _require(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise Skipped(f"{module} cannot be imported ({error})") from error

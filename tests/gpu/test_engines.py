@@ -7,18 +7,19 @@ import pytest
 import torch
 
 from tomopoint.errors import EngineError
-from tomopoint.export.engine_build import BuildOptions
-from tomopoint.export.engine_trial import build_with_onnxruntime, make_engine
+from tomopoint.export import engine_trial
+from tomopoint.export.engine_trial import Bench, attempt
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.export.parity import FP16, Outputs, compare
 from tomopoint.export.reference import REFERENCE_NAME, Reference
+from tomopoint.files import sha256_of
 from tomopoint.inference.engines.flavour import load_tensorrt
+from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
-from tomopoint.inference.engines.load import load_engine, load_recorded
-from tomopoint.inference.engines.onnx import PROVIDERS, OnnxEngine, SessionOptions
-from tomopoint.inference.engines.ort_tensorrt import CONTEXT_NAME
-from tomopoint.inference.engines.record import RECORD_NAME
+from tomopoint.inference.engines.load import TENSORRT_RUNTIMES, load_engine, load_recorded
+from tomopoint.inference.engines.onnx import PROVIDERS, OnnxEngine
 from tomopoint.inference.engines.torch import TorchEngine
+from tomopoint.kaggle.engine_kernel import CANDIDATES
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.ensemble import Ensemble
@@ -31,11 +32,15 @@ CONFIGS = (
     NetworkConfig("dynunet", filters=(8, 8, 16), features=8, class_width=8, offset_width=8),
 )
 SPREAD = 1.5
-BUILD = BuildOptions(workspace_gib=1.0, optimization_level=2)
 ON_TENSOR_CORES = FP16
 """Of float32 convolutions, too: on Ampere and later they run as TF32, which rounds their inputs to 11 bits as fp16."""
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+RUNTIMES = [
+    pytest.param(candidate.name, marks=[pytest.mark.gpu] if candidate.needs_gpu else [])
+    for candidate in CANDIDATES
+    if candidate.name != "tensorrt-norm-plugin"  # the parser decides whether there is one
+]
 
 
 @pytest.fixture(scope="module")
@@ -88,38 +93,34 @@ def test_onnxruntime(graph, provider, needs_provider):
         check(engine, reference_of(graph))
 
 
-@pytest.mark.gpu
-def test_onnxruntime_tensorrt(graph, tmp_path, needs_provider):
-    """Build, and load again from the files that were left, which is what the submit notebook does."""
-    needs_provider(PROVIDERS["tensorrt"])
-    _tensorrt("tensorrt")  # brings the libraries
-    build_with_onnxruntime(graph, tmp_path, BUILD)
-    options = SessionOptions(pipeline=read_pipeline(graph))
-    with closing(OnnxEngine(tmp_path / CONTEXT_NAME, "tensorrt", options)) as engine:
-        assert engine.describe()["provider"] == PROVIDERS["tensorrt"]
-        check(engine, reference_of(graph))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
-def test_tensorrt(graph, flavour, tmp_path):
-    trt = _tensorrt(flavour)
-    pytest.importorskip("pycuda.driver")
-    reference = reference_of(graph)
-    if reference.precision == "fp32":
-        pytest.skip("float32 is TF32 in TensorRT on Ampere and later, beyond its tolerance; RTX has none on Turing")
-    record = make_engine(graph, tmp_path, flavour, BUILD)
-    assert (record.runtime, record.runtime_version) == (flavour, trt.version)
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_candidate_of_the_notebook(graph, name, needs_provider, tmp_path, monkeypatch):
+    """Build, load as the submit notebook will, compare, time; then load it again by its record, twice."""
+    monkeypatch.setattr(engine_trial, "TIMED_SECONDS", 0.0)  # what it warms up for is no matter here
+    candidate = next(candidate for candidate in CANDIDATES if candidate.name == name)
+    if candidate.provider in PROVIDERS.values():
+        needs_provider(candidate.provider)
+    if "tensorrt" in name:
+        _needs_tensorrt("tensorrt_rtx" if name == "tensorrt-rtx" else "tensorrt")
+    if name.startswith("tensorrt"):
+        pytest.importorskip("pycuda.driver")
+    reference, gpus = reference_of(graph), find_gpus()
+    if reference.precision == "fp32" and candidate.needs_gpu:
+        pytest.skip("float32 runs as TF32 on Ampere and later, beyond its own tolerance; RTX has none on Turing")
+    paths = {"model": graph, "reference": graph.with_name(REFERENCE_NAME), "out": tmp_path, "timing_cache": None}
+    identity = {"onnx_sha256": sha256_of(graph), "pipeline_digest": read_pipeline(graph).digest}
+    record = attempt(candidate, Bench(**paths, **identity, gpu=gpus[0] if candidate.needs_gpu else None))
+    assert record.runtime == candidate.runtime
     assert record.parity["ok"]
     assert record.seconds_per_tile > 0
-    engine, pipeline = load_recorded(graph, tmp_path / RECORD_NAME)
-    with closing(engine):
-        check(engine, reference)
-    assert pipeline == read_pipeline(graph)
-    # Closed and opened again in one process: nothing of the first is left in the way.
-    engine, _ = load_engine(graph, "tensorrt", record_path=tmp_path / RECORD_NAME)
-    with closing(engine):
-        check(engine, reference)
+    assert record.device == (gpus[0].name if candidate.needs_gpu else "the CPU")
+    if record.runtime not in TENSORRT_RUNTIMES:
+        return
+    for _ in range(2):
+        engine, pipeline = load_recorded(graph, record.save(tmp_path))
+        with closing(engine):
+            check(engine, reference)
+        assert pipeline == read_pipeline(graph)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -132,8 +133,8 @@ def test_the_automatic_choice_uses_what_is_there(graph, device, needs_provider, 
         assert engine.describe()["provider"] == PROVIDERS[device]
 
 
-def _tensorrt(flavour):
+def _needs_tensorrt(flavour):
     try:
-        return load_tensorrt(flavour)
+        load_tensorrt(flavour)
     except EngineError as error:
         pytest.skip(str(error))

@@ -84,6 +84,7 @@ def test_a_kit_with_wheels_for_another_python_is_rehearsed_with_what_is_installe
     """The kit of the documented road: binary wheels for Kaggle's Python beside one that fits any."""
     add_wheel(kit, "numcodecs", f"{OTHER_PYTHON}-{OTHER_PYTHON}-manylinux_2_17_x86_64")
     add_wheel(kit, "tensorrt_cu12_bindings", f"{OTHER_PYTHON}-none-manylinux_2_17_x86_64")
+    add_wheel(kit, "tensorrt_cu12_libs", "py3-none-any")
     add_wheel(kit, "donfig_stand_in", "py3-none-any")
     before = {path.name: path.read_bytes() for path in kit.iterdir()}
     with caplog.at_level("INFO", logger="tomopoint.kaggle.rehearsal"):
@@ -93,6 +94,7 @@ def test_a_kit_with_wheels_for_another_python_is_rehearsed_with_what_is_installe
     assert (packages / "tomopoint").is_dir()
     assert (packages / "donfig_stand_in.py").is_file()
     assert not (packages / "numcodecs.py").exists()
+    assert not (packages / "tensorrt_cu12_libs.py").exists()  # of no use, or worse, without their bindings
     (line,) = [entry.getMessage() for entry in caplog.records if "not installed from the kit" in entry.getMessage()]
     assert f"numcodecs ({version('numcodecs')} is here)" in line
     assert "tensorrt-cu12-bindings (nothing here stands for it)" in line

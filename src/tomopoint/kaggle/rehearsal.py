@@ -110,7 +110,8 @@ def installable_here(dataset: Path, view: Path) -> Path:
     The notebooks install what the manifest names. The view links to every file of the kit and differs in that list
     alone, so every hash is checked and everything else runs as on Kaggle. Left out is
 
-    * what has no wheel for this Python: the kit's are for Kaggle's (binary ones fit no other);
+    * what has no wheel for this Python: the kit's are for Kaggle's (binary ones fit no other); and, since versions must
+      agree, libraries whose Python bindings are among these;
     * ONNX Runtime beside a GPU, where this environment has its own build for GPUs: the kit's is for the CUDA of
       Kaggle's image, this one for the CUDA that is here (`make setup`).
 
@@ -123,6 +124,7 @@ def installable_here(dataset: Path, view: Path) -> Path:
     """
     manifest = Manifest.load(dataset)
     fitting = _wheels_for_this_python(manifest.files)
+    fitting -= {name for name in fitting if name.endswith("-libs") and f"{name[:-5]}-bindings" not in fitting}
     own_runtime = bool(find_gpus()) and _version_here("onnxruntime-gpu") is not None
     names = {entry: normal_name(entry.partition("==")[0]) for entry in manifest.install}
     kept = [e for e, name in names.items() if name in fitting and not (own_runtime and name == "onnxruntime-gpu")]
