@@ -6,7 +6,7 @@ from tomopoint.export.parity import (
     FP16,
     FP32_FULL,
     FP32_SMALL,
-    LARGE,
+    LARGE_ON_CPU,
     Outputs,
     ParityRow,
     Tolerance,
@@ -97,10 +97,13 @@ def test_other_shapes_are_not_compared():
 
 
 def test_tolerances_widen_with_window_and_precision():
-    assert tolerance_for("fp32", (64, 64, 64)) == FP32_SMALL
-    assert tolerance_for("fp32", (192, 128, 128)) == FP32_FULL
-    assert tolerance_for("fp16", (64, 64, 64)) == tolerance_for("fp16", (192, 128, 128)) == FP16
-    assert tolerance_for("fp32", (192, 256, 256)) == tolerance_for("fp16", (192, 256, 256)) == LARGE
+    cpu, gpu = "CPUExecutionProvider", "CUDAExecutionProvider"
+    assert tolerance_for("fp32", (64, 64, 64), cpu) == FP32_SMALL
+    assert tolerance_for("fp32", (192, 128, 128), cpu) == FP32_FULL
+    assert tolerance_for("fp16", (64, 64, 64), cpu) == tolerance_for("fp16", (192, 128, 128), cpu) == FP16
+    assert tolerance_for("fp32", (192, 256, 256), cpu) == tolerance_for("fp16", (192, 256, 256), cpu) == LARGE_ON_CPU
+    assert tolerance_for("fp16", (192, 256, 256), gpu) == tolerance_for("fp16", (192, 256, 256), "TensorRT") == FP16
+    assert tolerance_for("fp32", (192, 256, 256), gpu) == FP32_FULL
 
 
 def test_a_row_survives_json_and_shows_its_verdict():

@@ -485,6 +485,7 @@ class FakeTensorrtProvider:
     def __init__(self, monkeypatch):
         self.real, self.extra, self.open = onnxruntime.InferenceSession, {}, 0
         monkeypatch.setattr(onnxruntime, "InferenceSession", self.make)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
 
     def make(self, path, sess_options, providers, provider_options, **others):
         if providers != ["TensorrtExecutionProvider"]:

@@ -183,7 +183,7 @@ def measure(
     windows = reference.windows[: engine.batch]
     expected = Outputs(reference.outputs.scores[: len(windows)], reference.outputs.offsets[: len(windows)])
     got = Outputs(*engine.infer(windows))
-    tolerance = tolerance_for(reference.precision, reference.window_zyx)
+    tolerance = tolerance_for(reference.precision, reference.window_zyx, provider)
     row = compare(subject, provider, expected, got, tolerance, reference.stride)
     if not row.ok:
         return row, None

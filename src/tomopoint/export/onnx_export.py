@@ -175,7 +175,7 @@ class _Trial:
             scores, offsets = module(torch.from_numpy(self._windows))
         expected = Outputs(scores.numpy(), offsets.numpy())
         got, runtime = self._run_onnx(path)
-        tolerance = tolerance_for(self._options.precision, window_zyx)
+        tolerance = tolerance_for(self._options.precision, window_zyx, runtime)
         row = compare(subject, runtime, expected, got, tolerance, self._pipeline.stride)
         return row, expected, path
 
