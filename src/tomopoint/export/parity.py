@@ -52,9 +52,9 @@ FP16 = Tolerance(scores=3e-2, offsets_vox=1e-1)
 """float16 keeps 11 bits, so each convolution rounds to 5e-4 of its values; seen at 192x128x128 with full-size networks:
 6e-3 of scores, 0.045 voxels. No threshold is known to 0.03, and 0.1 voxels are 1 A against a hit radius of 30 A."""
 LARGE_ON_CPU = Tolerance(scores=3e-2, offsets_vox=2e-1)
-"""Of ONNX Runtime's CPU provider alone, for windows beyond FULL_WINDOW_VOX. Two and a half times the largest differences seen at 192x256x256 with a full-size
-SegResNet (1.2e-2 and 0.073 voxels in fp16, 1.1e-2 and 0.071 in fp32; DynUNet 6.3e-3 and 0.047, 7e-4 and 0.005). 0.2
-voxels are 2 A against a hit radius of 30 A."""
+"""Of ONNX Runtime's CPU provider alone, for windows beyond FULL_WINDOW_VOX. Two and a half times the largest
+differences seen at 192x256x256 with a full-size SegResNet (1.2e-2 and 0.073 voxels in fp16, 1.1e-2 and 0.071 in fp32;
+DynUNet 6.3e-3 and 0.047, 7e-4 and 0.005). 0.2 voxels are 2 A against a hit radius of 30 A."""
 
 SAME_PICK_VOX = 1.0
 """Two top picks this close are one: less than a cell of stride 2."""
