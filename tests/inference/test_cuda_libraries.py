@@ -35,7 +35,9 @@ def image(tmp_path, monkeypatch):
         for name in names:
             (packages / "nvidia" / package / "lib" / name).touch()
     (tmp_path / "temp" / "packages" / "onnxruntime").mkdir(parents=True)
-    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    # Set first, so that what a test imports under this name is forgotten after it.
+    monkeypatch.setitem(sys.modules, "nvidia", None)
+    monkeypatch.delitem(sys.modules, "nvidia")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "temp" / "packages"), str(packages)])
     return packages
 
