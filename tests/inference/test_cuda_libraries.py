@@ -94,6 +94,7 @@ def test_libraries_are_loaded_before_the_session_that_needs_them(provider, blob_
         assert enable_fallback == 0
         raise RuntimeError("libnvinfer.so.10 is missing")
 
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(onnx.PROVIDERS.values()))
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(EngineError, match=r"with \w+ExecutionProvider \(libnvinfer\.so\.10 is missing\)"):
         onnx.OnnxEngine(blob_model, provider)

@@ -43,6 +43,7 @@ def session(monkeypatch):
         asked.append(("session", providers[0], provider_options[0]))
         raise RuntimeError("no such provider here")
 
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(onnx.PROVIDERS.values()))
     monkeypatch.setattr(onnxruntime, "InferenceSession", make)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: asked.append("ONNX Runtime's"))
     monkeypatch.setattr(onnx, "preload_cuda", lambda: asked.append("CUDA's"))
