@@ -53,6 +53,41 @@ def test_the_ensemble_folder_and_its_run_folders_name_the_same(together):
         assert not any(network.training for network in merged.networks)
 
 
+def test_the_order_in_which_run_folders_are_named_does_not_matter(together):
+    root, _ = together
+    assert load_validated([root / "b", root / "a"]).pipeline == load_validated([root / "a", root / "b"]).pipeline
+
+
+def test_folders_of_one_name_are_told_apart(validated, project, tmp_path):
+    first = shutil.copytree(validated[0], tmp_path / "x" / "first")
+    RECIPE_USED.save(tmp_path / "y" / "first" / RECIPE)
+    write_member(tmp_path / "y" / "first", "fold0", SEGRESNET, 90, ("TS_1",), project)
+    ensemble = load_ensemble([first, tmp_path / "y" / "first"])
+    assert list(ensemble.kinds) == ["x/first/dynunet", "x/first/segresnet", "y/first/segresnet"]
+    assert ensemble.groups["x/first/fold0+y/first/fold0"] == ("TS_1",)
+
+
+def test_an_ensemble_folder_belongs_to_its_run_folders(together, validated, project, tmp_path):
+    shutil.copytree(together[0], tmp_path / "s")
+    RECIPE_USED.save(tmp_path / "s" / "c" / RECIPE)
+    write_member(tmp_path / "s" / "c", "fold0", SEGRESNET, 91, ("TS_1",), project)
+    with pytest.raises(TomopointError, match="ensemble of other run folders"):
+        validate([tmp_path / "s" / "a", tmp_path / "s" / "c"], out=tmp_path / "s" / "a+b", **SMALL)
+    with pytest.raises(TomopointError, match="is one of the run folders"):
+        validate([tmp_path / "s" / "a", tmp_path / "s" / "b"], out=tmp_path / "s" / "b", **SMALL)
+
+
+def test_only_thresholds_may_be_changed_by_hand(validated, tmp_path):
+    folder = shutil.copytree(validated[0], tmp_path / "copy")
+    pipeline = Pipeline.load(folder / "pipeline.json")
+    changed = pipeline.with_thresholds({"ribosome": 0.31})
+    changed.save(folder / "pipeline.json")
+    assert load_validated([folder]).pipeline == changed
+    replace(pipeline, views=("identity", "flip_x")).save(folder / "pipeline.json")
+    with pytest.raises(PipelineError, match="changed by hand since it was validated; only thresholds may be"):
+        load_validated([folder])
+
+
 def test_an_ensemble_folder_may_move_with_its_run_folders(together, tmp_path):
     shutil.copytree(together[0], tmp_path / "elsewhere")
     assert find_folders([tmp_path / "elsewhere" / "a+b"])[1][1].resolve() == tmp_path / "elsewhere" / "b"
@@ -84,6 +119,7 @@ def test_another_class_order_is_refused(validated, tmp_path):
     folder = shutil.copytree(validated[0], tmp_path / "copy")
     pipeline = Pipeline.load(folder / "pipeline.json")
     replace(pipeline, particles=pipeline.particles[::-1]).save(folder / "pipeline.json")
+    (folder / "validation.json").unlink()  # as where thresholds were taken from another run
     with pytest.raises(PipelineError, match="in another order"):
         load_validated([folder])
 

@@ -89,6 +89,8 @@ def test_networks_that_hold_nothing_out_take_the_thresholds_of_another_run(valid
     write_member(tmp_path, "fold0", NETWORKS[1], 0, (), project)
     with pytest.raises(TomopointError, match="holds a run out"):
         validate([tmp_path])
+    with pytest.raises(TomopointError, match="--weights out-of-fold needs picks"):
+        validate([tmp_path], thresholds=str(validated[0] / "pipeline.json"), weights="out-of-fold")
     validate([tmp_path], thresholds=str(validated[0] / "pipeline.json"))
     ours, other = Pipeline.load(tmp_path / "pipeline.json"), Pipeline.load(validated[0] / "pipeline.json")
     assert ours.particles == other.particles

@@ -98,7 +98,7 @@ def test_candidates_that_differ_by_chance_only_leave_equal_shares(truth, validat
     pipeline = Pipeline.load(validated[0] / "pipeline.json")
     choice = _choose(truth, [0.8] * 5, pipeline)
     assert choice.shares == {"a": 1.0, "b": 1.0}
-    assert "within its error" in choice.reason
+    assert "equal shares" in choice.reason
 
 
 def test_chosen_weights_are_in_the_pipeline_and_nothing_is_predicted_twice(validated, tmp_path, monkeypatch):
@@ -118,6 +118,11 @@ def test_chosen_weights_are_in_the_pipeline_and_nothing_is_predicted_twice(valid
     unmoved = replace(own, decoding=replace(own.decoding, residual_xyz_A=(0.0, 0.0, 0.0)))
     expected = predict_tomogram(read_tomogram(store), engine_of(ensemble, (2, 3), own, "cpu"), unmoved)
     assert len(pd.read_csv(folder / "validation" / "TS_2.csv")) == len(expected)
+    # Shares are judged on picks of the same networks: those that never saw the run, and no other.
+    equal = replace(unmoved, members=tuple(replace(member, weight=1.0) for member in own.members))
+    unseen = predict_tomogram(read_tomogram(store), engine_of(ensemble, (2, 3), equal, "cpu"), equal)
+    judged = pd.read_csv(folder / "validation" / "weights" / "TS_2-0.csv")
+    np.testing.assert_allclose(judged["score"], unseen["score"], atol=MAP_TOLERANCE)
     # The second call reads every table back: without networks it would fail where it had to predict.
     monkeypatch.setattr(weights, "predict_volume", None)
     validate([folder], weights="out-of-fold", **SMALL)

@@ -111,6 +111,7 @@ def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) 
         whole, outputs, path = trial.check(WHOLE, ensemble, keep=True)
         rows.append(whole)
         _require_parity(rows, out)
+        _warn_of_blind_classes(pipeline, outputs, whole)
         cost = trial.finish(path, rows)
         reference = Reference(windows, outputs, options.precision, sha256_of(path))
         reference_path = out.with_name(REFERENCE_NAME)
@@ -150,6 +151,20 @@ def _require_parity(rows: Sequence[ParityRow], out: Path) -> None:
         raise EngineError(
             f"ONNX Runtime and PyTorch disagree ({failed}), so {out} was not written:\n{format_table(rows)}\n"
             "Where --precision is fp16, try fp32; in fp32 the exporter is at fault: try another torch and onnxscript"
+        )
+
+
+def _warn_of_blind_classes(pipeline: Pipeline, outputs: Outputs, row: ParityRow) -> None:
+    """Say where the windows hold nothing that a class answers to: an error of its scores could not show."""
+    highest = outputs.scores.max(axis=(0, 2, 3, 4))
+    blind = [
+        name for name, score in zip(pipeline.particle_names, highest, strict=True) if score < 2 * row.tolerance.scores
+    ]
+    if blind:
+        logger.warning(
+            "the comparison says little of %s, whose scores stay below %.2f on these windows; "
+            "give a tomogram that holds some: --tomogram DATA/train/static/ExperimentRuns/RUN/.../denoised.zarr",
+            *(", ".join(blind), 2 * row.tolerance.scores),
         )
 
 

@@ -18,11 +18,9 @@ from tomopoint.errors import TomopointError
 from tomopoint.evaluation.calibration import Calibration, CalibrationOptions, calibrate
 from tomopoint.files import write_atomically
 from tomopoint.pipeline import PIPELINE_NAME, Decoding, Pipeline, Tiling
-from tomopoint.validation.ensemble_folder import EnsembleFolder, save_ensemble, with_weights
+from tomopoint.validation.ensemble_folder import RESULT, EnsembleFolder, save_ensemble, state_of, with_weights
 from tomopoint.validation.out_of_fold import predict_held_out
 from tomopoint.validation.weights import WeightChoice, choose_weights
-
-RESULT = "validation.json"
 
 WEIGHTS = ("equal", "out-of-fold")
 
@@ -133,7 +131,7 @@ def calibrate_ensemble(
         "predictions": records,
         **calibration.to_dict(),
     }
-    record = {"tomopoint": __version__, "pipeline_sha256": final.digest, **content}
+    record = {"tomopoint": __version__, "pipeline_sha256": final.digest, "state_sha256": state_of(final), **content}
     save_ensemble(ensemble)
     write_atomically(ensemble.folder / RESULT, json.dumps(record) + "\n")
     path = ensemble.folder / PIPELINE_NAME

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tomopoint.command import CommandResult, parse_zyx
+from tomopoint.errors import TomopointError
 
 
 def validate(
@@ -65,6 +66,11 @@ def validate(
     from tomopoint.validation.ensemble_folder import load_ensemble
 
     calibration = parse_thresholds(thresholds)
+    if isinstance(calibration, Path) and weights != "equal":
+        raise TomopointError(
+            f"--weights {weights} needs picks to judge by, but --thresholds {thresholds} predicts nothing; "
+            "give one of them"
+        )
     options = ValidationOptions(
         views=tuple(name.strip() for name in views.split(",")),
         offset_average=offset_average,

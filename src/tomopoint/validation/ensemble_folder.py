@@ -30,6 +30,7 @@ from tomopoint.training.recipe_files import load_recipe
 from tomopoint.training.recipes import Recipe
 
 ENSEMBLE = "ensemble.json"
+RESULT = "validation.json"
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,18 @@ class EnsembleFolder:
             found.append(HeldOutRun(name, "+".join(sorted({self.fold_of(i) for i in members})), members))
         return tuple(found)
 
+    @cached_property
+    def titles(self) -> tuple[str, ...]:
+        """Of the run folders: as much of the end of their paths as tells them apart, and a ``/``; one needs none."""
+        if len(self.run_folders) == 1:
+            return ("",)
+        paths = [folder.resolve().parts for folder in self.run_folders]
+        n = next(n for n in range(1, max(map(len, paths)) + 1) if len({path[-n:] for path in paths}) == len(paths))
+        return tuple("/".join(path[-n:]) + "/" for path in paths)
+
     def fold_of(self, member: int) -> str:
-        """Name of a member's fold: ``fold0``, with its run folder's name before it where there are several."""
-        fold = self.records[member].fold
-        return fold if len(self.run_folders) == 1 else f"{self.run_folders[self.origins[member]].name}/{fold}"
+        """Name of a member's fold: ``fold0``, with its run folder's title before it where there are several."""
+        return self.titles[self.origins[member]] + self.records[member].fold
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -104,9 +113,7 @@ class EnsembleFolder:
         """Members that differ in their fold only, by a name of what they share: architecture and run folder."""
         kinds: dict[str, tuple[int, ...]] = {}
         for index, record in enumerate(self.records):
-            title = record.network.title
-            if len(self.run_folders) > 1:
-                title = f"{self.run_folders[self.origins[index]].name}/{title}"
+            title = self.titles[self.origins[index]] + record.network.title
             kinds[title] = (*kinds.get(title, ()), index)
         return kinds
 
@@ -165,12 +172,13 @@ def find_folders(given: Sequence[Path], out: Path | None = None) -> tuple[Path, 
     given
         Run folders, or one ensemble folder that stands for its own.
     out
-        The ensemble folder, where it is not the usual one: beside the first run folder, their names joined by ``+``.
+        The ensemble folder, where it is not the usual one: beside the first run folder, their names joined by ``+``,
+        in the order of their paths, so that the order in which they are given does not matter.
 
     Raises
     ------
     TomopointError
-        No such folder, or one that is named twice.
+        No such folder, one that is named twice, or a run folder of several as `out`.
     """
     for folder in given:
         if not folder.is_dir():
@@ -182,7 +190,12 @@ def find_folders(given: Sequence[Path], out: Path | None = None) -> tuple[Path, 
         raise TomopointError(f"{twice} would be averaged twice; name every run folder once")
     if out is None and len(given) == 1:
         return given[0], runs
-    return out or runs[0].with_name("+".join(folder.name for folder in runs)), runs
+    if out is not None and len(runs) > 1 and out.resolve() in resolved:
+        raise TomopointError(
+            f"--out {out} is one of the run folders, whose own calibration it would replace; choose another"
+        )
+    ordered = sorted(runs, key=lambda folder: folder.resolve())
+    return out or ordered[0].with_name("+".join(folder.name for folder in ordered)), runs
 
 
 def _run_folders_in(folder: Path) -> tuple[Path, ...]:
@@ -260,8 +273,13 @@ def save_ensemble(ensemble: EnsembleFolder) -> None:
     """Write ``ensemble.json`` where the run folders are several: how the ensemble folder finds them again."""
     if ensemble.folder in ensemble.run_folders:
         return
+    record = ensemble.folder / ENSEMBLE
+    if record.is_file() and {f.resolve() for f in _run_folders_in(ensemble.folder)} != {
+        f.resolve() for f in ensemble.run_folders
+    }:
+        raise TomopointError(f"{ensemble.folder} is the ensemble of other run folders ({record}); choose another --out")
     names = [os.path.relpath(folder, ensemble.folder) for folder in ensemble.run_folders]
-    write_atomically(ensemble.folder / ENSEMBLE, json.dumps({"run_folders": names}, indent=2) + "\n")
+    write_atomically(record, json.dumps({"run_folders": names}, indent=2) + "\n")
 
 
 def load_validated(given: Sequence[Path]) -> ValidatedEnsemble:
@@ -275,17 +293,26 @@ def load_validated(given: Sequence[Path]) -> ValidatedEnsemble:
     Raises
     ------
     PipelineError
-        They were not validated, not together, or were trained on since.
+        They were not validated, not together, or were trained on since, or ``pipeline.json`` was changed in more than
+        its thresholds.
     TomopointError
         As :func:`load_ensemble`.
     """
     folder, run_folders = find_folders(given)
     again = f"run `tomopoint validate {' '.join(str(path) for path in run_folders)}`"
     path = folder / PIPELINE_NAME
-    if not path.is_file():
+    several = {run.resolve() for run in run_folders}
+    other = len(run_folders) > 1 and folder.is_dir() and {run.resolve() for run in _run_folders_in(folder)} != several
+    if not path.is_file() or other:
         together = "" if len(run_folders) == 1 else " together"
         raise PipelineError(f"{path} is missing: these networks were never validated{together}; {again} first")
     pipeline = Pipeline.load(path)
+    validated_state = read_json(folder / RESULT).get("state_sha256") if (folder / RESULT).is_file() else None
+    if validated_state not in (None, state_of(pipeline)):
+        raise PipelineError(
+            f"{path} was changed by hand since it was validated; only thresholds may be. {again} again, with the "
+            "options that say what you want instead (window, overlap, views, weights, offset average)"
+        )
     ensemble = load_ensemble(given)
     networks = dict(zip((record.weights_sha256 for record in ensemble.records), ensemble.networks, strict=True))
     if tuple(particle.name for particle in ensemble.particles) != pipeline.particle_names:
@@ -299,6 +326,11 @@ def load_validated(given: Sequence[Path]) -> ValidatedEnsemble:
     if lost:
         raise PipelineError(f"{path} names networks that are lost ({', '.join(lost)}); restore them, or {again} again")
     return ValidatedEnsemble(tuple(networks[member.weights_sha256] for member in pipeline.members), pipeline)
+
+
+def state_of(pipeline: Pipeline) -> str:
+    """Return a digest of all that validation fixes: everything but the thresholds, which may be changed by hand."""
+    return pipeline.with_thresholds(dict.fromkeys(pipeline.particle_names, 0.5)).digest
 
 
 def with_weights(

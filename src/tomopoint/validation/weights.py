@@ -2,7 +2,8 @@
 
 A kind is an architecture of one run folder; its members differ in their fold only, so they share one weight. Each run
 is predicted once per kind, by the networks of that kind that never saw it; since averaging is linear, the maps of any
-shares follow from these maps without running a network again.
+shares follow from these maps without running a network again. (Offsets averaged by score are not linear: while shares
+are chosen, kinds are averaged plainly; the picks that thresholds are then chosen on are those of the real average.)
 
 Few particles choose badly: of many candidates the best is partly the luckiest. Shares other than equal ones are taken
 only if they gain where they were not chosen: every group of runs is scored with shares and thresholds chosen on the
@@ -198,10 +199,11 @@ def _choose(
     gain = chosen.score - equal.score
     best = max(range(len(candidates)), key=lambda index: scores[index].score)
     taken = best if gain > error else 0
-    reason = (
-        f"equal shares: choosing others gains {gain:+.4f} on runs left out, which is within its error of {error:.4f}"
-        if taken == 0
-        else f"chosen out of fold: {gain:+.4f} on runs left out, error {error:.4f}"
-    )
+    if taken != 0:
+        reason = f"chosen out of fold: {gain:+.4f} on runs left out, error {error:.4f}"
+    elif best == 0:
+        reason = "equal shares: none score better"
+    else:
+        reason = f"equal shares: others gain {gain:+.4f} on runs left out, which is within its error of {error:.4f}"
     listed = tuple((shares, score.score) for shares, score in zip(candidates, scores, strict=True))
     return WeightChoice(candidates[taken], reason, equal.score, chosen.score, error, listed)
