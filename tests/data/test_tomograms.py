@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 
 import numpy as np
 import pytest
 
+from tomopoint.data.normalisation import normalise
 from tomopoint.data.tomograms import describe_tomogram, read_tomogram, write_tomogram
 from tomopoint.errors import DataError
+from tomopoint.pipeline import Normalisation
 
 
 @pytest.fixture
@@ -95,12 +96,10 @@ def test_truncated_chunk(store):
     assert str(store) in str(caught.value)
 
 
-def test_missing_chunk_is_said(store, caplog):
-    """Zarr reads it as zeros; with every chunk gone the volume is constant and refused."""
+def test_a_store_without_chunks_is_refused(store):
     (store / "0" / "0" / "0" / "0").unlink()
-    with caplog.at_level(logging.WARNING), pytest.raises(DataError, match="chunks are missing"):
+    with pytest.raises(DataError, match="of the 1 chunks of a shape of 20x31x45, 1 are missing"):
         read_tomogram(store)
-    assert "1 of 1 chunks have no file" in caplog.text
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -111,6 +110,11 @@ def test_values_that_are_not_finite(tmp_path, volume, bad):
         read_tomogram(tmp_path / "a.zarr")
 
 
+def own(multiscale):
+    """Return the transformations of level 0."""
+    return multiscale["datasets"][0]["coordinateTransformations"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -118,6 +122,17 @@ def test_values_that_are_not_finite(tmp_path, volume, bad):
         (lambda m: m["datasets"][0]["coordinateTransformations"][0].update(scale=[0, 10, 10]), "positive"),
         (lambda m: m["datasets"].pop(0), "no voxel size"),
         (lambda m: m["axes"][0].update(unit="nanometer"), "nanometer"),
+        (lambda m: m["axes"].reverse(), "axes are x, y, z"),
+        (lambda m: m.update(axes=["x", "y", "z"]), "axes are x, y, z"),  # as OME-Zarr 0.3 has them
+        (lambda m: m["axes"].insert(0, {"name": "c", "type": "channel"}), "axes are c, z, y, x"),
+        (lambda m: m.update(axes=[None]), "axes are None"),
+        (lambda m: own(m).append({"type": "translation", "translation": [0, 11.0, 0]}), "translation of"),
+        (lambda m: own(m).append({"type": "translation", "translation": [0, float("nan"), 0]}), "translation of"),
+        (lambda m: own(m).append({"type": "scale", "scale": [1, 1, 1]}), "one 'scale'"),
+        (lambda m: own(m)[0].update(scale=[1, 10, 10, 10]), "three positive"),
+        (lambda m: m.update(coordinateTransformations=[{"type": "scale", "scale": [1, 1, 2]}]), "for all levels"),
+        (lambda m: m.update(coordinateTransformations=[{"type": "translation", "translation": [99] * 3}]), "moves"),
+        (lambda m: m.update(coordinateTransformations=7), "no voxel size"),
     ],
 )
 def test_voxel_size_that_cannot_be_used(store, change, message):
@@ -126,6 +141,58 @@ def test_voxel_size_that_cannot_be_used(store, change, message):
     (store / ".zattrs").write_text(json.dumps(attributes))
     with pytest.raises(DataError, match=message):
         describe_tomogram(store)
+
+
+def test_transformations_that_change_nothing_are_let_through(store):
+    """Half a voxel is what writers give that count from a voxel's centre."""
+    attributes = json.loads((store / ".zattrs").read_text())
+    (multiscale,) = attributes["multiscales"]
+    own(multiscale).append({"type": "translation", "translation": [5.0, 5.0, 5.0]})
+    multiscale["coordinateTransformations"] = [{"type": "identity"}, {"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+    (store / ".zattrs").write_text(json.dumps(attributes))
+    assert describe_tomogram(store).voxel_A == pytest.approx(10.0124443, abs=1e-6)
+
+
+def rewrite(path, values):
+    """Replace level 0 by an array of another data type."""
+    import shutil
+
+    import zarr
+
+    shutil.rmtree(path / "0")
+    group = zarr.open_group(str(path), mode="r+", zarr_format=2)
+    group.create_array("0", shape=values.shape, dtype=values.dtype, chunks=values.shape)[...] = values
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounding"),
+    # Rounding to steps of 16 deviations over the type's range: an rms of step / sqrt(12), with some room.
+    [("int8", 0.025), ("uint8", 0.025), (">i2", 1e-4), ("uint16", 1e-4)],
+)
+def test_integers_are_read_and_said(store, volume, dtype, rounding):
+    limits = np.iinfo(dtype)
+    step = 16 * volume.std() / (limits.max - limits.min)
+    rewrite(store, (np.round(volume / step) + (limits.max + limits.min + 1) // 2).astype(dtype))
+    tomogram = read_tomogram(store)
+    assert tomogram.volume_zyx.dtype == np.float32
+    assert tomogram.notes == (f"stored as {np.dtype(dtype).name}, the competition's are float32",)
+    difference = normalise(tomogram.volume_zyx, Normalisation()) - normalise(volume, Normalisation())
+    assert np.sqrt((difference**2).mean()) < rounding
+
+
+@pytest.mark.parametrize("dtype", ["float64", ">f4"])
+def test_other_floats_are_read_as_they_are(store, volume, dtype):
+    rewrite(store, volume.astype(dtype))
+    tomogram = read_tomogram(store)
+    np.testing.assert_array_equal(tomogram.volume_zyx, volume)
+    assert tomogram.notes == ()
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_data_types_of_masks_are_refused(store, volume, dtype):
+    rewrite(store, volume.astype(dtype))
+    with pytest.raises(DataError, match=f"holds {dtype}; expected float16"):
+        read_tomogram(store)
 
 
 def test_wrong_number_of_axes(tmp_path, store):

@@ -17,11 +17,14 @@ import onnx
 import pandas as pd
 import pytest
 
+from tomopoint.data import tomograms
 from tomopoint.data.tables import read_pick_table
 from tomopoint.errors import EngineError, PipelineError, TomopointError
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.submission import Joined
+from tomopoint.inference.summary import PredictionSummary, RunOutcome
 from tomopoint.inference.workers import PredictOptions, predict_runs
 
 HIT_A = 17.5
@@ -88,6 +91,28 @@ def test_bad_runs_are_reported_and_the_others_come_out(blob_project, blob_model,
     again = predict_runs(project.runs, blob_model, out, CPU)
     assert {o.run for o in again.failed} == {missing.name, truncated.name, flat.name}
     assert [e["run"] for e in events(out, "done")] == [good.name, nan.name]
+
+
+def test_missing_chunks_are_said_with_the_picks(blob_project, blob_model, tmp_path, monkeypatch):
+    """Of 2x3x3 chunks, one without a blob: every pick is there, and so is the note, also when nothing is left to do."""
+    monkeypatch.setattr(tomograms, "CHUNK_VOX", 20)
+    project = blob_project(2)
+    incomplete, whole = project.runs
+    (incomplete.tomogram_path() / "0/1/0/2").unlink()
+    note = "incomplete: 1 of 18 chunks missing, read as 0.0"
+    for _ in range(2):
+        summary = predict_runs(project.runs, blob_model, tmp_path / "out", CPU)
+        assert summary.ok
+        assert summary.figures()["notes"] == {incomplete.name: [note]}
+        assert f"look at their tomograms:\n  {note}: {incomplete.name}" in summary.text()
+        check_picks(project, read_pick_table(summary.folder.submission_path))
+    assert {e["run"]: e["notes"] for e in events(tmp_path / "out", "done")} == {incomplete.name: [note], whole.name: []}
+
+
+def test_a_note_of_many_runs_is_one_line(tmp_path):
+    outcomes = tuple(RunOutcome(f"TS_{n}", "done", notes=("stored as int16",)) for n in range(12))
+    summary = PredictionSummary(outcomes, Joined(0, 0, {}), PredictionFolder(tmp_path), 1.0, 0.0, 0)
+    assert summary.remarks == [f"stored as int16: {', '.join(f'TS_{n}' for n in range(10))} and 2 more"]
 
 
 def test_a_submission_without_picks_is_valid(blob_project, blob_model, tmp_path):

@@ -8,6 +8,7 @@ import onnx
 import pandas as pd
 import pytest
 
+from tomopoint.data import tomograms
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError
 from tomopoint.export.cost import GraphCost
@@ -68,6 +69,18 @@ def test_a_broken_run_is_reported_and_the_others_come_out(root):
     n_picks = check_submission(result.submission_path, result.runs, result.particles)
     assert n_picks == result.table[list(result.particles)].to_numpy().sum() > 0
     assert set(pd.read_csv(result.submission_path)["experiment"]) == {"TS_1", "TS_3"}
+
+
+def test_missing_chunks_are_in_the_report_and_the_table(root, monkeypatch):
+    store = root / "input/czii/test/static/ExperimentRuns/TS_2/VoxelSpacing10.000/denoised.zarr"
+    monkeypatch.setattr(tomograms, "CHUNK_VOX", 20)
+    tomograms.write_tomogram(store, tomograms.read_tomogram(store).volume_zyx)
+    (store / "0/0/0/0").unlink()
+    result = run(root)
+    assert result.ok
+    note = r"incomplete: 1 of \d+ chunks missing, read as 0\.0"
+    assert re.search(rf"^{note}: TS_2$", result.text, re.MULTILINE)
+    assert result.table["notes"].str.fullmatch(note).to_dict() == {"TS_1": False, "TS_2": True, "TS_3": False}
 
 
 def test_a_submission_without_picks_is_there_before_anything_can_fail(root):

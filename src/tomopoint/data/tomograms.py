@@ -1,4 +1,4 @@
-"""Tomograms on disk: OME-Zarr 0.4 on Zarr v2, as the competition ships them.
+"""Tomograms on disk: OME-Zarr 0.4 on Zarr v2, as the competition ships them; 0.5 on Zarr v3 is read, too.
 
 A store is a folder ``<tomo_type>.zarr`` with ``.zgroup``, ``.zattrs`` (the multiscale metadata with the voxel size)
 and one array per level, ``0`` the finest. Axes are z, y, x; values are float32 of about 1e-5; protein is dark.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +19,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tomopoint.data.chunks import check_chunks
+from tomopoint.data.multiscale import voxel_size_A
 from tomopoint.errors import DataError
 
 COMPETITION_SCALE_A = (10.012444196428572, 10.012444196428572, 10.012444537618887)
 """Voxel size in the competition's ``.zattrs``, z, y, x, Angstrom (the folder name says 10.000)."""
 
 CHUNK_VOX = 256
-ISOTROPY_TOLERANCE = 0.01
-"""Voxel sizes along the axes may differ by this share; the competition's differ by 3e-8."""
+
+FLOATS = ("float16", "float32", "float64")
+INTEGERS = ("int8", "uint8", "int16", "uint16")
+"""Common in laboratories. Each tomogram is standardised, so a linear scale to integers costs only its rounding; wider
+integers are masks and labels as a rule, and refused."""
+
+COPIES_IN_MEMORY = 2
+"""The volume as read, and standardised."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +75,14 @@ class Tomogram:
         Edge of a voxel, Angstrom.
     path
         The store it came from.
+    notes
+        What whoever uses the picks should know: missing chunks, another data type than float32.
     """
 
     volume_zyx: Volume
     voxel_A: float
     path: Path
+    notes: tuple[str, ...] = ()
 
 
 def describe_tomogram(path: Path) -> TomogramInfo:
@@ -79,11 +91,12 @@ def describe_tomogram(path: Path) -> TomogramInfo:
     Raises
     ------
     DataError
-        Nothing there, not a tomogram store, not 3-D, or no usable voxel size.
+        Nothing there, not a tomogram store, not 3-D, larger than this machine's memory, not of a data type in
+        :data:`FLOATS` or :data:`INTEGERS`; or as :func:`tomopoint.data.multiscale.voxel_size_A`.
     """
-    array = _open_finest(path)
+    array, voxel_A = _open_finest(path)
     n_bytes = sum(file.stat().st_size for file in (path / "0").rglob("*") if file.is_file())
-    return TomogramInfo(_shape_3d(array, path), _voxel_size(path), path, n_bytes)
+    return TomogramInfo(_shape_3d(array, path), voxel_A, path, n_bytes)
 
 
 def read_tomogram(path: Path) -> Tomogram:
@@ -92,13 +105,18 @@ def read_tomogram(path: Path) -> Tomogram:
     Raises
     ------
     DataError
-        As :func:`describe_tomogram`; or a chunk cannot be decoded, or the volume holds NaN or infinity, or is
-        constant.
+        As :func:`describe_tomogram` and :func:`tomopoint.data.chunks.check_chunks`; or a chunk cannot be decoded, or
+        the volume holds NaN or infinity, or is constant.
     """
-    array = _open_finest(path)
-    _shape_3d(array, path)
-    voxel_A = _voxel_size(path)
-    _warn_of_missing_chunks(array, path)
+    array, voxel_A = _open_finest(path)
+    notes = []
+    chunks = check_chunks(array, path / "0")
+    if chunks.n_missing:
+        notes.append(f"incomplete: {chunks.n_missing} of {chunks.n_chunks} chunks missing, read as {array.fill_value}")
+    if array.dtype.name in INTEGERS:
+        notes.append(f"stored as {array.dtype.name}, the competition's are float32")
+    for note in notes:
+        logger.warning("%s: %s", path, note)
     try:
         volume = np.asarray(array[...], dtype=np.float32)
     except Exception as error:  # zarr and numcodecs raise many kinds for a damaged chunk
@@ -106,7 +124,7 @@ def read_tomogram(path: Path) -> Tomogram:
             f"{path}: a chunk of level 0 cannot be read ({error}); the store is damaged, copy or download it again"
         ) from error
     _check_values(volume, path)
-    return Tomogram(volume, voxel_A, path)
+    return Tomogram(volume, voxel_A, path, tuple(notes))
 
 
 def write_tomogram(
@@ -158,14 +176,15 @@ def write_tomogram(
     partial.rename(path)
 
 
-def _open_finest(path: Path) -> Any:
-    """Return the zarr array of level 0."""
+def _open_finest(path: Path) -> tuple[Any, float]:
+    """Return the zarr array of level 0, of a shape and a data type that can be read, and its voxel size, Angstrom."""
     import zarr
 
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; expected a tomogram store such as .../denoised.zarr")
     try:
-        array = zarr.open_group(str(path), mode="r")["0"]
+        group = zarr.open_group(str(path), mode="r", use_consolidated=False)
+        array, attributes = group["0"], group.attrs.asdict()
     except Exception as error:  # zarr raises a different kind for each way of not being a group
         raise DataError(
             f"{path} is not a tomogram store: it has no readable array '0' ({error}); "
@@ -173,16 +192,23 @@ def _open_finest(path: Path) -> Any:
         ) from error
     if not isinstance(array, zarr.Array):
         raise DataError(f"{path}: level '0' is a group, not an array; expected OME-Zarr with an array '0'")
-    return array
-
-
-def _warn_of_missing_chunks(array: Any, path: Path) -> None:
-    """Say so where chunks have no file: zarr reads them as fill value, which hides an incomplete copy."""
-    missing = array.nchunks - array.nchunks_initialized
-    if missing:
-        logger.warning(
-            "%s: %d of %d chunks have no file and read as zero; is the copy complete?", path, missing, array.nchunks
+    shape_zyx = _shape_3d(array, path)
+    grid_zyx = array.shards or array.chunks
+    if len(grid_zyx) != 3 or min(grid_zyx) < 1:
+        raise DataError(f"{path}: level '0' has chunks of {grid_zyx}; expected three positive numbers")
+    if array.dtype.name not in (*FLOATS, *INTEGERS):
+        raise DataError(
+            f"{path}: level '0' holds {array.dtype}; expected {', '.join((*FLOATS, *INTEGERS))} (is it a mask?)"
         )
+    needed = COPIES_IN_MEMORY * 4 * max(math.prod(shape_zyx), math.prod(grid_zyx))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise DataError(
+            f"{path}: a shape of {'x'.join(map(str, shape_zyx))} in chunks of {'x'.join(map(str, grid_zyx))} does not "
+            f"fit into this machine's memory of {memory / 1e9:.0f} GB; correct the metadata of level 0, or cut the "
+            "tomogram into pieces"
+        )
+    return array, voxel_size_A(attributes, path / (".zattrs" if group.metadata.zarr_format == 2 else "zarr.json"))
 
 
 def _shape_3d(array: Any, path: Path) -> tuple[int, int, int]:
@@ -190,30 +216,6 @@ def _shape_3d(array: Any, path: Path) -> tuple[int, int, int]:
         raise DataError(f"{path}: level '0' has shape {tuple(array.shape)}; expected three axes z, y, x")
     depth, height, width = array.shape
     return int(depth), int(height), int(width)
-
-
-def _voxel_size(path: Path) -> float:
-    """Return the voxel size of level 0 from the OME-Zarr metadata, Angstrom."""
-    attributes_path = path / ".zattrs"
-    try:
-        multiscales = json.loads(attributes_path.read_text())["multiscales"][0]
-        datasets = {dataset["path"]: dataset for dataset in multiscales["datasets"]}
-        transforms = datasets["0"]["coordinateTransformations"]
-        scale = next(t["scale"] for t in transforms if t["type"] == "scale")
-        units = {axis.get("unit", "angstrom") for axis in multiscales.get("axes", [])}
-        values = [float(value) for value in scale[-3:]]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
-        raise DataError(
-            f"{attributes_path} gives no voxel size ({type(error).__name__}: {error}); "
-            "expected OME-Zarr 0.4 multiscales with a 'scale' of level 0 in angstrom"
-        ) from error
-    if len(values) != 3 or not all(math.isfinite(v) and v > 0 for v in values):
-        raise DataError(f"{attributes_path}: the voxel size of level 0 is {scale}; expected three positive numbers")
-    if units - {"angstrom"}:
-        raise DataError(f"{attributes_path}: the axes are in {', '.join(sorted(map(str, units)))}; expected angstrom")
-    if max(values) / min(values) - 1 > ISOTROPY_TOLERANCE:
-        raise DataError(f"{attributes_path}: voxels of {values} A are not cubic; resample the tomogram first")
-    return sum(values) / 3
 
 
 def _check_values(volume: Volume, path: Path) -> None:

@@ -193,6 +193,11 @@ class PredictionFolder:
                 continue
         return events
 
+    def notes(self) -> dict[str, tuple[str, ...]]:
+        """Return what is to be known of runs that are done, such as missing chunks of their tomogram; from the log."""
+        done = (event for event in self.events() if event.get("event") == "done")
+        return {event["run"]: tuple(event.get("notes", ())) for event in done}
+
 
 def _owner(claim: Path) -> dict[str, Any]:
     """Return who made a claim; empty where it was written by half or is gone."""

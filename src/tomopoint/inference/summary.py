@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.submission import Joined
+
+MAX_LISTED = 10
+"""So many runs are named in one line; the table and the log name all."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,14 @@ class RunOutcome:
         ``"done"``, ``"failed"`` or ``"not processed"``.
     message
         Why it is not done.
+    notes
+        What is to be known of its tomogram though it is done: missing chunks, integers.
     """
 
     run: str
     status: str
     message: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,15 @@ class PredictionSummary:
         """How many runs are done."""
         return len(self.outcomes) - len(self.failed)
 
+    @property
+    def remarks(self) -> list[str]:
+        """One line per note, with the runs that it is true of."""
+        runs: defaultdict[str, list[str]] = defaultdict(list)
+        for outcome in self.outcomes:
+            for note in outcome.notes:
+                runs[note].append(outcome.run)
+        return [f"{note}: {_listed(names)}" for note, names in runs.items()]
+
     def figures(self) -> dict[str, Any]:
         """Return the figures as plain JSON values."""
         return {
@@ -79,6 +96,7 @@ class PredictionSummary:
             "n_submitted": self.joined.n_submitted,
             "counts": self.joined.counts,
             "not_done": {outcome.run: outcome.message for outcome in self.failed},
+            "notes": {outcome.run: list(outcome.notes) for outcome in self.outcomes if outcome.notes},
             "seconds_per_run": round(self.mean_run_seconds, 2),
             "workers": self.n_workers,
             "lost_workers": list(self.lost),
@@ -98,6 +116,13 @@ class PredictionSummary:
             f"All {self.joined.n_picks} picks with scores: {self.folder.picks_path}",
             *self.lost,
         ]
+        if self.remarks:
+            lines += ["In the submission, but look at their tomograms:", *(f"  {remark}" for remark in self.remarks)]
         if problems:
             lines += ["Not in the submission; mend the cause and run the same command again:", *problems]
         return "\n".join(lines)
+
+
+def _listed(runs: Sequence[str]) -> str:
+    more = len(runs) - MAX_LISTED
+    return ", ".join(runs[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

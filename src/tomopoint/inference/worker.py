@@ -215,8 +215,8 @@ class _Loop:
         else:
             seconds = time.monotonic() - start
             self.budget.add(seconds)
-            times = {"seconds": round(seconds, 2), "read_seconds": round(waited, 2)}
-            self.job.folder.log("done", run=run.name, worker=self.worker, n_picks=len(picks), **times)
+            found = {"seconds": round(seconds, 2), "read_seconds": round(waited, 2), "notes": tomogram.notes}
+            self.job.folder.log("done", run=run.name, worker=self.worker, n_picks=len(picks), **found)
             self.job.folder.release(run.name)
             self._report(Report("done", run.name, seconds))
         self.held.discard(run.name)

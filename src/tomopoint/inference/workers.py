@@ -144,7 +144,8 @@ def _job(todo: tuple[Run, ...], model_path: Path, folder: PredictionFolder, opti
 def _summarise(runs: Sequence[Run], crew: Crew, pipeline: Pipeline) -> PredictionSummary:
     """Join what is done and say what became of every run."""
     folder = crew.job.folder
-    outcomes = tuple(_outcome(folder, run.name) for run in runs)
+    notes = folder.notes()
+    outcomes = tuple(_outcome(folder, run.name, notes.get(run.name, ())) for run in runs)
     joined = join_parts(folder, pipeline)
     seconds = time.time() - crew.job.started
     folder.log("joined", n_picks=joined.n_picks, n_submitted=joined.n_submitted, total_seconds=round(seconds, 2))
@@ -152,9 +153,9 @@ def _summarise(runs: Sequence[Run], crew: Crew, pipeline: Pipeline) -> Predictio
     return PredictionSummary(outcomes, joined, folder, seconds, crew.budget.mean_cost, crew.ledger.n_productive, lost)
 
 
-def _outcome(folder: PredictionFolder, run: str) -> RunOutcome:
+def _outcome(folder: PredictionFolder, run: str, notes: tuple[str, ...]) -> RunOutcome:
     if folder.part_path(run).exists():
-        return RunOutcome(run, "done")
+        return RunOutcome(run, "done", notes=notes)
     failure = folder.failure_path(run)
     if failure.exists():
         return RunOutcome(run, "failed", failure.read_text().strip())

@@ -59,7 +59,7 @@ class SubmitResult:
     text
         Which engine was taken and why, times, and runs that failed.
     table
-        One row per run: status, seconds, submitted picks per particle.
+        One row per run: status, seconds, submitted picks per particle, notes (missing chunks).
     submission_path
         ``submission.csv``.
     runs, particles
@@ -204,14 +204,15 @@ def _seconds_left(options: PredictOptions) -> float:
 
 
 def _table(summary: PredictionSummary, particles: Sequence[str]) -> pd.DataFrame:
-    """Return status, seconds and counts per run."""
+    """Return status, seconds, counts and notes per run."""
     submitted = pd.read_csv(summary.folder.submission_path, dtype={"experiment": str, "particle_type": str})
     seconds = _seconds(summary.folder)
     rows = []
     for outcome in summary.outcomes:
         found = submitted.loc[submitted["experiment"] == outcome.run, "particle_type"]
         counts = {name: int((found == name).sum()) for name in particles}
-        rows.append({"run": outcome.run, "status": outcome.status, "seconds": seconds.get(outcome.run), **counts})
+        row = {"run": outcome.run, "status": outcome.status, "seconds": seconds.get(outcome.run), **counts}
+        rows.append(row | {"notes": "; ".join(outcome.notes)})
     return pd.DataFrame(rows).set_index("run")
 
 
@@ -229,6 +230,7 @@ def _report(summary: PredictionSummary, events: Sequence[dict[str, Any]]) -> lis
     lines += [f"worker {worker} ran on {', then '.join(names)}" for worker, names in sorted(_engines(events).items())]
     lines += summary.lost
     lines.append(f"{summary.joined.n_submitted} picks submitted, of {summary.joined.n_picks} above the floor")
+    lines += summary.remarks
     return lines + [f"{outcome.run}: {outcome.status}, {outcome.message}" for outcome in summary.failed]
 
 

@@ -1,0 +1,79 @@
+"""What the OME-Zarr metadata say of level 0: axes, unit, voxel size; refused where it contradicts what is assumed.
+
+Source: OME-Zarr 0.4, https://ngff.openmicroscopy.org/0.4/ (``multiscales`` at the top); 0.5 has it below ``ome``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tomopoint.errors import DataError
+
+ISOTROPY_TOLERANCE = 0.01
+"""Voxel sizes along the axes may differ by this share; the competition's differ by 3e-8."""
+
+TRANSLATION_TOLERANCE_VOX = 1.0
+"""Writers that count from a voxel's centre give half a voxel; more means coordinates from elsewhere than the corner."""
+
+
+def voxel_size_A(attributes: Mapping[str, Any], source: Path) -> float:
+    """Return the edge of a voxel of level 0, Angstrom.
+
+    Parameters
+    ----------
+    attributes
+        Of the store's group.
+    source
+        The file they came from, for messages.
+
+    Raises
+    ------
+    DataError
+        No voxel size; voxels that are not cubic; axes other than z, y, x or in another unit than angstrom; a
+        translation, or a scale on top of the level's own.
+    """
+    try:
+        multiscale = attributes.get("ome", attributes)["multiscales"][0]
+        axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in multiscale.get("axes", [])]
+        names = [str(axis["name"]) for axis in axes]
+        units = {str(axis.get("unit", "angstrom")) for axis in axes}
+        datasets = {dataset["path"]: dataset for dataset in multiscale["datasets"]}
+        own = datasets["0"]["coordinateTransformations"]
+        (scale,) = _values(own, "scale")
+        common = multiscale.get("coordinateTransformations", [])
+        common_scales = _values(common, "scale")
+        translations = _values(own, "translation") + _values(common, "translation")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{source} gives no voxel size ({type(error).__name__}: {error}); "
+            "expected OME-Zarr 0.4 multiscales with one 'scale' of level 0 in angstrom"
+        ) from error
+    if names and [name.lower() for name in names] != ["z", "y", "x"]:
+        raise DataError(f"{source}: the axes are {', '.join(names)}; expected z, y, x: transpose the tomogram first")
+    if units - {"angstrom"}:
+        raise DataError(f"{source}: the axes are in {', '.join(sorted(units))}; expected angstrom")
+    if len(scale) != 3 or not all(math.isfinite(value) and value > 0 for value in scale):
+        raise DataError(f"{source}: the voxel size of level 0 is {scale}; expected three positive numbers")
+    if max(scale) / min(scale) - 1 > ISOTROPY_TOLERANCE:
+        raise DataError(f"{source}: voxels of {scale} A are not cubic; resample the tomogram first")
+    if any(value != 1 for values in common_scales for value in values):
+        raise DataError(
+            f"{source}: a scale of {common_scales[0]} for all levels contradicts the voxel size {scale} of level 0; "
+            "write their product as the scale of each level and leave the other out"
+        )
+    voxel_A = sum(scale) / 3
+    for shift in translations:
+        if len(shift) != 3 or not all(abs(value) <= TRANSLATION_TOLERANCE_VOX * voxel_A for value in shift):
+            raise DataError(
+                f"{source}: a translation of {shift} A moves the tomogram's corner, from which coordinates count; "
+                "remove it, and shift picks by it where they need it"
+            )
+    return voxel_A
+
+
+def _values(transformations: Sequence[Mapping[str, Any]], kind: str) -> list[list[float]]:
+    """Return the numbers of each transformation of a kind."""
+    return [[float(value) for value in t[kind]] for t in transformations if t["type"] == kind]
