@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tomopoint.data.folds import make_folds
 from tomopoint.errors import TomopointError
@@ -12,7 +14,13 @@ from tomopoint.networks.build import build_network
 from tomopoint.training.checkpoints import load_record
 from tomopoint.training.fit import check_sizes
 from tomopoint.training.recipe_files import differences, load_recipe, recipe_from_dict, recipes_folder
-from tomopoint.training.recipes import OptimiserOptions, Recipe
+from tomopoint.training.recipes import (
+    AugmentationOptions,
+    FitOptions,
+    NetworkRecipe,
+    OptimiserOptions,
+    Recipe,
+)
 
 NAMES = ("default", "demo", "demo-quick", "winner", "winner-miniature")
 STORED = Path(__file__).parent / "stored"
@@ -30,12 +38,58 @@ def test_every_recipe_file_is_tested():
     assert {path.stem for path in recipes_folder().glob("*.yaml")} == set(NAMES)
 
 
-def test_resolved_recipe_reads_back_equal(tmp_path: Path):
-    recipe = load_recipe("demo")
-    recipe.save(tmp_path / "recipe.yaml")
-    again = load_recipe(str(tmp_path / "recipe.yaml"))
+def assert_reads_back(recipe, folder):
+    recipe.save(folder / "resolved.yaml")
+    again = load_recipe(str(folder / "resolved.yaml"))
     assert again == recipe
     assert again.digest == recipe.digest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resolved_recipe_reads_back_equal(name, tmp_path: Path):
+    assert_reads_back(load_recipe(name), tmp_path)
+
+
+@pytest.mark.parametrize(("common", "own"), [("always", "if-better"), ("if-better", "always")])
+def test_an_added_option_that_one_network_has_otherwise_reads_back(common, own, tmp_path):
+    networks = [{"name": "segresnet"}, {"name": "dynunet", "fit": {"mean_of_best": own}}]
+    recipe = recipe_from_dict({"networks": networks, "fit": {"mean_of_best": common}}, "mine.yaml")
+    assert [recipe.for_network(i).fit.mean_of_best for i in (0, 1)] == [common, own]
+    assert_reads_back(recipe, tmp_path)
+    same = [{"name": "segresnet"}, {"name": "dynunet", "fit": {"mean_of_best": common}}]
+    assert recipe_from_dict({"networks": same, "fit": {"mean_of_best": common}}, "mine.yaml").digest != recipe.digest
+
+
+FITS = st.builds(
+    FitOptions,
+    epochs=st.integers(1, 9),
+    keep_best=st.integers(1, 5),
+    mean_of_best=st.sampled_from(["if-better", "always"]),
+)
+NETWORKS = [
+    st.builds(
+        NetworkRecipe,
+        st.just(name),
+        augmentation=st.none() | st.builds(AugmentationOptions, erase=st.sampled_from([0.0, 0.25])),
+        optimiser=st.none() | st.builds(OptimiserOptions, learning_rate=st.sampled_from([3e-4, 0.5])),
+        fit=st.none() | FITS,
+    )
+    for name in ("segresnet", "dynunet")
+]
+AUGMENTATIONS = st.builds(AugmentationOptions, erase=st.sampled_from([0.0, 0.25]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.builds(Recipe, networks=st.tuples(*NETWORKS), augmentation=AUGMENTATIONS, fit=FITS))
+def test_any_recipe_reads_back_equal(recipe):
+    again = recipe_from_dict(yaml.safe_load(yaml.safe_dump(recipe.to_dict())), "resolved.yaml")
+    assert again == recipe
+    assert again.digest == recipe.digest
+
+
+def test_what_the_command_changes_changes_the_digest():
+    recipe = load_recipe("demo")
+    again = recipe_from_dict(recipe.to_dict(), "demo")
     assert again.with_fit(epochs=3, precision=None).fit.epochs == 3
     assert again.with_fit(epochs=3).digest != recipe.digest
 
@@ -149,6 +203,25 @@ def test_bases_that_lead_nowhere_are_refused(tmp_path):
         load_recipe(write(tmp_path, "four.yaml", {"base": ["winner", "demo"]}))
 
 
+@pytest.mark.parametrize("upper", [{"networks": [{"name": "segresnet"}]}, {"fit": {"epochs": 2}}, {}])
+@pytest.mark.parametrize(
+    ("lower", "reason"),
+    [
+        (["winner"], "expected options as 'name: value', got ['winner']"),
+        ("winner", "expected options as 'name: value', got 'winner'"),
+        ({"networks": 3}, "networks: expected a list, each with options as '- name: value', got 3"),
+        ({"networks": ["dynunet"]}, "networks[0]: expected options as 'name: value', got 'dynunet'"),
+    ],
+)
+def test_a_base_that_holds_no_options_is_refused_by_its_name(upper, lower, reason, tmp_path):
+    below = write(tmp_path, "below.yaml", lower)
+    above = write(tmp_path, "above.yaml", {"base": "below.yaml", **upper})
+    with pytest.raises(TomopointError) as caught:
+        load_recipe(above)
+    separator = ", " if reason.startswith("networks") else ": "
+    assert str(caught.value) == f"{above}, base: {below}{separator}{reason}"
+
+
 @pytest.mark.parametrize("folder", sorted(STORED.iterdir()), ids=lambda folder: folder.name)
 def test_stored_recipes_and_members_of_earlier_versions_keep_their_identity(folder):
     """An option added since must be marked as such, with the default that is what these versions did."""
@@ -192,6 +265,8 @@ def test_stored_recipes_and_members_of_earlier_versions_keep_their_identity(fold
             ["particles", "differ"],
         ),
         (["fit"], ["name: value"]),
+        ({"networks": 3}, ["networks", "expected a list", "3"]),
+        ({"networks": {"segresnet": {"dropout": 0.1}}}, ["networks", "expected a list", "segresnet"]),
     ],
 )
 def test_mistakes_are_refused_with_what_is_allowed(content, words):

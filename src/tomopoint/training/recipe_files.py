@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -98,10 +98,12 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:
         below = _read(_find(base, path.parent), (*above, path.resolve()))
     except TomopointError as error:
         raise TomopointError(f"{path}, {BASE}: {error}") from error
+    # What a base holds may lie hidden under the changes, so it is refused here, where its file is known.
+    _refuse_unknown(Recipe, below, f"{path}, {BASE}: {_find(base, path.parent)}")
     changes = {key: value for key, value in content.items() if key != BASE}
     merged = _merge(below, changes)
     if isinstance(merged, dict) and isinstance(changes.get("networks"), list):
-        known = {_title(item): item for item in below.get("networks") or [] if isinstance(item, Mapping)}
+        known = {_title(item): item for item in below.get("networks") or []}
         merged["networks"] = [_changed_network(known.get(_title(item), {}), item) for item in changes["networks"]]
     return merged
 
@@ -175,7 +177,11 @@ def _refuse_unknown(cls: type, content: Any, where: str) -> None:
         if hint is not None and value is not None:
             _refuse_unknown(hint, value, f"{where}, {key}")
         element = get_args(hints[key])[0] if get_origin(hints[key]) is tuple else None
-        if isinstance(element, type) and is_dataclass(element) and isinstance(value, Sequence):
+        if isinstance(element, type) and is_dataclass(element) and value is not None:
+            if not isinstance(value, list | tuple):
+                raise TomopointError(
+                    f"{where}, {key}: expected a list, each with options as '- name: value', got {value!r}"
+                )
             for index, item in enumerate(value):
                 _refuse_unknown(element, item, f"{where}, {key}[{index}]")
 

@@ -296,8 +296,12 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option as plain JSON values; those that earlier versions did not have, where they are used."""
-        content: dict[str, Any] = json.loads(json.dumps(_plain(self)))
-        return content
+        content = _plain(self)
+        for shown, network in zip(content["networks"], self.networks, strict=True):
+            own = {name: getattr(network, name) for name in OWN_OPTIONS if getattr(network, name) is not None}
+            shown.update({name: _plain(options, getattr(self, name)) for name, options in own.items()})
+        plain: dict[str, Any] = json.loads(json.dumps(content))
+        return plain
 
     @property
     def digest(self) -> str:
@@ -329,11 +333,17 @@ class Recipe:
         write_atomically(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
 
-def _plain(value: Any) -> Any:
-    """Turn dataclasses into dicts, without the fields marked :data:`ADDED` that are at their default."""
+def _plain(value: Any, below: Any = None) -> Any:
+    """Turn dataclasses into dicts, without the fields marked :data:`ADDED` that are at their default.
+
+    `below` are the options that `value` is read on top of: what is not at its default there must be said here.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        shown = [f for f in fields(value) if not (f.metadata == ADDED and getattr(value, f.name) == f.default)]
-        return {f.name: _plain(getattr(value, f.name)) for f in shown}
+        layers = [value] if below is None else [value, below]
+        shown = [
+            f for f in fields(value) if f.metadata != ADDED or any(getattr(o, f.name) != f.default for o in layers)
+        ]
+        return {f.name: _plain(getattr(value, f.name), getattr(below, f.name, None)) for f in shown}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
