@@ -463,6 +463,28 @@ def test_every_network_is_trained_with_its_own_options(data, tmp_path):
     assert "fit" not in content["network"]  # the record describes the network, the recipe its training
 
 
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [
+        ("augmentation", {"noise": 1.0}),
+        ("loss", {"l1_weight": 1.0}),
+        ("optimiser", {"warmup_steps": 0}),
+        ("fit", {"batch_size": 1}),
+    ],
+)
+def test_options_of_one_network_train_it_as_those_of_the_recipe_do(part, options, data, tmp_path):
+    def weights(name, network, **changes):
+        length = {"epochs": 1, "steps_per_epoch": 2, "validation_crops": 0, **changes.pop("fit", {})}
+        recipe = recipe_file(tmp_path, networks=[{**SEGRESNET, **network}], fit=length, **changes)
+        assert run_train(data, tmp_path / name, recipe).ok
+        return load_file(tmp_path / name / "fold0" / "segresnet" / "weights.safetensors")
+
+    own, common = weights("own", {part: options}), weights("common", {}, **{part: options})
+    neither = weights("neither", {})
+    assert all(torch.equal(own[name], common[name]) for name in own)
+    assert any(not torch.equal(own[name], neither[name]) for name in own)
+
+
 @pytest.mark.parametrize("folder", sorted(STORED.iterdir()), ids=lambda folder: folder.name)
 def test_finished_members_of_earlier_versions_are_kept(folder, data, tmp_path):
     run = tmp_path / "run"
