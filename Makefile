@@ -25,7 +25,7 @@ OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 EXTRA_OF_TORCH := import torch; print("gpu-cu12" if (torch.version.cuda or "13").startswith("12.") else "gpu")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check format kernels wheels push clean again
+.PHONY: help setup demo test test-cpus test-slow test-gpu check format kernels wheels push clean again
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -54,6 +54,10 @@ demo: $(READY)  ## the whole road on simulated tomograms, about 13 minutes; QUIC
 
 test: $(READY)  ## the tests, under five minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # one thread each: two processes fill two cores
+
+test-cpus: $(READY)  ## the tests as other processors compute: with AVX2 only, then with two threads; ten minutes and more
+	ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
