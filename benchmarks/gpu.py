@@ -12,7 +12,7 @@ section that lacks a package says which, and the others go on. Sections, in this
     host                  what the CPU does for one tomogram of 184x630x630 beside the networks
     training              simulate on the GPU, train both networks, validate: F4 of **simulated** tomograms
     compiled              as eager, by torch.compile
-    graph                 the ten networks as one fp16 graph
+    graph                 the ten networks as one fp16 graph; its reference is PyTorch in fp32 on the GPU
     onnxruntime-cuda, tensorrt-rtx, tensorrt, tensorrt-norm-plugin, onnxruntime-tensorrt
                           that graph in each runtime, as the build_engine notebook tries it: parity, seconds per window
 

@@ -121,7 +121,7 @@ def run(section: str, scratch: Path, miniature: bool) -> Figures:
         Something that it needs is not here.
     """
     size = MINIATURE if miniature else FULL
-    if section not in ("machine", "host", "graph") and not miniature:
+    if section not in ("machine", "host") and not miniature:
         _require_cuda()
     sections: dict[str, Callable[[], Figures]] = {
         "machine": machine,
@@ -427,19 +427,46 @@ def training(size: Size, scratch: Path) -> Figures:
 
 
 def graph(size: Size, scratch: Path) -> Figures:
-    """The ensemble as one graph with convolutions in fp16, compared with PyTorch on the CPU before it is written."""
-    from tomopoint.export.onnx_export import ExportOptions, export_merged
-    from tomopoint.pipeline import Member
-    from tomopoint.validation.ensemble_folder import ValidatedEnsemble
+    """The ensemble as one graph with its networks in fp16, and as reference what PyTorch computes in fp32 on the GPU.
 
+    An export computes its reference on the CPU, and ONNX Runtime's outputs to compare: minutes for ten full networks.
+    Here the sections of the runtimes compare.
+    """
+    import torch
+
+    from tomopoint.export.graph import OPSET, Graph, graph_form
+    from tomopoint.export.graph_cost import cost_of
+    from tomopoint.export.metadata import graph_metadata
+    from tomopoint.export.parity import Outputs
+    from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
+    from tomopoint.files import sha256_of
+    from tomopoint.networks.ensemble import Ensemble
+    from tomopoint.pipeline import Member
+
+    precision, batch = "fp16", 1
     kinds = [(seed, kind) for seed in range(size.n_each) for kind in size.networks]
-    networks = tuple(_network(size, kind, seed) for seed, kind in kinds)
     members = tuple(Member(f"fold{fold}", kind, (), None, f"{index:064x}") for index, (fold, kind) in enumerate(kinds))
-    merged = ValidatedEnsemble(networks, _pipeline(size, members))
-    report = export_merged(merged, _graph_path(scratch, must_exist=False), ExportOptions(precision="fp16"))
-    yield "networks", len(networks)
-    yield "megabytes", round(report.n_bytes / 1e6, 1)
-    yield "parity", [row.to_dict() for row in report.rows]
+    pipeline = _pipeline(size, members)
+    window_zyx = pipeline.tiling.window_zyx
+    ensemble = Ensemble([_network(size, kind, seed) for seed, kind in kinds]).eval()
+    path = _graph_path(scratch, must_exist=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    exported = Graph(graph_form(ensemble, precision), window_zyx, batch)
+    cost = cost_of(exported.model, pipeline, precision, batch)
+    export = {"precision": precision, "batch": batch, "opset": OPSET}
+    exported.save(path, graph_metadata(pipeline, (), export, cost))
+    yield "networks", len(kinds)
+    yield "megabytes", round(path.stat().st_size / 1e6, 1)
+    yield "seconds_to_export", round(time.perf_counter() - start, 1)
+    del exported
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # 10 bits, as few as fp16 has
+    windows = synthetic_windows(pipeline, window_zyx, batch)
+    with torch.inference_mode():
+        scores, offsets_vox = ensemble.to(_device())(torch.from_numpy(windows).to(_device()))
+    outputs = Outputs(scores.cpu().numpy(), offsets_vox.cpu().numpy())
+    Reference(windows, outputs, precision, sha256_of(path)).save(path.with_name(REFERENCE_NAME))
+    yield "reference", {"device": _device(), "scores": [round(float(scores.min()), 4), round(float(scores.max()), 4)]}
 
 
 def runtime(name: str, scratch: Path, miniature: bool) -> Figures:
