@@ -12,6 +12,7 @@ from tomopoint.errors import EngineError
 from tomopoint.export.cost import (
     COMPETITION,
     GraphCost,
+    Measured,
     Workload,
     advice,
     format_projections,
@@ -116,6 +117,73 @@ def test_advice_names_each_way_with_its_hours():
     assert "fewer networks: of 10, 5 with TensorRT" in text
     assert "fp16" not in text
     assert "TensorRT in the kit" in text
+
+
+def by_hand(kind, factor=1.0):
+    """Return the ten networks' estimated hours, times a factor."""
+    return factor * hours_of(TEN, pipeline_of())[kind]
+
+
+def test_a_measured_time_corrects_every_way_and_is_the_reason_for_fewer_networks():
+    # Estimated 8.58 h with TensorRT, measured 12.3: a factor of 1.43, and TensorRT is no way out.
+    text = advice(TEN, pipeline_of(), kit_runtime="tensorrt", measured=Measured("tensorrt", 12.3))
+    factor = 12.3 / by_hand("tensorrt")
+    assert text.startswith("what would help (estimates, times the 1.4 by which TensorRT missed its):\n  - ")
+    larger = factor * hours_of(replace(TEN, flop=4 * TEN.flop), pipeline_of((192, 256, 256)))["tensorrt"]
+    assert larger == pytest.approx(5.5, abs=0.3)
+    assert f"instead of 81): TensorRT {larger:.1f} h;" in text
+    # The host takes 0.55 h of the estimate, 0.79 of the measured time: 10 * (10 - 0.79) / (12.3 - 0.79) = 8.0007.
+    host = factor * measured_hours(0, pipeline_of())
+    fits = int(10 * (10 - host) / (12.3 - host))
+    assert fits in (7, 8)
+    assert f"fewer networks: of 10, {fits} with TensorRT fit into 10 h" in text
+    assert "in the kit" not in text
+    assert "ONNX Runtime" not in text
+
+
+def test_where_the_window_is_large_already_only_fewer_networks_help():
+    cost = replace(TEN, window_zyx=(192, 256, 256), flop=4 * TEN.flop, unfused_bytes=4 * TEN.unfused_bytes)
+    pipeline = pipeline_of((192, 256, 256))
+    host = measured_hours(0, pipeline) * 12.3 / hours_of(cost, pipeline)["tensorrt"]
+    text = advice(cost, pipeline, kit_runtime="tensorrt", measured=Measured("tensorrt", 12.3))
+    assert text.splitlines()[1:] == [
+        f"  - fewer networks: of 10, {int(10 * (10 - host) / (12.3 - host))} with TensorRT fit into 10 h"
+    ]
+    tighter = advice(cost, pipeline, kit_runtime="tensorrt", measured=Measured("tensorrt", 9.0), limit_hours=5.0)
+    host *= 9.0 / 12.3
+    assert f"of 10, {int(10 * (5 - host) / (9 - host))} with TensorRT fit into 5 h" in tighter
+    slowest = advice(cost, pipeline, kit_runtime="tensorrt", measured=Measured("tensorrt", 1e4), limit_hours=0.5)
+    assert "of 10, 0 with TensorRT" in slowest
+    assert advice(cost, pipeline, kit_runtime="tensorrt") == "nothing has to change for 10 h"
+
+
+def test_where_no_way_is_enough_the_networks_that_fit_with_all_of_them_are_said():
+    views = ("identity", "flip_x")
+    cost = replace(TEN, n_networks=20, flop=2 * TEN.flop)
+    text = advice(cost, pipeline_of(views=views), kit_runtime="tensorrt", measured=Measured("tensorrt", 60.0))
+    factor = 60 / hours_of(cost, pipeline_of(views=views))["tensorrt"]
+    large = pipeline_of((192, 256, 256))
+    both = hours_of(replace(TEN, flop=4 * TEN.flop), large)["tensorrt"] * factor
+    host, host_large = (factor * measured_hours(0, pipeline) for pipeline in (pipeline_of(), large))
+    now, then = int(10 * (10 - host) / (60 - host)), int(10 * (10 - host_large) / (both - host_large))
+    assert now < then < 10
+    assert f"of 10, {now} with TensorRT fit into 10 h, with all of the above {then} with TensorRT" in text
+
+
+@pytest.mark.parametrize("measured", [None, Measured("onnxruntime-cuda", 15.0)])
+def test_tensorrt_is_proposed_only_to_a_kit_without_it(measured):
+    factor = 1.0 if measured is None else 15.0 / by_hand("onnxruntime-cuda")
+    now, better = by_hand("onnxruntime-cuda", factor), by_hand("tensorrt", factor)
+    without = advice(TEN, pipeline_of(), kit_runtime="onnxruntime-cuda", measured=measured)
+    assert f"TensorRT in the kit (`make wheels`): {better:.1f} h instead of {now:.1f} h without it" in without
+    assert "in the kit" not in advice(TEN, pipeline_of(), kit_runtime="tensorrt", measured=measured)
+    assert "in the kit" in advice(TEN, pipeline_of())
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt_rtx", "onnxruntime-tensorrt"])
+def test_what_tensorrt_builds_is_measured_as_tensorrt(runtime):
+    assert Measured.of_engine(runtime, 3.0) == Measured("tensorrt", 3.0)
+    assert Measured.of_engine("onnxruntime-cuda", 3.0) == Measured("onnxruntime-cuda", 3.0)
 
 
 def test_advice_on_float32_is_float16():

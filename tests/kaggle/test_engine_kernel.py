@@ -280,14 +280,17 @@ def test_too_slow_a_graph_stops_the_notebook_unless_told_otherwise(root, here, w
     pipeline = Pipeline.load(kit / PIPELINE_NAME)
     seconds = 12 * 3600 / (250 * cost.n_windows(pipeline, COMPETITION.shape_zyx))
     timed["native"] = seconds
-    report = run(root, [candidate("native", needs_gpu=True)])
+    report = run(root, [candidate("native", needs_gpu=True)])  # counts as TensorRT
     assert not report.ok
     hours = measured_hours(seconds, pipeline)
     assert hours > 12
     assert EngineRecord.load(root / "working/engine.json").projected_hours == hours
     assert report.why_not.startswith(f"500 tomograms would take {hours:.1f} h, more than 11 of a notebook's 12; ")
     assert report.why_not.endswith("to go on all the same: engine_kernel.run(ROOT, max_hours=None)")
-    assert "what would help:\n  - " in report.why_not
+    host = measured_hours(0.0, pipeline) * hours / cost.project(counted, pipeline)[0].hours
+    fits = int(10 * (10 - host) / (hours - host))
+    assert f"fewer networks: of 10, {max(0, fits)} with TensorRT fit into 10 h" in report.why_not
+    assert "TensorRT in the kit (`make wheels`): " not in report.why_not  # it was what ran
     monkeypatch.setattr(engine_kernel, "read_cost", lambda model: None)  # a graph of an earlier version
     assert "export the graph again" in run(root, [candidate("native", needs_gpu=True)]).why_not
     assert run(root, [candidate("native", needs_gpu=True)], max_hours=None).ok
@@ -304,6 +307,26 @@ def test_a_runtime_that_does_not_reproduce_pytorch_is_not_recorded(root, kit):
     assert "not PyTorch's" in report.text
     assert "FAILED" in report.text
     assert not (root / "working" / "engine.json").exists()
+
+
+def test_onnxruntimes_tensorrt_is_spared_its_build_where_a_plan_of_classic_tensorrt_passed(root, here, with_gpu):
+    def tried(name):
+        return candidate(name, needs_gpu=True)
+
+    rtx, classic, through_ort = (
+        tried(RTX),
+        replace(tried("norm-plugin"), runtime=CLASSIC),
+        tried("onnxruntime-tensorrt"),
+    )
+    spared = run(root, [classic, through_ort], max_hours=None)
+    said = "onnxruntime-tensorrt: passed over, not tried, norm-plugin passed: the same kernels"
+    assert spared.text.splitlines()[1].startswith(said)
+    assert spared.record.passed_over[0].startswith(said)
+    wrong = replace(candidate("norm-plugin", needs_gpu=True, factor=1.5), runtime=CLASSIC)
+    for earlier in (rtx, wrong):
+        text = run(root, [earlier, through_ort], max_hours=None).text
+        assert "onnxruntime-tensorrt: " in text
+        assert "not tried" not in text
 
 
 def test_what_a_runtime_built_is_hashed_into_the_record_and_checked_before_use(root, kit, here):

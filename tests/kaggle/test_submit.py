@@ -11,9 +11,9 @@ import pytest
 from tomopoint.data import tomograms
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError
-from tomopoint.export.cost import GraphCost
+from tomopoint.export.cost import GraphCost, measured_hours, project, read_cost
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
-from tomopoint.inference.engines.graph_metadata import COST_KEY
+from tomopoint.inference.engines.graph_metadata import COST_KEY, read_pipeline
 from tomopoint.inference.engines.record import EngineRecord
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.workers import PredictOptions, WorkersLost, predict_runs
@@ -217,9 +217,10 @@ def costly(kit, tmp_path):
 def test_the_speed_is_projected_to_the_hidden_runs_and_said_clearly_where_that_is_too_slow(root, tmp_path, costly):
     done = _predict_first(root, tmp_path / "out", [], provider="cpu")
 
-    def said(seconds, **changes):
+    def said(seconds, ran_on=("tensorrt", "tensorrt"), in_kit="tensorrt", **changes):
         summary = replace(done, mean_run_seconds=seconds, **{"n_workers": 1, **changes})
-        return submit._hidden_runs(summary, 11.5, costly, on_gpu=True)
+        events = [{"event": "engine", "worker": worker, "runtime": name} for worker, name in enumerate(ran_on)]
+        return submit._hidden_runs(summary, 11.5, costly, events, in_kit, on_gpu=True)
 
     # 500 runs * 36 s / 1 worker = 5 h.
     assert said(36.0) == ["500 such runs would take 5.0 h of 11.5 h"]
@@ -227,7 +228,17 @@ def test_the_speed_is_projected_to_the_hidden_runs_and_said_clearly_where_that_i
     slow = said(180.0, n_workers=2)
     # 11.5 h less 2 % are 40572 s: of two workers 450 runs of 180 s.
     assert slow[0] == "TOO SLOW: 500 such runs would take 12.5 h of 11.5 h: only 450 of them would be in the submission"
-    assert slow[1].startswith("what would help:\n  - ")
+    # Of 12.5 measured hours some are the host's: at 10 h fewer than 10 * 10 / 12.5 networks fit.
+    pipeline, counted = read_pipeline(costly), read_cost(costly)
+    host = measured_hours(0.0, pipeline) * 12.5 / project(counted, pipeline)[0].hours
+    fits = int(10 * (10 - host) / (12.5 - host))
+    assert fits < 8
+    assert f"fewer networks: of 10, {fits} with TensorRT fit into 10 h" in slow[1]
+    assert "in the kit" not in slow[1]
+    assert "in the kit" in said(180.0, ["onnxruntime-cuda"] * 2, "onnxruntime-cuda", n_workers=2)[1]
+    assert "in the kit" not in said(180.0, ["onnxruntime-cuda"] * 2, n_workers=2)[1]
+    assert len(said(180.0, ["tensorrt", "onnxruntime-cuda"], n_workers=2)) == 1  # a time of no single runtime
+    assert "ran on the CPU" in said(180.0, ["onnxruntime-cpu"], n_workers=2)[1]
     assert said(0.0, n_workers=0) == []
 
 

@@ -208,38 +208,116 @@ def project(cost: GraphCost, pipeline: Pipeline, workload: Workload = COMPETITIO
     )
 
 
-def advice(cost: GraphCost, pipeline: Pipeline, workload: Workload = COMPETITION) -> str:
-    """Say what would take fewer hours, each way with its figure: window, precision, views, networks, runtime."""
-    now = project(cost, pipeline, workload)
-    ways = []
+@dataclass(frozen=True)
+class Measured:
+    """Hours of the competition's tomograms as a runtime's measured speed makes them: what estimates are corrected by.
+
+    Attributes
+    ----------
+    runtime
+        As in :class:`Projection`.
+    hours
+        From the first tomogram to the last.
+    """
+
+    runtime: str
+    hours: float
+
+    @classmethod
+    def of_engine(cls, runtime: str, hours: float) -> Measured:
+        """Take a runtime's name from ``engine.json``; whatever is built by TensorRT counts as TensorRT."""
+        return cls(ONNX_RUNTIME if runtime == "onnxruntime-cuda" else TENSORRT, hours)
+
+
+def advice(
+    cost: GraphCost,
+    pipeline: Pipeline,
+    workload: Workload = COMPETITION,
+    *,
+    kit_runtime: str | None = None,
+    measured: Measured | None = None,
+    limit_hours: float = HOURS_TO_WARN,
+) -> str:
+    """Say what would take fewer hours, each way with its figure: window, precision, views, networks, runtime.
+
+    Parameters
+    ----------
+    cost, pipeline, workload
+        As in :func:`project`.
+    kit_runtime
+        The faster runtime whose libraries are in the kit; None: there is no kit yet, and both are told.
+    measured
+        What the graph really took. All hours are then those of that runtime, and estimates times the one factor by
+        which it missed its own estimate.
+    limit_hours
+        What is aimed at.
+    """
+    estimated = {p.runtime: p.hours for p in project(cost, pipeline, workload)}
+    factor = 1.0 if measured is None else measured.hours / estimated[measured.runtime]
+    runtime = kit_runtime if measured is None else measured.runtime
+    shown = [name for name in TITLES if runtime in (None, name)]
+
+    def hours(changed: GraphCost, other: Pipeline) -> dict[str, float]:
+        return {p.runtime: factor * p.hours for p in project(changed, other, workload) if p.runtime in shown}
+
+    def text(changed: GraphCost, other: Pipeline) -> str:
+        return ", ".join(f"{TITLES[name]} {value:.1f} h" for name, value in hours(changed, other).items())
+
+    def fitting(changed: GraphCost, other: Pipeline) -> str:
+        host = factor * measured_hours(0.0, other, workload)
+        n_networks = cost.n_networks // len(pipeline.views)
+        whole = hours(changed, other)
+        most = {n: int(n_networks * (limit_hours - host) / (whole[n] - host)) for n in shown}
+        return ", ".join(f"{max(0, min(n_networks, count))} with {TITLES[name]}" for name, count in most.items())
+
+    ways: list[str] = []
+    enough: list[bool] = []
+    all_changes = cost, pipeline
+
+    def add(way: str, changed: GraphCost, other: Pipeline, then: str = "") -> None:
+        ways.append(f"{way}: {text(changed, other)}{then}")
+        enough.append(max(hours(changed, other).values()) <= limit_hours)
+
     larger = _with_window(cost, pipeline, LARGE_WINDOW_ZYX)
-    if project(*larger, workload)[0].hours < now[0].hours:
+    if hours(*larger)[shown[0]] < hours(cost, pipeline)[shown[0]]:
         window = ",".join(map(str, LARGE_WINDOW_ZYX))
-        ways.append(
+        add(
             f"a window of {_text(LARGE_WINDOW_ZYX)} ({n_windows(larger[1], workload.shape_zyx)} windows per tomogram "
-            f"instead of {n_windows(pipeline, workload.shape_zyx)}): {_hours(project(*larger, workload))}; "
-            f"`tomopoint validate RUN --window {window}` and export again"
+            f"instead of {n_windows(pipeline, workload.shape_zyx)})",
+            *larger,
+            f"; `tomopoint validate RUN --window {window}` and export again",
         )
+        all_changes = larger
     if cost.precision != "fp16":
-        half = replace(cost, precision="fp16", unfused_bytes=cost.unfused_bytes / 2)
-        ways.append(f"export with --precision fp16: {_hours(project(half, pipeline, workload))}")
+        add("export with --precision fp16", _in_half(cost), pipeline)
+        all_changes = _in_half(all_changes[0]), all_changes[1]
     if len(pipeline.views) > 1:
-        single = _scaled(cost, 1 / len(pipeline.views))
-        ways.append(
-            f"one view instead of {len(pipeline.views)}: {_hours(project(single, pipeline, workload))}; "
-            "`tomopoint validate RUN` without the others and export again"
+        share = 1 / len(pipeline.views)
+        add(
+            f"one view instead of {len(pipeline.views)}",
+            _scaled(cost, share),
+            pipeline,
+            "; `tomopoint validate RUN` without the others and export again",
         )
-    fitting = [_most_networks(cost, pipeline, workload, index) for index in range(len(now))]
-    n_networks = cost.n_networks // len(pipeline.views)
-    if min(fitting) < n_networks:
-        counts = ", ".join(f"{n} with {TITLES[p.runtime]}" for n, p in zip(fitting, now, strict=True))
-        ways.append(f"fewer networks: of {n_networks}, {counts} fit into {HOURS_TO_WARN:g} h")
-    gpu, slower = now
-    if gpu.hours < slower.hours:
-        ways.append(
-            f"TensorRT in the kit (`make wheels`): {gpu.hours:.1f} h instead of {slower.hours:.1f} h without it"
-        )
-    return "what would help:\n" + "\n".join(f"  - {way}" for way in ways)
+        all_changes = _scaled(all_changes[0], share), all_changes[1]
+    if TENSORRT not in (runtime, kit_runtime) and estimated[TENSORRT] < estimated[ONNX_RUNTIME]:
+        better, now = factor * estimated[TENSORRT], factor * estimated[ONNX_RUNTIME]
+        ways.append(f"TensorRT in the kit (`make wheels`): {better:.1f} h instead of {now:.1f} h without it")
+        enough.append(better <= limit_hours)
+    if max(hours(cost, pipeline).values()) > limit_hours:
+        n_networks = cost.n_networks // len(pipeline.views)
+        line = f"fewer networks: of {n_networks}, {fitting(cost, pipeline)} fit into {limit_hours:g} h"
+        if all_changes[0] is not cost and not any(enough):
+            line += f", with all of the above {fitting(*all_changes)}"
+        ways.append(line)
+    if not ways:
+        return f"nothing has to change for {limit_hours:g} h"
+    by = (
+        ""
+        if measured is None
+        else f" (estimates, times the {factor:.2g} by which {TITLES[measured.runtime]} missed its)"
+    )
+    return f"what would help{by}:\n" + "\n".join(f"  - {way}" for way in ways)
 
 
 def format_projections(cost: GraphCost, pipeline: Pipeline, workload: Workload = COMPETITION) -> str:
@@ -282,6 +360,10 @@ def _with_window(cost: GraphCost, pipeline: Pipeline, window_zyx: Size) -> tuple
     return scaled, replace(pipeline, tiling=tiling)
 
 
+def _in_half(cost: GraphCost) -> GraphCost:
+    return replace(cost, precision="fp16", unfused_bytes=cost.unfused_bytes / 2)
+
+
 def _scaled(cost: GraphCost, ratio: float) -> GraphCost:
     return replace(
         cost,
@@ -289,18 +371,6 @@ def _scaled(cost: GraphCost, ratio: float) -> GraphCost:
         unfused_bytes=cost.unfused_bytes * ratio,
         convolution_bytes=cost.convolution_bytes * ratio,
     )
-
-
-def _most_networks(cost: GraphCost, pipeline: Pipeline, workload: Workload, runtime: int) -> int:
-    """Return how many networks like these fit into ``HOURS_TO_WARN``; the host's share does not depend on them."""
-    host = measured_hours(0.0, pipeline, workload)
-    whole = project(cost, pipeline, workload)[runtime].hours
-    n_networks = cost.n_networks // len(pipeline.views)
-    return max(0, min(n_networks, int(n_networks * (HOURS_TO_WARN - host) / (whole - host))))
-
-
-def _hours(projections: tuple[Projection, ...]) -> str:
-    return ", ".join(f"{TITLES[p.runtime]} {p.hours:.1f} h" for p in projections)
 
 
 def _text(size: Size) -> str:

@@ -13,7 +13,7 @@ from math import inf
 from pathlib import Path
 
 from tomopoint.errors import EngineError
-from tomopoint.export.cost import COMPETITION, HOURS_TO_STOP, advice, read_cost
+from tomopoint.export.cost import COMPETITION, HOURS_TO_STOP, HOURS_TO_WARN, Measured, advice, read_cost
 from tomopoint.export.engine_build import BuildOptions
 from tomopoint.export.engine_trial import (
     Bench,
@@ -34,6 +34,7 @@ from tomopoint.inference.engines.onnx import VERSION, OnnxEngine
 from tomopoint.inference.engines.protocol import Engine
 from tomopoint.inference.engines.record import RECORD_NAME, EngineRecord
 from tomopoint.kaggle.inputs import find_kit
+from tomopoint.kaggle.kit_hours import kit_runtime
 from tomopoint.kaggle.manifest import MODEL, Manifest
 
 BUILD = BuildOptions()
@@ -132,7 +133,7 @@ def run(
 
     Where there is a GPU, a runtime that does not use it is compared with PyTorch only if none on the GPU can be
     trusted, which tells whether the graph or the GPU is at fault, and never recorded: a submission on the CPU would not
-    end in time.
+    end in time. ONNX Runtime's TensorRT is tried only if no plan of classic TensorRT can be trusted.
 
     Parameters
     ----------
@@ -173,7 +174,7 @@ def run(
     deadline, waiting = time.monotonic() + NOTEBOOK_SECONDS, deque(candidates)
     while waiting:
         candidate = waiting.popleft()
-        trial = _try(candidate, bench, scratch / f"{candidate.name}.log", deadline, is_last_resort=record is None)
+        trial = _try(candidate, bench, scratch / f"{candidate.name}.log", deadline, trials)
         trials.append(trial)
         if trial.is_wrong and candidate.second_try is not None:
             waiting.appendleft(candidate.second_try)
@@ -189,7 +190,7 @@ def run(
             "no GPU here: this time is of the CPU, and no reason to stop; Kaggle's GPUs are not measured by it"
         )
     elif max_hours is not None and (record.projected_hours or 0.0) > max_hours:
-        why_not = _too_slow(record, bench.model, max_hours)
+        why_not = _too_slow(record, bench.model, max_hours, kit_runtime(manifest.install))
     lines += [] if why_not is None else [why_not]
     return EngineReport("\n".join([*lines, format_table(rows)]), record, why_not)
 
@@ -216,8 +217,8 @@ class _Trial:
     is_wrong: bool = False
 
 
-def _try(candidate: Candidate, bench: Bench, log_path: Path, deadline: float, is_last_resort: bool) -> _Trial:
-    """Try one candidate, unless it is clear beforehand that it cannot or need not be."""
+def _try(candidate: Candidate, bench: Bench, log_path: Path, deadline: float, earlier: Sequence[_Trial]) -> _Trial:
+    """Try one candidate, unless it is clear beforehand, or from earlier ones, that it cannot or need not be."""
     gpus = [] if bench.gpu is None else [bench.gpu]
     unfit = why_no_gpu(gpus) if candidate.needs_gpu else None
     if unfit is not None:
@@ -225,8 +226,13 @@ def _try(candidate: Candidate, bench: Bench, log_path: Path, deadline: float, is
     idle = (
         f"leaves the {gpus[0].name} idle: no submission would end in time" if gpus and not candidate.needs_gpu else ""
     )
-    if idle and not is_last_resort:
+    if idle and _best(earlier) is not None:
         return _Trial(candidate.name, reason=f"not tried, it {idle}")
+    plan = next((t for t in earlier if not t.reason and t.tried and t.tried.runtime == CLASSIC), None)
+    if candidate.runtime == ORT_TENSORRT and plan is not None:
+        return _Trial(
+            candidate.name, reason=f"not tried, {plan.name} passed: the same kernels, for which it would build as long"
+        )
     limit_seconds = min(TRIAL_SECONDS, deadline - time.monotonic())
     if limit_seconds <= 0:
         return _Trial(candidate.name, reason="not tried, the notebook's time is up")
@@ -275,12 +281,18 @@ def _line(trial: _Trial, trials: Sequence[_Trial]) -> str:
     )
 
 
-def _too_slow(record: EngineRecord, model: Path, max_hours: float) -> str:
+def _too_slow(record: EngineRecord, model: Path, max_hours: float, in_kit: str) -> str:
     """Say that the competition's tomograms would take too long, and what can be done."""
     cost = read_cost(model)
     ways = "export the graph again with this tomopoint to see what would help"
     if cost is not None:
-        ways = advice(cost, read_pipeline(model))
+        ways = advice(
+            cost,
+            read_pipeline(model),
+            kit_runtime=in_kit,
+            measured=Measured.of_engine(record.runtime, record.projected_hours or 0.0),
+            limit_hours=min(max_hours, HOURS_TO_WARN),
+        )
     return (
         f"{COMPETITION.n_tomograms} tomograms would take {record.projected_hours:.1f} h, more than {max_hours:g} of a "
         f"notebook's 12; {ways}\nto go on all the same: engine_kernel.run(ROOT, max_hours=None)"

@@ -69,6 +69,15 @@ class KitHours:
         }
 
 
+def kit_runtime(install: Collection[str]) -> str:
+    """Return the runtime that counts for a kit with these distributions (``name==version``), see :class:`KitHours`."""
+    return TENSORRT if TENSORRT_LIBS in _names(install) else ONNX_RUNTIME
+
+
+def _names(install: Collection[str]) -> set[str]:
+    return {normal_name(entry.partition("==")[0]) for entry in install}
+
+
 def kit_hours(model_path: Path, pipeline: Pipeline, install: Collection[str]) -> KitHours | None:
     """Project the hours of a graph in a kit.
 
@@ -94,8 +103,7 @@ def kit_hours(model_path: Path, pipeline: Pipeline, install: Collection[str]) ->
     cost = read_cost(model_path)
     if cost is None:
         return None
-    names = {normal_name(entry.partition("==")[0]) for entry in install}
-    runtime = TENSORRT if TENSORRT_LIBS in names else ONNX_RUNTIME
+    names, runtime = _names(install), kit_runtime(install)
     projections = project(cost, pipeline)
     hours = {p.runtime: p.hours for p in projections}
     lines = [format_projections(cost, pipeline)]
@@ -114,4 +122,4 @@ def kit_hours(model_path: Path, pipeline: Pipeline, install: Collection[str]) ->
             if RTX_LIBS in names
             else "TensorRT-RTX is not in it either (`make wheels`)"
         )
-    return KitHours(runtime, projections, "\n".join(lines), advice(cost, pipeline))
+    return KitHours(runtime, projections, "\n".join(lines), advice(cost, pipeline, kit_runtime=runtime))

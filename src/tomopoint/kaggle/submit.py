@@ -15,7 +15,7 @@ import pandas as pd
 from tomopoint.data.project import Project, Run
 from tomopoint.data.tables import SUBMISSION_COLUMNS, empty_pick_table, write_submission
 from tomopoint.errors import DataError, EngineError
-from tomopoint.export.cost import COMPETITION, advice, read_cost
+from tomopoint.export.cost import COMPETITION, HOURS_TO_WARN, Measured, advice, read_cost
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
@@ -25,6 +25,7 @@ from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.summary import PredictionSummary
 from tomopoint.inference.workers import PredictOptions, WorkersLost, predict_runs
 from tomopoint.kaggle.inputs import find_competition, find_engine_record, find_kit
+from tomopoint.kaggle.kit_hours import kit_runtime
 from tomopoint.kaggle.manifest import MODEL, Manifest
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
@@ -119,8 +120,9 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     )
     summary = _predict(runs, kit / MODEL, out, options, lines)
     table = _table(summary, pipeline.particle_names)
-    lines += _report(summary, out.events()[n_earlier_events:])
-    lines += _hidden_runs(summary, limit_hours, kit / MODEL, on_gpu=provider != "cpu")
+    events = out.events()[n_earlier_events:]
+    lines += _report(summary, events)
+    lines += _hidden_runs(summary, limit_hours, kit / MODEL, events, kit_runtime(manifest.install), provider != "cpu")
     names = tuple(run.name for run in runs)
     return SubmitResult("\n".join(lines), table, out.submission_path, names, pipeline.particle_names, summary.ok)
 
@@ -234,7 +236,14 @@ def _report(summary: PredictionSummary, events: Sequence[dict[str, Any]]) -> lis
     return lines + [f"{outcome.run}: {outcome.status}, {outcome.message}" for outcome in summary.failed]
 
 
-def _hidden_runs(summary: PredictionSummary, limit_hours: float, model: Path, on_gpu: bool) -> list[str]:
+def _hidden_runs(
+    summary: PredictionSummary,
+    limit_hours: float,
+    model: Path,
+    events: Sequence[dict[str, Any]],
+    in_kit: str,
+    on_gpu: bool,
+) -> list[str]:
     """Project the speed of these runs to the hidden test set, and say it clearly where that does not fit."""
     if not summary.n_workers:
         return []
@@ -246,9 +255,22 @@ def _hidden_runs(summary: PredictionSummary, limit_hours: float, model: Path, on
         return [f"{line}; on this CPU, which tells nothing of Kaggle's GPUs and stops nothing"]
     if n_fitting is None or n_fitting >= n_hidden:
         return [line]
+    too_slow = f"TOO SLOW: {line}: only {n_fitting} of them would be in the submission"
+    runtimes = {names[-1] for names in _engines(events).values()}
+    if any(_PROVIDERS.get(name) == "cpu" for name in runtimes):
+        return [too_slow, "they ran on the CPU beside a GPU: what helps is what the lines above say of the GPU"]
     cost = read_cost(model)
-    ways = [] if cost is None else [advice(cost, read_pipeline(model))]
-    return [f"TOO SLOW: {line}: only {n_fitting} of them would be in the submission", *ways]
+    if cost is None or len(runtimes) != 1:  # this time is of no single runtime
+        return [too_slow]
+    measured = Measured.of_engine(runtimes.pop(), budget.projected(n_hidden) / 3600)
+    ways = advice(
+        cost,
+        read_pipeline(model),
+        kit_runtime=in_kit,
+        measured=measured,
+        limit_hours=min(limit_hours, HOURS_TO_WARN),
+    )
+    return [too_slow, ways]
 
 
 def _engines(events: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
