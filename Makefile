@@ -80,8 +80,9 @@ kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py
 wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks; DRY=1 only says which, TENSORRT=index or wheel
 	$(BIN)/python -m tomopoint.kaggle.wheels $(if $(TENSORRT),--tensorrt $(TENSORRT)) $(if $(DRY),--dry-run)
 
-push: $(READY)  ## upload the kit and both notebooks to Kaggle; DRY=1 lists what is in the way, KIT=folder, OVERTIME=1
-	$(BIN)/python -m tomopoint push $(or $(KIT),dist/kaggle-dataset) $(if $(DRY),--dry-run) $(if $(OVERTIME),--over-time)
+push: $(READY)  ## upload the kit and both notebooks to Kaggle; DRY=1 lists what is in the way, KIT=folder, OVERTIME=1, WAIT=minutes, ONLY=submit
+	$(BIN)/python -m tomopoint push $(or $(KIT),dist/kaggle-dataset) $(if $(DRY),--dry-run) $(if $(OVERTIME),--over-time) \
+		$(if $(WAIT),--wait-minutes $(WAIT)) $(if $(ONLY),--only $(ONLY))
 
 bench-%: $(READY)  ## measure one thing: bench-simulator, bench-assign, ...; ARGS="..." are its options
 	$(BIN)/python benchmarks/$*.py $(ARGS)

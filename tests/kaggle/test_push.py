@@ -34,7 +34,16 @@ from tomopoint.kaggle.command import build_dataset
 from tomopoint.kaggle.dataset import stage_dataset
 from tomopoint.kaggle.manifest import KitFile, Manifest
 from tomopoint.kaggle.notebooks import write_kernels
-from tomopoint.kaggle.push import MAX_DATASET_BYTES, MAX_DATASET_FILES, check_kit, check_limits, push_all, push_dataset
+from tomopoint.kaggle.push import (
+    MAX_DATASET_BYTES,
+    MAX_DATASET_FILES,
+    WAIT_MINUTES,
+    check_kit,
+    check_limits,
+    push_all,
+    push_dataset,
+    push_submit,
+)
 
 OWNER = "some-one"
 DATASET = f"{OWNER}/tomopoint-kit"
@@ -240,9 +249,31 @@ def test_waiting_ends_with_the_time(kit, owned, kaggle):
     running = {"out": f'{ENGINE} has status "KernelWorkerStatus.RUNNING"\n'}
     kaggle.answer(dataset=[{"out": "ready"}], engine=[running])
     no_time = Waiting(minutes=1e-9, poll_seconds=0.0)  # one question is asked at least
-    with pytest.raises(TomopointError, match=r"not done after 1e-09 minutes .*RUNNING"):
+    with pytest.raises(TomopointError, match=r"not done after 1e-09 minutes .*RUNNING") as error:
         push_all(kit, owned, KaggleCli(waiting=no_time))
+    assert f"`tomopoint push {kit.folder} --only submit`" in str(error.value)
+    assert WAIT_MINUTES == 12 * 60  # the ten hours of the notebook and two of Kaggle's queue
     assert kaggle.calls[-1] == ["kernels", "status", ENGINE]
+
+
+def test_the_submit_notebook_goes_alone_once_the_engine_notebook_is_complete(kit, owned, kaggle):
+    running, complete = GOOD[f"kernels status {ENGINE}"][1:]
+    for answer in (running, {"out": f'{ENGINE} has status "KernelWorkerStatus.ERROR"\n'}, {"err": "403", "status": 1}):
+        kaggle.answer(engine=[answer])
+        with pytest.raises(TomopointError, match=f"{ENGINE}, whose output the submit notebook needs, is not complete"):
+            push_submit(kit, owned, KaggleCli())
+        assert {call[1] for call in kaggle.calls} == {"status"}
+    kaggle.answer(engine=[complete])
+    assert push_submit(kit, owned, KaggleCli()).submit_version == 7
+    assert kaggle.calls[-2:] == [
+        ["kernels", "status", ENGINE],
+        ["kernels", "push", "-p", str(owned / "kernels/submit"), "--accelerator", "NvidiaTeslaT4"],
+    ]
+    assert [line.split()[1:3] for line in push_submit(kit, owned, KaggleCli(dry_run=True)).commands] == [
+        ["kernels", "status"],
+        ["kernels", "push"],
+    ]
+    assert len(kaggle.calls) == 5
 
 
 def test_a_network_that_is_away_for_a_moment_is_borne_and_one_that_stays_away_is_not(kit, owned, kaggle):
@@ -409,6 +440,7 @@ def test_a_kit_that_takes_too_long_is_refused_with_what_would_help_unless_told_o
     assert "16.0 h are estimated for 500 tomograms with ONNX Runtime CUDA, above 10 h" in cause
     assert "TensorRT in the kit (`make wheels`): 9.0 h instead of 16.0 h" in cause
     assert "--over-time" in cause
+    assert "fewer networks: of 10, 6 with ONNX Runtime CUDA fit into 10 h" in cause
     kit = check_kit(slow_kit, owned, KaggleCli(), over_time=True)
     assert "TensorRT's libraries are not in it, which costs 7.0 h" in kit.hours.text
     assert kit.hours.hours == pytest.approx(16.0)
@@ -522,4 +554,8 @@ def test_a_dry_run_on_the_command_line_ends_with_its_causes_and_says_what_pins_t
     assert "this kit: 16.0 h" in forced.stdout
     fine = run(str(full_kit))
     assert f"kaggle kernels pull {ENGINE} -m" in fine.stdout
+    alone = run(str(full_kit), "--only", "submit")
+    assert "kernels push" in alone.stdout
+    assert "datasets" not in alone.stdout
+    assert "--only takes submit, got 'engine'" in run(str(full_kit), "--only", "engine").stderr
     assert kaggle.calls == []

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Waiting:
-    """How long to wait for Kaggle, and how often to ask."""
+    """How long to wait for Kaggle, and how often to ask; as it stands here enough for a dataset."""
 
     minutes: float = 90.0
     poll_seconds: float = 30.0
@@ -145,8 +145,20 @@ class KaggleCli:
             if time.monotonic() >= end:
                 raise TomopointError(
                     f"{name} was not done after {self.waiting.minutes:g} minutes (last answer: {answer}); "
-                    "it goes on at Kaggle: look there, or push again with a longer --wait-minutes"
+                    "it goes on at Kaggle; --wait-minutes waits longer"
                 )
+
+    def require_done(self, words: Sequence[str], name: str) -> None:
+        """Ask once for the state of `name`.
+
+        Raises
+        ------
+        TomopointError
+            It is not ready or complete, or Kaggle does not answer.
+        """
+        done = self._call(words, "must be complete")
+        if done is not None and (done.returncode or state_in(done.stdout) not in DONE):
+            raise TomopointError(f"{name} is not complete: {_tail(done)}")
 
     def _call(
         self, words: Sequence[str], note: str, show_progress: bool = False, record: bool = True

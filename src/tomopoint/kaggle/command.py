@@ -97,8 +97,9 @@ def push(
     dataset: Path,
     dry_run: bool = False,
     over_time: bool = False,
-    wait_minutes: float = 90.0,
+    wait_minutes: float | None = None,
     poll_seconds: float = 30.0,
+    only: str | None = None,
 ) -> CommandResult:
     """Upload the kit and both notebooks: dataset, engine notebook, wait until it has run, submit notebook.
 
@@ -113,20 +114,27 @@ def push(
     over_time
         Push a kit that is projected to need more than 10 h.
     wait_minutes
-        Longest wait for the dataset, and for the engine notebook with Kaggle's queue.
+        Longest wait for the dataset, and for the engine notebook with Kaggle's queue; by default 12 hours, which
+        covers the longest run of that notebook.
     poll_seconds
         Time between two questions.
+    only
+        "submit": push the submit notebook alone, once the engine notebook is complete; nothing is uploaded or built
+        again.
     """
     from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.cli import KaggleCli, Waiting
-    from tomopoint.kaggle.push import ENGINE_KERNEL, SUBMIT_KERNEL, check_kit, push_all
+    from tomopoint.kaggle.push import ENGINE_KERNEL, SUBMIT_KERNEL, WAIT_MINUTES, check_kit, push_all, push_submit
 
+    wait_minutes = WAIT_MINUTES if wait_minutes is None else wait_minutes
     if wait_minutes <= 0 or poll_seconds < 0:
         raise TomopointError("--wait-minutes must be positive and --poll-seconds not negative")
+    if only not in (None, SUBMIT_KERNEL):
+        raise TomopointError(f"--only takes {SUBMIT_KERNEL}, got {only!r}; without it everything is pushed")
     checkout = checkout_root()
     cli = KaggleCli(dry_run, Waiting(wait_minutes, poll_seconds))
     kit = check_kit(dataset, checkout, cli, over_time)
-    pushed = push_all(kit, checkout, cli)
+    pushed = (push_all if only is None else push_submit)(kit, checkout, cli)
     submit, version = kit.kernel(SUBMIT_KERNEL), pushed.submit_version or "VERSION"
     next_step = (
         f"next: once `kaggle kernels status {submit}` says complete, look at its table, then\n"

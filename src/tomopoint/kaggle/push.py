@@ -15,6 +15,7 @@ from tomopoint.errors import DataError, TomopointError
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.kaggle.cli import KaggleCli
 from tomopoint.kaggle.dataset import check_dataset
+from tomopoint.kaggle.engine_kernel import NOTEBOOK_SECONDS
 from tomopoint.kaggle.kit_hours import KitHours, kit_hours
 from tomopoint.kaggle.manifest import MANIFEST, MODEL, Manifest
 from tomopoint.kaggle.metadata import (
@@ -36,6 +37,11 @@ MAX_DATASET_BYTES = 200 * 10**9
 MAX_DATASET_FILES = 50
 """Kaggle's documentation of datasets ("technical specifications"): 200 GB per dataset, 200 GB of private datasets in
 all, 50 files at the top level. Known from what others quote of it in 2026; it names no limit for a single file."""
+
+QUEUE_MINUTES = 120.0
+"""For Kaggle's queue before the engine notebook starts: a guess, on the long side, for giving up costs more."""
+WAIT_MINUTES = NOTEBOOK_SECONDS / 60 + QUEUE_MINUTES
+"""Longest wait for the engine notebook: every candidate may take hours, and it begins nothing after so many."""
 
 _VERSION = re.compile(r"Kernel version (\d+) successfully pushed")
 
@@ -232,8 +238,26 @@ def push_all(kit: Kit, checkout: Path, cli: KaggleCli) -> Pushed:
     except TomopointError as error:
         raise TomopointError(
             f"{error}\nthe submit notebook was not pushed; `kaggle kernels logs {engine}` shows why, "
-            f"https://www.kaggle.com/code/{engine} too"
+            f"https://www.kaggle.com/code/{engine} too. Once that is complete, `tomopoint push {kit.folder} --only "
+            "submit` (`make push ONLY=submit`) pushes the submit notebook alone: nothing is uploaded or built again"
         ) from error
+    return _push_submit(kit, checkout, cli)
+
+
+def push_submit(kit: Kit, checkout: Path, cli: KaggleCli) -> Pushed:
+    """Push the submit notebook alone, after a dataset and an engine notebook that are at Kaggle already.
+
+    Raises
+    ------
+    TomopointError
+        The engine notebook's last run is not complete, or the push fails.
+    """
+    engine = kit.kernel(ENGINE_KERNEL)
+    cli.require_done(["kernels", "status", engine], f"the notebook {engine}, whose output the submit notebook needs,")
+    return _push_submit(kit, checkout, cli)
+
+
+def _push_submit(kit: Kit, checkout: Path, cli: KaggleCli) -> Pushed:
     answer = _push_kernel(kit.config.kernel(SUBMIT_KERNEL), kit, checkout, cli)
     match = _VERSION.search(answer)
     return Pushed(tuple(cli.lines), int(match.group(1)) if match else None)
