@@ -1,13 +1,16 @@
-"""Files that are whole or absent, and the hashes that tie them together."""
+"""Files: whole or absent when written, in their place when named by others, and tied together by hashes."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from tomopoint.errors import TomopointError
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -18,15 +21,101 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_or_absent(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`: what is written there becomes `path`, or is removed where that fails."""
+    """Yield a temporary path beside `path`: what is written there becomes `path`, or is removed where that fails.
+
+    Raises
+    ------
+    TomopointError
+        `path` is something that may not be replaced, see :func:`check_output`; nothing has been written then.
+    """
+    check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write the same file
     try:
         yield temporary
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)  # on a full disk the half file would take the last of it
         raise
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a finished file to `path`, so that after a power cut `path` is whole: the earlier file or this one."""
+    _to_disk(temporary)
+    temporary.replace(path)
+    _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot, e.g. for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Refuse an output that would replace more than an earlier output; call it before the work begins.
+
+    Only a plain file may be replaced. A link to one is replaced itself: what it points to stays as it is, so that a
+    link in a folder that came from elsewhere cannot send the output to another place.
+
+    Parameters
+    ----------
+    path
+        The file to be written.
+    inputs
+        Files that the same command reads; those that are not there do not matter.
+
+    Raises
+    ------
+    TomopointError
+        `path` is a folder, a device, a pipe or a socket, or one of `inputs`, under whatever name.
+    """
+    if not path.exists():
+        return
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device, pipe or socket"
+        raise TomopointError(f"{path} is {kind} and is not replaced; name a file, new or written before")
+    for source in inputs:
+        if source.exists() and path.samefile(source):
+            raise TomopointError(
+                f"{path} is read by this command, writing it would destroy its input; choose another name"
+            )
+
+
+PLAIN_NAME = "a plain name (printable, no slash, no dot in front, at most 200 bytes)"
+
+_MAX_NAME_BYTES = 200
+"""File systems take 255; an ending and the mark of a temporary file are added."""
+_MAX_PATH_BYTES = 1000
+
+
+def is_plain_name(name: str) -> bool:
+    """Tell whether a text that came from a file may become part of a file's name: one step, never out of a folder."""
+    return (
+        name.isprintable()
+        and 0 < len(name.encode()) <= _MAX_NAME_BYTES
+        and not name.startswith(".")
+        and not {"/", "\\"} & set(name)
+    )
+
+
+def is_inside(folder: Path, name: str) -> bool:
+    """Tell whether a path that came from a file leads to a place in `folder`: relative, no ``..``, no link out."""
+    parts = PurePosixPath(name).parts
+    if not name.isprintable() or not 0 < len(name.encode()) <= _MAX_PATH_BYTES or "\\" in name:
+        return False
+    if name.startswith("/") or ".." in parts or any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
+        return False
+    try:
+        return (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
 
 
 SETTLED_NS = 2_000_000_000

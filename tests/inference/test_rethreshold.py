@@ -58,6 +58,31 @@ def test_another_pipeline_may_be_given(prediction, capsys):
     assert (pd.read_csv(prediction / "again.csv")["particle_type"] == "ribosome").sum() == 1
 
 
+@pytest.mark.parametrize("name", ["picks.csv", "pipeline.json", "link.csv"])
+def test_what_is_read_is_not_written_over(prediction, capsys, name):
+    (prediction / "link.csv").symlink_to(prediction / "picks.csv")
+    before = (prediction / name).read_text()
+    status, _, error = _run(prediction, capsys, "--out", str(prediction / name))
+    assert status == 1
+    assert f"{name} is read by this command" in error
+    assert (prediction / name).read_text() == before
+
+
+def test_an_output_that_is_no_file_is_not_replaced(prediction, capsys):
+    (prediction / "device").symlink_to("/dev/full")
+    status, _, error = _run(prediction, capsys, "--out", str(prediction / "device"))
+    assert status == 1
+    assert "is a device, pipe or socket and is not replaced" in error
+    assert (prediction / "device").is_symlink()
+
+
+def test_picks_without_a_score_that_is_a_number_are_refused_by_line(prediction, capsys):
+    (prediction / "picks.csv").write_text(PICKS + "TS_2,ribosome,4,5,6,nan\n")
+    status, _, error = _run(prediction, capsys)
+    assert status == 1
+    assert "line 7: score is not a finite number" in error
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

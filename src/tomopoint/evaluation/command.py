@@ -75,8 +75,10 @@ def report(
     """
     from tomopoint.evaluation.report import ReportSources, build_report
     from tomopoint.evaluation.score_text import score_figures
-    from tomopoint.files import write_atomically
+    from tomopoint.files import check_output, write_atomically
+    from tomopoint.pipeline import PIPELINE_NAME
 
+    check_output(out, [submission, submission.with_name(PIPELINE_NAME), *([model] if model else [])])
     sources = ReportSources(data, submission, truth, run, prediction or submission.parent, model)
     built = build_report(sources)
     write_atomically(out, built.html)

@@ -22,7 +22,7 @@ from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.metadata import graph_metadata
 from tomopoint.export.parity import PRECISIONS, Array, Outputs, ParityRow, compare, format_table, tolerance_for
 from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
-from tomopoint.files import sha256_of
+from tomopoint.files import check_output, put_in_place, sha256_of
 from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.networks.contract import check_size
 from tomopoint.networks.ensemble import Ensemble
@@ -83,10 +83,14 @@ def export_ensemble(run_folders: Sequence[Path], out: Path, options: ExportOptio
     EngineError
         ONNX Runtime and PyTorch disagree; nothing is written then.
     TomopointError
-        A window or view that the networks cannot take, weights larger than one file holds.
+        A window or view that the networks cannot take, weights larger than one file holds, or an `out` that may not
+        be replaced, see :func:`~tomopoint.files.check_output`.
     """
     if not run_folders:
         raise TomopointError("name one or more run folders, e.g. `python export_onnx.py runs/demo -o ensemble.onnx`")
+    read = [path for run in run_folders for kind in ("json", "safetensors") for path in run.rglob(f"*.{kind}")]
+    for path in (out, out.with_name(REFERENCE_NAME)):
+        check_output(path, read)
     return export_merged(load_validated(run_folders), out, options)
 
 
@@ -116,7 +120,7 @@ def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) 
         reference = Reference(windows, outputs, options.precision, sha256_of(path))
         reference_path = out.with_name(REFERENCE_NAME)
         reference.save(reference_path)
-        path.replace(out)
+        put_in_place(path, out)
     return ExportReport(
         path=out,
         reference_path=reference_path,

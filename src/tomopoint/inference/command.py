@@ -48,8 +48,11 @@ def predict(
         engine.json of a TensorRT engine that `tomopoint engine` or the build_engine notebook made for the model.
     """
     from tomopoint.data.project import Project
+    from tomopoint.files import PLAIN_NAME, is_plain_name
     from tomopoint.inference.workers import PredictOptions, predict_runs
 
+    if tomo_type is not None and not is_plain_name(tomo_type):
+        raise TomopointError(f"--tomo-type must be {PLAIN_NAME}, e.g. denoised; got {tomo_type!r}")
     project = Project(data)
     chosen = [project.run(name.strip(), split) for name in runs.split(",")] if runs else project.runs(split)
     options = PredictOptions(workers, provider, tomo_type, limit_hours, engine)
@@ -73,10 +76,13 @@ def rethreshold(
     pipeline
         pipeline.json with the thresholds; the one beside the picks unless given.
     """
+    from tomopoint.files import check_output
     from tomopoint.inference.submission import submission_of
     from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
-    chosen = Pipeline.load(pipeline or picks.with_name(PIPELINE_NAME)).with_thresholds(_parse_thresholds(thresholds))
+    pipeline = pipeline or picks.with_name(PIPELINE_NAME)
+    check_output(out, [picks, pipeline])
+    chosen = Pipeline.load(pipeline).with_thresholds(_parse_thresholds(thresholds))
     counts = submission_of(picks, chosen, out)
     rows = [f"  {p.name:22} threshold {p.threshold:.3f}  {counts[p.name]} picks" for p in chosen.particles]
     figures = {

@@ -16,7 +16,7 @@ from tomopoint.command import CommandResult
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError
 from tomopoint.evaluation.calibration import Calibration, CalibrationOptions, calibrate
-from tomopoint.files import write_atomically
+from tomopoint.files import check_output, write_atomically
 from tomopoint.pipeline import PIPELINE_NAME, Decoding, Pipeline, Tiling
 from tomopoint.validation.ensemble_folder import RESULT, EnsembleFolder, save_ensemble, state_of, with_weights
 from tomopoint.validation.out_of_fold import predict_held_out
@@ -92,10 +92,11 @@ def base_pipeline(ensemble: EnsembleFolder, tiling: Tiling, options: ValidationO
 
 def adopt_thresholds(ensemble: EnsembleFolder, pipeline: Pipeline, source: Path) -> CommandResult:
     """Take thresholds and residual of another validation, without predicting anything."""
+    path = ensemble.folder / PIPELINE_NAME
+    check_output(path, [source])
     other = Pipeline.load(source)
     decoding = replace(pipeline.decoding, residual_xyz_A=other.decoding.residual_xyz_A)
     adopted = replace(pipeline, decoding=decoding).with_thresholds(other.thresholds)
-    path = ensemble.folder / PIPELINE_NAME
     (ensemble.folder / RESULT).unlink(missing_ok=True)  # of thresholds that are no longer the ensemble's
     save_ensemble(ensemble)
     adopted.save(path)
