@@ -152,6 +152,99 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, av
     assert tables[0] == tables[1]
 
 
+@pytest.fixture
+def interrupted(data, tmp_path, monkeypatch):
+    """A run that was killed in its second epoch; its recipe and its checkpoint."""
+    recipe = recipe_file(tmp_path, fit={"epochs": 2, "keep_best": 0, "max_minutes": 60.0})
+    original = DetectorModule.training_step
+
+    def dying_step(self, batch, index):
+        if self.global_step == 4:
+            raise Killed
+        return original(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectorModule, "training_step", dying_step)
+        with pytest.raises(Killed):
+            run_train(data, tmp_path / "run", recipe)
+    return tmp_path / "run", recipe, tmp_path / "run" / "fold0" / "segresnet" / "last.ckpt"
+
+
+class Payload:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_cannot_run_code(data, tmp_path, interrupted):
+    run, recipe, last = interrupted
+    content = torch.load(last, weights_only=True)
+    torch.save({**content, "extra": Payload(tmp_path / "owned")}, last)
+    result = run_train(data, run, recipe)
+    assert not (tmp_path / "owned").exists()
+    assert not result.ok
+    reason = result.figures["failed"]["fold0/segresnet"]
+    assert "last.ckpt holds more than tensors and numbers" in reason
+    assert "delete it" in reason
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw[: len(raw) // 2],
+        lambda raw: b"",
+        lambda raw: b"no checkpoint",
+        lambda raw: raw[:1000] + bytes(1000) + raw[2000:],
+    ],
+)
+def test_a_damaged_checkpoint_is_one_sentence(data, interrupted, damage):
+    run, recipe, last = interrupted
+    last.write_bytes(damage(last.read_bytes()))
+    reason = run_train(data, run, recipe).figures["failed"]["fold0/segresnet"]
+    assert "last.ckpt" in reason
+    assert "delete it to train this member from the start" in reason
+    torch.save({"weights": torch.zeros(3)}, last)
+    assert "is no checkpoint" in run_train(data, run, recipe).figures["failed"]["fold0/segresnet"]
+
+
+def test_an_interrupted_run_of_0_1_0_goes_on(data, tmp_path, interrupted):
+    """Its checkpoints hold the schedule's attributes and with them an object, the clock."""
+    run, recipe, last = interrupted
+    content = torch.load(last, weights_only=True)
+    (scheduler,) = content["lr_schedulers"]
+    assert scheduler["lr_lambdas"] == [None, None]
+    schedule = {"n_steps": 6, "limit_s": 3600.0, "holds_end": False, "warmup_steps": 2, "clock": Clock(7.0)}
+    torch.save({**content, "lr_schedulers": [{**scheduler, "lr_lambdas": [schedule, schedule]}]}, last)
+    shutil.copytree(run, tmp_path / "today")
+    torch.save(content, tmp_path / "today" / "fold0" / "segresnet" / "last.ckpt")
+    for folder in (run, tmp_path / "today"):
+        assert run_train(data, folder, recipe).ok
+    old, new = (load_file(folder / "fold0/segresnet/weights.safetensors") for folder in (run, tmp_path / "today"))
+    assert all(torch.equal(old[name], new[name]) for name in new)
+
+
+def test_a_resumed_run_keeps_its_own_clock(data, interrupted, monkeypatch):
+    """The time of an earlier process counts once, the pause after it never."""
+    run, recipe, last = interrupted
+    content = torch.load(last, weights_only=True)
+    torch.save({**content, "seconds": 1000.0}, last)
+    clocks = []
+    original = DetectorModule.training_step
+
+    def looking_step(self, batch, index):
+        clocks.append((self.schedule.clock is self.clock, self.clock.earlier_s))
+        return original(self, batch, index)
+
+    monkeypatch.setattr(DetectorModule, "training_step", looking_step)
+    assert run_train(data, run, recipe).ok
+    assert clocks
+    assert set(clocks) == {(True, 1000.0)}
+
+
 def test_loader_processes_give_the_same_weights(data, tmp_path):
     recipe = recipe_file(tmp_path, fit={"epochs": 2})
     for workers in (0, 2):
@@ -415,7 +508,7 @@ def test_a_kill_before_the_checkpoint_is_saved_loses_no_candidate(data, tmp_path
     with pytest.raises(Killed):
         run_train(data, tmp_path / "run", recipe)
     folder = tmp_path / "run" / "fold0" / "segresnet"
-    checkpoint = torch.load(folder / "last.ckpt", weights_only=False)
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
     assert checkpoint["callbacks"]["EpochEnd"]["best"] == [(1.0, "epoch0001.safetensors")]
     assert (folder / CANDIDATES / "epoch0001.safetensors").exists()
     monkeypatch.setattr(Trainer, "save_checkpoint", original)

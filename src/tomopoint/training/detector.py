@@ -120,7 +120,8 @@ class DetectorModule(LightningModule):
         optimiser = torch.optim.AdamW(
             parameter_groups(self.network, options.weight_decay), lr=options.learning_rate, betas=options.betas
         )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, self.schedule)
+        # Of a function the scheduler saves nothing; of an object its attributes, of which the clock would be restored.
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.schedule(step))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

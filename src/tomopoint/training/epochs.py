@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from tomopoint.files import write_atomically
+from tomopoint.files import is_plain_name, write_atomically
 from tomopoint.networks.contract import PointNetwork
 from tomopoint.training.averaging import mean_weights
 from tomopoint.training.checkpoints import LAST, METRICS, save_weights
@@ -79,7 +79,7 @@ class EpochEnd(Callback):
         """Take up :meth:`state_dict`."""
         self.rows, self.stale, self.stopped = state_dict["rows"], state_dict["stale"], state_dict["stopped"]
         self.to_beat = state_dict["to_beat"]
-        self.best = [(value, name) for value, name in state_dict["best"]]
+        self.best = [(value, name) for value, name in state_dict["best"] if is_plain_name(name)]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A member that had stopped early before it was interrupted does not start again."""
@@ -185,11 +185,8 @@ class EpochEnd(Callback):
         return trainer.should_stop or (patience > 0 and self.stale >= patience)
 
     def _save_last(self, trainer: Trainer) -> None:
-        """Save everything under a temporary name first: a kill while saving costs one epoch, not the member."""
-        temporary = self.folder / f".{LAST}.partial"
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(self.folder / LAST)
         if trainer.is_global_zero:
-            temporary.replace(self.folder / LAST)
             self._drop_candidates()
 
     def _drop_candidates(self) -> None:

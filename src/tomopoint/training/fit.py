@@ -29,6 +29,7 @@ from tomopoint.training.forecast import Forecast
 from tomopoint.training.loss import build_loss
 from tomopoint.training.machine import Machine, Processes
 from tomopoint.training.recipes import NetworkRecipe, Recipe
+from tomopoint.training.resuming import LastCheckpoint
 from tomopoint.training.runs import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ def fit_member(
     Raises
     ------
     TomopointError
-        A size that the network cannot take, a precision the device lacks, or a loss that is not finite.
+        A size that the network cannot take, a precision the device lacks, a loss that is not finite, or a checkpoint
+        that is damaged or holds more than plain data.
     """
     recipe = task.own_recipe
     processes = Processes.from_environment()
@@ -153,7 +155,7 @@ def fit_member(
     last = task.folder / LAST
     with _expected_warnings():
         loader = _build_loader(dataset, epoch_sampler, recipe, machine)
-        trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+        trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     kept = epoch_end.choose_weights(trainer, module)
     weights = {name: tensor.detach().cpu().clone() for name, tensor in module.evaluated.state_dict().items()}
     return FitResult(
@@ -238,6 +240,7 @@ def _build_trainer(task: MemberTask, machine: Machine, processes: Processes, cal
             accumulate_grad_batches=recipe.optimiser.accumulate,
             logger=machine.build_logger(task.folder, task.label),
             callbacks=callbacks,
+            plugins=[LastCheckpoint()],
             default_root_dir=task.folder,
             enable_checkpointing=False,
             enable_progress_bar=False,
