@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tomopoint"
 
-BASE = {"", "errors", "files", "progress", "command"}
+BASE = {"", "errors", "files", "progress", "command", "strict_json"}
 ALLOWED = {
     "pipeline": BASE,
     "data": BASE | {"pipeline"},

@@ -56,7 +56,7 @@ def test_with_thresholds_changes_only_those_named(pipeline):
         (lambda c: c.pop("particles"), "particles"),
         (lambda c: c.update(colour="red"), "unknown field colour"),
         (lambda c: c.update(version=99), "format version 99"),
-        (lambda c: c["tiling"].update(window_zyx=[64, 96]), "three numbers"),
+        (lambda c: c["tiling"].update(window_zyx=[64, 96]), r"tiling\.window_zyx must be a list of 3"),
         (lambda c: c["tiling"].update(window_zyx=[63, 96, 96]), "multiples of the stride"),
         (lambda c: c["tiling"].update(overlap_zyx=[64, 96, 96]), "smaller than"),
         (lambda c: c["particles"][0].update(threshold=1.5), "threshold of apo-ferritin"),

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
-from typing import Any, TypeVar
 
 from tomopoint.errors import PipelineError
-from tomopoint.files import write_atomically
+from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
+from tomopoint.strict_json import Malformed, build, parse
 
 PIPELINE_NAME = "pipeline.json"
 """Its file, in a run folder, beside predictions and in the kit."""
@@ -31,8 +32,6 @@ OFFSET_AVERAGES = ("mean", "score")
 
 FORMAT_VERSION = 1
 """Raised when a field changes its meaning; a Pipeline of another version is refused."""
-
-Part = TypeVar("Part")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -47,7 +46,7 @@ class Particle:
     Attributes
     ----------
     name
-        As in the picks files and the submission, e.g. ``"apo-ferritin"``.
+        As in the picks files, which carry it, and the submission, e.g. ``"apo-ferritin"``.
     radius_A
         Physical radius, Angstrom. A pick within half of it of a true centre counts as found.
     weight
@@ -65,11 +64,13 @@ class Particle:
     suppression_A: float
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "a particle needs a name")
-        _require(self.radius_A > 0, f"radius_A of {self.name} must be positive, got {self.radius_A}")
-        _require(self.weight >= 0, f"weight of {self.name} must not be negative, got {self.weight}")
+        _require(is_plain_name(self.name), f"a particle's name must be {PLAIN_NAME}, got {self.name!r}")
+        _require(0 < self.radius_A < inf, f"radius_A of {self.name} must be positive, got {self.radius_A}")
+        _require(0 <= self.weight < inf, f"weight of {self.name} must not be negative, got {self.weight}")
         _require(0 < self.threshold < 1, f"threshold of {self.name} must lie in (0, 1), got {self.threshold}")
-        _require(self.suppression_A > 0, f"suppression_A of {self.name} must be positive, got {self.suppression_A}")
+        _require(
+            0 < self.suppression_A < inf, f"suppression_A of {self.name} must be positive, got {self.suppression_A}"
+        )
 
 
 COMPETITION_PARTICLES: tuple[Particle, ...] = (
@@ -114,7 +115,7 @@ class Normalisation:
         _require(self.method == "standardise", f"normalisation method must be 'standardise', got {self.method!r}")
         low, high = self.quantiles
         _require(0 <= low < high <= 1, f"quantiles must satisfy 0 <= low < high <= 1, got {self.quantiles}")
-        _require(self.clip_sd > 0, f"clip_sd must be positive, got {self.clip_sd}")
+        _require(0 < self.clip_sd < inf, f"clip_sd must be positive, got {self.clip_sd}")
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class Member:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.weight > 0, f"weight of {self.fold}/{self.network} must be positive, got {self.weight}")
+        _require(0 < self.weight < inf, f"weight of {self.fold}/{self.network} must be positive, got {self.weight}")
 
 
 @dataclass(frozen=True)
@@ -240,8 +241,9 @@ class Pipeline:
         _require(len(self.particles) > 0, "a pipeline needs at least one particle")
         names = self.particle_names
         _require(len(set(names)) == len(names), f"particle names must differ, got {names}")
-        _require(self.voxel_A > 0, f"voxel_A must be positive, got {self.voxel_A}")
+        _require(0 < self.voxel_A < inf, f"voxel_A must be positive, got {self.voxel_A}")
         _require(self.stride > 0, f"stride must be positive, got {self.stride}")
+        _require(is_plain_name(self.tomo_type), f"tomo_type must be {PLAIN_NAME}, got {self.tomo_type!r}")
         _require(len(self.views) > 0, "a pipeline needs at least one view, 'identity'")
         _require(
             self.offset_average in OFFSET_AVERAGES,
@@ -291,17 +293,17 @@ class Pipeline:
         return json.dumps(asdict(self), indent=indent, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str, source: str = "the pipeline") -> Pipeline:
+    def from_json(cls, text: str | bytes, source: str = "the pipeline") -> Pipeline:
         """Read the text written by :meth:`to_json`; `source` names it in errors.
 
         Raises
         ------
         PipelineError
-            Not JSON, a field missing, unknown or out of range, or another format version.
+            Not JSON, a field missing, unknown, of another type or out of range, or another format version.
         """
         try:
-            return _build(cls, json.loads(text))
-        except (json.JSONDecodeError, TypeError, KeyError, ValueError, AttributeError) as error:
+            return build(cls, parse(text))
+        except Malformed as error:
             raise PipelineError(
                 f"{source} is not a valid pipeline ({error}); run `tomopoint validate` again"
             ) from error
@@ -312,7 +314,7 @@ class Pipeline:
     def load(cls, path: Path) -> Pipeline:
         """Read a ``pipeline.json``."""
         try:
-            text = path.read_text()
+            text = path.read_bytes()
         except OSError as error:
             raise PipelineError(f"cannot read {path} ({error.strerror}); run `tomopoint validate` first") from error
         return cls.from_json(text, source=str(path))
@@ -320,30 +322,3 @@ class Pipeline:
     def save(self, path: Path) -> None:
         """Write a ``pipeline.json``, atomically."""
         write_atomically(path, self.to_json() + "\n")
-
-
-_PARTS: Mapping[str, type] = {
-    "normalisation": Normalisation,
-    "tiling": Tiling,
-    "decoding": Decoding,
-}
-_LISTS: Mapping[str, type] = {"particles": Particle, "members": Member}
-
-
-def _build(cls: type[Part], values: Mapping[str, Any]) -> Part:
-    """Build the dataclass `cls` from parsed JSON: nested parts by name, lists as tuples, nothing ignored."""
-    assert is_dataclass(cls)
-    known = {f.name for f in fields(cls)}
-    unknown = set(values) - known
-    _require(not unknown, f"unknown field {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
-    return cls(**{name: _convert(name, value) for name, value in values.items()})
-
-
-def _convert(name: str, value: Any) -> Any:
-    if name in _PARTS:
-        return _build(_PARTS[name], value)
-    if name in _LISTS:
-        return tuple(_build(_LISTS[name], item) for item in value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(value)
-    return value

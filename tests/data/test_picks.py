@@ -63,8 +63,8 @@ def test_no_picks_at_all(tmp_path):
     ("change", "message"),
     [
         (lambda c: c.update(unit="nanometer"), "nanometer"),
-        (lambda c: c.pop("points"), "KeyError"),
-        (lambda c: c["points"][0]["location"].update(x=float("nan")), "NaN"),
+        (lambda c: c.pop("points"), "lacks points"),
+        (lambda c: c["points"][0]["location"].update(x=float("nan")), r"location\.x must be a finite number, got nan"),
         (lambda c: c["points"][0]["location"].update(x="left"), "not a picks file"),
     ],
 )

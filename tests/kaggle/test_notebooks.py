@@ -25,6 +25,29 @@ def test_notebooks_hold_no_logic_of_their_own(name):
     assert all(cell.get("outputs", []) == [] and cell.get("execution_count") is None for cell in cells)
 
 
+@pytest.mark.parametrize("name", ["build_engine", "submit"])
+@pytest.mark.parametrize(
+    "install", [["--index-url=http://x==1"], ["../evil.whl"], ["zarr==3.1.5", "x @ http://y==1"], "zarr==1", ["zarr"]]
+)
+def test_nothing_but_packages_reaches_pip(name, install, tmp_path, monkeypatch):
+    """The cell that installs is run as it is, before the package could check anything."""
+    kit = tmp_path / "input" / "kit"
+    kit.mkdir(parents=True)
+    (kit / "manifest.json").write_text(json.dumps({"format": "tomopoint-kit", "install": install}))
+    other = tmp_path / "input" / "other"
+    other.mkdir()
+    (other / "manifest.json").write_bytes(b"\xff\xfe")  # another dataset's, and no text at all
+    monkeypatch.setenv("KAGGLE_ROOT", str(tmp_path))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("pip was called"))
+    cells = json.loads((KERNELS / name / f"{name}.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    scope: dict[str, object] = {}
+    exec(code[0], scope)
+    assert scope["kits"] == [kit]
+    with pytest.raises(AssertionError, match="asks for more than packages"):
+        exec(code[1], scope)
+
+
 def test_cell_ids_follow_from_position_and_text_only():
     source = "# %%\na = 1\n\n# %%\na = 1\n\n# %% [markdown]\n# text\n"
     first, second = json.loads(notebook_text(source)), json.loads(notebook_text(source))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
+from tomopoint.strict_json import Malformed, build, read
 
 Points = npt.NDArray[np.float64]
 
@@ -36,32 +37,52 @@ class ParticlePicks:
     points_xyz_A: Points
 
 
+@dataclass(frozen=True)
+class _Location:
+    x: float
+    y: float
+    z: float
+
+
+@dataclass(frozen=True)
+class _Point:
+    location: _Location
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is read of a picks file; other programs write more into it."""
+
+    run_name: str
+    pickable_object_name: str
+    points: tuple[_Point, ...] | None
+    unit: str = "angstrom"
+
+
 def read_picks(path: Path) -> ParticlePicks:
     """Read one picks file.
 
     Raises
     ------
     DataError
-        Missing, not JSON, a key missing, another unit than angstrom, or a coordinate that is not finite.
+        Missing, not JSON, a key missing or of another type, another unit than angstrom, or a coordinate that is not
+        finite.
     """
     try:
-        content = json.loads(path.read_text())
-        unit = content.get("unit", "angstrom")
-        locations = [point["location"] for point in content["points"] or []]
-        points = np.array([[p["x"], p["y"], p["z"]] for p in locations], dtype=np.float64).reshape(-1, 3)
-        picks = ParticlePicks(content["run_name"], content["pickable_object_name"], points)
+        content = build(_File, read(path), ignore_unknown=True)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except Malformed as error:
         raise DataError(
-            f"{path} is not a picks file ({type(error).__name__}: {error}); expected JSON with run_name, "
+            f"{path} is not a picks file ({error}); expected JSON with run_name, "
             "pickable_object_name and points[].location.{x,y,z}"
         ) from error
-    if unit != "angstrom":
-        raise DataError(f"{path}: the unit is {unit!r}; convert the coordinates to angstrom")
-    if not np.isfinite(points).all():
-        raise DataError(f"{path}: a coordinate is NaN or infinite; remove the point")
-    return picks
+    if content.unit != "angstrom":
+        raise DataError(f"{path}: the unit is {content.unit!r}; convert the coordinates to angstrom")
+    places = [(point.location.x, point.location.y, point.location.z) for point in content.points or ()]
+    return ParticlePicks(
+        content.run_name, content.pickable_object_name, np.array(places, dtype=np.float64).reshape(-1, 3)
+    )
 
 
 def write_picks(path: Path, run: str, particle: str, points_xyz_A: npt.ArrayLike) -> None:

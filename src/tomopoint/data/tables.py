@@ -5,11 +5,14 @@ The only place, with the picks files, where coordinates are x, y, z.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from tomopoint.errors import DataError
 from tomopoint.files import whole_or_absent
@@ -39,24 +42,64 @@ def read_pick_table(path: Path) -> pd.DataFrame:
     Raises
     ------
     DataError
-        Missing, not a CSV, a column missing, or a coordinate that is not a finite number.
+        Missing, not a CSV, a column missing, a line with more or fewer fields than the header, an empty name, or a
+        coordinate or score that is not a finite number; the message names the line.
     """
-    try:
-        table = pd.read_csv(path, dtype={"experiment": str, "particle_type": str})
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path} is not a CSV table ({error})") from error
+    table = _read_csv(path)
     missing = [name for name in PICK_COLUMNS[:5] if name not in table.columns]
     if missing:
         raise DataError(f"{path} has no column {', '.join(missing)}; a submission has {', '.join(SUBMISSION_COLUMNS)}")
-    for name in COORDINATES:
-        values = pd.to_numeric(table[name], errors="coerce")
-        bad = ~np.isfinite(values.to_numpy(dtype=np.float64))
-        if bad.any():
-            raise DataError(f"{path}, line {int(bad.argmax()) + 2}: {name} is not a finite number; remove the row")
-        table[name] = values.astype(np.float64)
-    return table
+    blank = table["experiment"].isna() | (table["experiment"] == "")
+    if blank.any():
+        blank &= (table.isna() | (table == "")).all(axis="columns")
+        table = table[~blank].copy()
+    for name in ("experiment", "particle_type"):
+        _refuse(path, table[name].isna() | (table[name] == ""), f"{name} is empty")
+    for name in (*COORDINATES, "score"):
+        if name in table.columns:
+            values = table[name]
+            if not is_numeric_dtype(values) or is_bool_dtype(values):
+                values = pd.to_numeric(values.astype(str), errors="coerce")
+            table[name] = values.astype(np.float64)
+            _refuse(path, ~np.isfinite(table[name]), f"{name} is not a finite number")
+    return table.reset_index(drop=True)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return a CSV table, one row per line, in which ``NA`` is a name like any other; refuse lines that are too long.
+
+    pandas shifts columns, or drops fields, where lines have more fields than the header; what it warns of is refused.
+    """
+    options: dict[str, Any] = {"keep_default_na": False, "compression": None, "encoding": "utf-8-sig"}
+    try:
+        header = [str(name) for name in pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0]]
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            table: pd.DataFrame = pd.read_csv(
+                path,
+                header=0,
+                names=header,
+                index_col=False,
+                dtype={"experiment": str, "particle_type": str},
+                skip_blank_lines=False,
+                low_memory=False,
+                **options,
+            )
+            return table
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except pd.errors.ParserWarning as error:
+        raise DataError(f"{path}, line 2: it has more fields than the header; correct or remove such rows") from error
+    except (ValueError, OverflowError) as error:  # what pandas raises of its own are ValueErrors too
+        reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
+        raise DataError(f"{path} is not a CSV table ({reason})") from error
+
+
+def _refuse(path: Path, bad: pd.Series, reason: str) -> None:
+    """Name the first line of which something is wrong; the index counts rows from 0."""
+    if bad.any():
+        raise DataError(
+            f"{path}, line {bad.index[int(bad.to_numpy().argmax())] + 2}: {reason}; correct or remove the row"
+        )
 
 
 def write_pick_table(picks: pd.DataFrame, path: Path) -> None:

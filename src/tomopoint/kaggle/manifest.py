@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import DataError
-from tomopoint.files import sha256_of, write_atomically
+from tomopoint.files import is_inside, sha256_of, write_atomically
+from tomopoint.strict_json import Malformed, build, read, shown
 
 MANIFEST = "manifest.json"
 MODEL = "ensemble.onnx"
 
 FORMAT = "tomopoint-kit"
 FORMAT_VERSION = 1
+
+_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!]*")
+"""What may reach pip: no option, no path, no address. The notebooks check the same before this can be imported."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ class Manifest:
     def is_ours(path: Path) -> bool:
         """Tell a kit's manifest from another dataset's file of that name."""
         try:
-            return bool(json.loads(path.read_text())["format"] == FORMAT)
-        except (OSError, ValueError, KeyError, TypeError):
+            return bool(read(path)["format"] == FORMAT)
+        except (OSError, Malformed, KeyError, TypeError, IndexError):
             return False
 
     @classmethod
@@ -79,16 +84,20 @@ class Manifest:
         Raises
         ------
         DataError
-            None there, or not one this version reads.
+            None there, not one this version reads, or one that names files outside the kit or anything but packages.
         """
         path = folder / MANIFEST
         try:
-            values: dict[str, Any] = json.loads(path.read_text())
-            files = {name: KitFile(**entry) for name, entry in values.pop("files").items()}
-            manifest = cls(files=files, **{**values, "install": tuple(values["install"])})
+            manifest = build(cls, read(path))
+            for name in manifest.files:
+                if not is_inside(folder, name):
+                    raise Malformed(f"the file {shown(name)} does not lie in the kit")
+            for requirement in manifest.install:
+                if not _REQUIREMENT.fullmatch(requirement):
+                    raise Malformed(f"install must name packages as name==version, got {shown(requirement)}")
         except OSError as error:
             raise DataError(f"cannot read {path} ({error.strerror}); stage the kit with build_dataset.py") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except Malformed as error:
             raise DataError(
                 f"{path} is no kit's manifest ({error}); stage the kit again with build_dataset.py"
             ) from error

@@ -141,9 +141,17 @@ def installable_here(dataset: Path, view: Path) -> Path:
     view.mkdir(parents=True)
     for path in dataset.iterdir():
         if path.name != MANIFEST:
-            (view / path.name).symlink_to(path.resolve())
+            _lend(path.resolve(), view / path.name)
     replace(manifest, install=tuple(kept)).save(view)
     return view
+
+
+def _lend(source: Path, path: Path) -> None:
+    """Give a file a second name, or a copy on another disk; a link out of the kit would be refused there."""
+    try:
+        path.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, path)
 
 
 def _wheels_for_this_python(names: Collection[str]) -> set[str]:

@@ -143,7 +143,7 @@ def choose_provider(record_path: Path | None, manifest: Manifest, gpus: Sequence
         expected = Expected(manifest.onnx_sha256, manifest.pipeline_digest, compute_capability=capability)
         check_engine_record(record, record_path.parent, expected)
     except EngineError as error:
-        return plain, f"engine.json not used: {error}: {fallback}"
+        return plain, f"engine.json not used: {' '.join(str(error).split())}: {fallback}"
     if bool(gpus) != (record.compute_capability is not None):
         return plain, f"engine.json not used: it was made on {record.device}, this machine differs: {fallback}"
     if record.runtime not in _PROVIDERS:

@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tomopoint.errors import TomopointError
+from tomopoint.strict_json import check_plain, shown
 from tomopoint.training.recipes import OWN_OPTIONS, NetworkRecipe, Recipe
 
 BASE = "base"
+_MAX_VALUES = 10_000
+"""Values at one depth of a recipe."""
 
 
 def recipes_folder() -> Path:
@@ -58,7 +61,8 @@ def recipe_from_dict(content: Any, source: str) -> Recipe:
         recipe = parser.instantiate(parser.parse_object({"recipe": _with_own_options(content, source)})).recipe
     except TomopointError as error:
         raise TomopointError(f"{source}: {error}") from error
-    except ArgumentError as error:
+    # jsonargparse lets an option of no value through, and some of its own ValueErrors.
+    except (ArgumentError, TypeError, ValueError) as error:
         reason = " ".join(str(error).replace("Parser key", "option").replace('"recipe.', '"').split())
         raise TomopointError(f"{source}: {reason}") from error
     assert isinstance(recipe, Recipe)
@@ -86,7 +90,11 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:
         raise TomopointError(f"recipes go round in a circle: {chain}; take `{BASE}` out of one of them")
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        check_plain(content, _MAX_VALUES)
+    except RecursionError as error:
+        raise TomopointError(f"{path} cannot be read as YAML: nested too deeply") from error
+    # Beside its own errors PyYAML lets those of its converters through (a date of month 13, `!!bool maybe`).
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
         raise TomopointError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     content = {} if content is None else content
     if not isinstance(content, Mapping) or BASE not in content:
@@ -128,7 +136,8 @@ def _merge(base: Any, changes: Any) -> Any:
 
 
 def _title(network: Any) -> str | None:
-    return network.get("label") or network.get("name") if isinstance(network, Mapping) else None
+    title = network.get("label") or network.get("name") if isinstance(network, Mapping) else None
+    return title if isinstance(title, str) else None
 
 
 def _with_own_options(content: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -164,7 +173,7 @@ def _find(name_or_path: str, beside: Path | None = None) -> Path:
 def _refuse_unknown(cls: type, content: Any, where: str) -> None:
     """Refuse any key that is no option, at any depth, naming the options there are."""
     if not isinstance(content, Mapping):
-        raise TomopointError(f"{where}: expected options as 'name: value', got {content!r}")
+        raise TomopointError(f"{where}: expected options as 'name: value', got {shown(content)}")
     hints = get_type_hints(cls)
     known = [f.name for f in fields(cls)]
     for key, value in content.items():
@@ -172,7 +181,7 @@ def _refuse_unknown(cls: type, content: Any, where: str) -> None:
             reason = ""
             if cls is NetworkRecipe and key in {f.name for f in fields(Recipe)}:
                 reason = f" (it is one for all networks; a network may have its own {', '.join(OWN_OPTIONS)})"
-            raise TomopointError(f"{where}: unknown option {key!r}{reason}; allowed here are {', '.join(known)}")
+            raise TomopointError(f"{where}: unknown option {shown(key)}{reason}; allowed here are {', '.join(known)}")
         hint = _dataclass_in(hints[key])
         if hint is not None and value is not None:
             _refuse_unknown(hint, value, f"{where}, {key}")
@@ -180,7 +189,7 @@ def _refuse_unknown(cls: type, content: Any, where: str) -> None:
         if isinstance(element, type) and is_dataclass(element) and value is not None:
             if not isinstance(value, list | tuple):
                 raise TomopointError(
-                    f"{where}, {key}: expected a list, each with options as '- name: value', got {value!r}"
+                    f"{where}, {key}: expected a list, each with options as '- name: value', got {shown(value)}"
                 )
             for index, item in enumerate(value):
                 _refuse_unknown(element, item, f"{where}, {key}[{index}]")

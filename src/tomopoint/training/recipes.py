@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tomopoint.errors import TomopointError
-from tomopoint.files import write_atomically
+from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
 from tomopoint.training.loss_options import LossOptions
@@ -62,6 +62,8 @@ class CropOptions:
         _require_share("class_balance", self.class_balance)
         _require(0 <= self.jitter < 0.5, f"jitter must lie in [0, 0.5), got {self.jitter}")
         _require(len(self.tomo_types) > 0, "tomo_types needs at least one reconstruction, e.g. denoised")
+        for name in self.tomo_types:
+            _require(is_plain_name(name), f"a reconstruction in tomo_types must be {PLAIN_NAME}, got {name!r}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import EngineError
-from tomopoint.files import sha256_of, write_atomically
+from tomopoint.files import is_inside, sha256_of, write_atomically
+from tomopoint.strict_json import Malformed, build, parse, shown
 
 RECORD_NAME = "engine.json"
 ENGINE_NAME = "ensemble.engine"
@@ -18,6 +19,9 @@ RUNTIME_CACHE_NAME = "runtime.cache"
 
 FORMAT = "tomopoint-engine"
 FORMAT_VERSION = 1
+
+_MAX_SHOWN = 200
+"""Characters of a name that goes into one line of a notebook."""
 
 REBUILD = "run the build_engine notebook (or `tomopoint engine`) again"
 
@@ -86,24 +90,26 @@ class EngineRecord:
         return json.dumps(asdict(self), indent=2, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str, source: str = "the engine record") -> EngineRecord:
+    def from_json(cls, text: str | bytes, source: str = "the engine record") -> EngineRecord:
         """Read what :meth:`to_json` wrote; `source` names it in errors.
 
         Raises
         ------
         EngineError
-            Not JSON, a field missing or unknown, or another format version.
+            Not JSON, a field missing, unknown or of another type, or another format version.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
-            values["window_zyx"] = tuple(map(int, values["window_zyx"]))
-            values["passed_over"] = tuple(values.get("passed_over", ()))
-            record = cls(**values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            record = build(cls, parse(text))
+            if min(*record.window_zyx, record.batch) < 1:
+                raise Malformed(f"window {record.window_zyx} and batch {record.batch} must be positive")
+            for text_shown in (record.runtime, record.runtime_version, record.compute_capability or "", record.device):
+                if len(text_shown) > _MAX_SHOWN or not text_shown.isprintable():
+                    raise Malformed(f"a name must be printable and short, got {shown(text_shown)}")
+        except Malformed as error:
             raise EngineError(f"{source} is no engine record ({error}); {REBUILD}") from error
         if (record.format, record.format_version) != (FORMAT, FORMAT_VERSION):
             raise EngineError(
-                f"{source} has format {record.format} {record.format_version}, this tomopoint reads "
+                f"{source} has format {shown(record.format)} {record.format_version}, this tomopoint reads "
                 f"{FORMAT} {FORMAT_VERSION}; {REBUILD}"
             )
         return record
@@ -118,9 +124,9 @@ class EngineRecord:
     def load(cls, path: Path) -> EngineRecord:
         """Read an ``engine.json``; EngineError as for :meth:`from_json`, or where there is none."""
         try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise EngineError(f"cannot read {path} ({error}); {REBUILD}") from error
+            text = path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"cannot read {path} ({error.strerror}); {REBUILD}") from error
         return cls.from_json(text, source=str(path))
 
 
@@ -152,7 +158,7 @@ def check_engine_record(record: EngineRecord, folder: Path, expected: Expected) 
 
 def check_tried(record: EngineRecord, folder: Path) -> None:
     """Refuse an engine that never reproduced PyTorch's outputs; EngineError says what to do."""
-    if record.parity is None or not record.parity.get("ok"):
+    if record.parity is None or record.parity.get("ok") is not True:
         title = _title(record, folder)
         raise EngineError(f"{title} was never found to reproduce PyTorch's outputs on a device; {REBUILD}")
 
@@ -204,9 +210,15 @@ def _title(record: EngineRecord, folder: Path) -> str:
 def _check_files(record: EngineRecord, folder: Path, title: str) -> None:
     for name, sha256 in record.files.items():
         path = folder / name
+        if not is_inside(folder, name):
+            raise EngineError(f"{title} names {shown(name)}, which does not lie beside its record; {REBUILD}")
         if not path.is_file():
             raise EngineError(f"{title} has lost its file {name}; {REBUILD}")
-        if sha256_of(path) != sha256:
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise EngineError(f"{title}: cannot read {name} ({error.strerror}); {REBUILD}") from error
+        if found != sha256:
             raise EngineError(
                 f"{title} is damaged: {name} is not the file that was tested (its SHA-256 differs); {REBUILD}"
             )
