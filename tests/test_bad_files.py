@@ -345,8 +345,7 @@ def test_a_record_of_files_elsewhere_is_not_used(tmp_path):
     (tmp_path / "kit").mkdir()
     outside = tmp_path / "secret"
     outside.write_text("x")
-    (tmp_path / "kit" / "link").symlink_to(outside)
-    for name in ("../secret", str(outside), "link", "a\0b", "a" * 2000, ""):
+    for name in ("../secret", str(outside), "a\0b", "a" * 2000, ""):
         values = {**json.loads(RECORD.to_json()), "files": {name: HASH}}
         path = tmp_path / "kit" / "engine.json"
         path.write_text(json.dumps(values))

@@ -8,7 +8,7 @@ import pytest
 
 from tomopoint import files
 from tomopoint.errors import TomopointError
-from tomopoint.files import check_output, is_inside, is_plain_name, whole_or_absent, write_atomically
+from tomopoint.files import check_output, is_local_path, is_plain_name, whole_or_absent, write_atomically
 
 
 def test_a_device_a_pipe_a_socket_and_a_folder_are_not_replaced(tmp_path):
@@ -115,18 +115,18 @@ def test_names_that_lead_elsewhere_or_cannot_be_written(name):
     assert not is_plain_name(name)
 
 
-def test_paths_inside_a_folder(tmp_path):
-    folder = tmp_path / "kit"
-    (folder / "cache").mkdir(parents=True)
-    (folder / "a.whl").write_text("")
-    (folder / "same").symlink_to(folder / "a.whl")
-    (folder / "out").symlink_to(tmp_path)
-    (folder / "loop").symlink_to(folder / "loop")
-    (tmp_path / "mounted").symlink_to(folder)
-    for name in ("a.whl", "cache/x.engine", "same", "absent"):
-        assert is_inside(folder, name)
-        assert is_inside(tmp_path / "mounted", name)
-    for name in ("../kit/a.whl", "cache/../../up", "/etc/passwd", str(folder / "a.whl"), "out/x", "", "a\0b", "\ud800"):
-        assert not is_inside(folder, name)
-    for name in ("a" * 300, "a/" * 900, "..\\up"):
-        assert not is_inside(folder, name)
+def test_paths_that_stay_in_a_folder():
+    for name in ("a.whl", "cache/x.engine", "absent"):
+        assert is_local_path(name)
+    for name in (
+        "../kit/a.whl",
+        "cache/../../up",
+        "/etc/passwd",
+        "",
+        "a\0b",
+        "\ud800",
+        "a" * 300,
+        "a/" * 900,
+        "..\\up",
+    ):
+        assert not is_local_path(name)

@@ -1,5 +1,6 @@
 import json
 import platform
+import re
 import shutil
 import sys
 import zipfile
@@ -46,7 +47,7 @@ def test_both_notebooks_run_unchanged_and_leave_a_valid_submission(staged, proje
     assert "taken" in shown[0]
     assert "engine.json fits: onnxruntime-cpu" in shown[1]
     assert "3 of 3 runs" in shown[1]
-    assert "by 2 workers" in shown[1]
+    assert re.search(r"by [12] workers?,", shown[1])  # where one is slow to start, the other does all three
     # The package came from the kit, not from this checkout.
     assert (tmp_path / "kaggle" / "temp" / "packages" / "tomopoint" / "kaggle" / "submit.py").is_file()
 

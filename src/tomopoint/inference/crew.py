@@ -20,6 +20,9 @@ HANG_FACTOR = 10.0
 HANG_FLOOR_SECONDS = 20 * 60.0
 """But never sooner than this; and so long may a worker load its engine."""
 
+LAST_REPORT_SECONDS = 10.0
+"""A report takes milliseconds; more only where the machine is busy beyond measure."""
+
 FIRST_RUN_SECONDS = 3 * 3600.0
 """The first run, with nothing to compare it to, may take this long: ten networks on a CPU take more than an hour."""
 
@@ -79,13 +82,23 @@ class Crew:
             yield from self._newly_settled()
             if not self._open and self._to_retry:
                 self._start_second_pass()
-            if not self._open or self._time_is_up():
+            if not self._open:
+                self._hear_last_reports()
+                return
+            if self._time_is_up():
                 return
             self._fill_places()
             if not self._processes:
                 self.why_broken = self._why_nobody_is_left()
                 return
             time.sleep(POLL_SECONDS)
+
+    def _hear_last_reports(self) -> None:
+        """Wait a moment for who has written its last part and not yet said so: its seconds belong to the figures."""
+        deadline = time.monotonic() + LAST_REPORT_SECONDS
+        while any(process.run is not None for process in self._processes.values()) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            self._look_after_workers()
 
     def _newly_settled(self) -> Iterator[str]:
         folder = self.job.folder

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import DataError
-from tomopoint.files import is_inside, sha256_of, write_atomically
+from tomopoint.files import is_local_path, sha256_of, write_atomically
 from tomopoint.strict_json import Malformed, build, read, shown
 
 MANIFEST = "manifest.json"
@@ -90,7 +90,7 @@ class Manifest:
         try:
             manifest = build(cls, read(path))
             for name in manifest.files:
-                if not is_inside(folder, name):
+                if not is_local_path(name):
                     raise Malformed(f"the file {shown(name)} does not lie in the kit")
             for requirement in manifest.install:
                 if not _REQUIREMENT.fullmatch(requirement):

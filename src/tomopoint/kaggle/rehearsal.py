@@ -141,17 +141,9 @@ def installable_here(dataset: Path, view: Path) -> Path:
     view.mkdir(parents=True)
     for path in dataset.iterdir():
         if path.name != MANIFEST:
-            _lend(path.resolve(), view / path.name)
+            (view / path.name).symlink_to(path.resolve())
     replace(manifest, install=tuple(kept)).save(view)
     return view
-
-
-def _lend(source: Path, path: Path) -> None:
-    """Give a file a second name, or a copy on another disk; a link out of the kit would be refused there."""
-    try:
-        path.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, path)
 
 
 def _wheels_for_this_python(names: Collection[str]) -> set[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import EngineError
-from tomopoint.files import is_inside, sha256_of, write_atomically
+from tomopoint.files import is_local_path, sha256_of, write_atomically
 from tomopoint.strict_json import Malformed, build, parse, shown
 
 RECORD_NAME = "engine.json"
@@ -210,7 +210,7 @@ def _title(record: EngineRecord, folder: Path) -> str:
 def _check_files(record: EngineRecord, folder: Path, title: str) -> None:
     for name, sha256 in record.files.items():
         path = folder / name
-        if not is_inside(folder, name):
+        if not is_local_path(name):
             raise EngineError(f"{title} names {shown(name)}, which does not lie beside its record; {REBUILD}")
         if not path.is_file():
             raise EngineError(f"{title} has lost its file {name}; {REBUILD}")
