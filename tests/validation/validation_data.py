@@ -3,15 +3,14 @@
 import torch
 
 from tomopoint.networks.build import build_network
-from tomopoint.networks.config import NetworkConfig
 from tomopoint.training.checkpoints import WEIGHTS, MemberRecord, save_weights
-from tomopoint.training.recipes import Recipe
+from tomopoint.training.recipes import NetworkRecipe, Recipe
 
 RUNS = ("TS_1", "TS_2", "TS_3")
 SHAPE_ZYX = (20, 40, 36)
 VOXEL_A = 10.0124
-SEGRESNET = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8)
-DYNUNET = NetworkConfig("dynunet", filters=(4, 8, 8), features=8, class_width=8, offset_width=8)
+SEGRESNET = NetworkRecipe("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8)
+DYNUNET = NetworkRecipe("dynunet", filters=(4, 8, 8), features=8, class_width=8, offset_width=8)
 NETWORKS = (SEGRESNET, DYNUNET)
 RECIPE_USED = Recipe(networks=NETWORKS, folds="kfold-2")
 
@@ -26,7 +25,7 @@ def write_member(folder, fold, network, seed, validation_runs, root):
                 values.normal_(0.0, 0.5)
     record = MemberRecord(
         fold=fold,
-        network=network.resolved(),
+        network=network.architecture.resolved(),
         particles=tuple(p.name for p in RECIPE_USED.particles),
         stride=2,
         voxel_A=VOXEL_A,
