@@ -1,1 +1,1 @@
-"""TBD."""
+"""Networks: backbones, heads, and the average of several, behind one contract (`contract.py`)."""

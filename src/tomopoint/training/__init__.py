@@ -1,1 +1,1 @@
-"""TBD."""
+"""Training: from a recipe and a project to one network per fold and architecture, on disk."""
