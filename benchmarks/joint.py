@@ -53,8 +53,8 @@ def out_of_fold_picks(folder: Path) -> pd.DataFrame:
 def measure(demo: Path, out: Path) -> dict[str, dict[str, float]]:
     folders, together = take_apart(demo / "runs" / "demo", out), out / "together"
     window = ",".join(map(str, Pipeline.load(demo / "runs" / "demo" / PIPELINE_NAME).tiling.window_zyx))
-    for given in (*([folder] for folder in folders), [*folders, "--out", together]):
-        words = [sys.executable, "-m", "tomopoint", "validate", *map(str, given), "--window", window]
+    for given in (*([str(folder)] for folder in folders), [*map(str, folders), "--out", str(together)]):
+        words = [sys.executable, "-m", "tomopoint", "validate", *given, "--window", window]
         subprocess.run(words, check=True, stdout=subprocess.PIPE)
     particles = Pipeline.load(together / PIPELINE_NAME).particles
     names = [particle.name for particle in particles]
