@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from tomopoint.training.assignment import AssignmentOptions, assign
-from tomopoint.training.loss import DetectionLoss
-from tomopoint.training.neighbours import PointList
-from tomopoint.training.points import PointBatch, collate
+from tomopoint.training.losses.assignment import assign
+from tomopoint.training.losses.cell_boxes import PointList
+from tomopoint.training.losses.detection import DetectionLoss
+from tomopoint.training.losses.points import PointBatch, collate
+from tomopoint.training.recipe import AssignmentOptions
 
 BATCH, N_POINTS, N_CLASSES, STRIDE = 4, 60, 6, 2
 CROP_ZYX = (96, 128, 128)

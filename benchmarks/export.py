@@ -34,12 +34,12 @@ from tomopoint.export.engine_build import BuildOptions, build_plan
 from tomopoint.export.graph import Graph, graph_form
 from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.onnx_export import ExportOptions, export_merged
-from tomopoint.inference.engines.flavour import load_tensorrt
+from tomopoint.inference.engines.tensorrt_module import load_tensorrt
 from tomopoint.inference.tiles import choose_tiling
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.networks.contract import PointNetwork
 from tomopoint.networks.ensemble import Ensemble
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
 from tomopoint.simulate.command import simulate
 from tomopoint.validation.ensemble_folder import ValidatedEnsemble

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.data import DataLoader
 
-    from tomopoint.networks.contract import PointNetwork
+    from tomopoint.networks.point_network import PointNetwork
     from tomopoint.pipeline import Pipeline
-    from tomopoint.training.dataset import CropBatch
+    from tomopoint.training.crops.dataset import CropBatch
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 VOXEL_A = 10.0124
@@ -232,8 +232,8 @@ def _make_step(size: Size, kind: str, dtype: torch.dtype, layout: torch.memory_f
 
     from tomopoint.pipeline import COMPETITION_PARTICLES
     from tomopoint.training.detector import parameter_groups
-    from tomopoint.training.loss import build_loss
-    from tomopoint.training.recipes import OptimiserOptions
+    from tomopoint.training.losses.detection import build_loss
+    from tomopoint.training.recipe import OptimiserOptions
 
     device, options = _device(), OptimiserOptions()
     network = _network(size, kind, 0).train().to(device, memory_format=layout)  # type: ignore[call-overload]
@@ -264,16 +264,16 @@ def _loader(size: Size, batch_size: int) -> DataLoader[CropBatch]:
     from torch.utils.data import DataLoader
 
     from tomopoint.pipeline import COMPETITION_PARTICLES
-    from tomopoint.training.dataset import CropDataset, EpochSampler, collate_crops
+    from tomopoint.training.crops.dataset import CropDataset, EpochSampler, collate_crops
+    from tomopoint.training.crops.tomograms import TrainingTomogram
     from tomopoint.training.machine import Machine
-    from tomopoint.training.recipes import AugmentationOptions, CropOptions
-    from tomopoint.training.runs import TrainingRun
+    from tomopoint.training.recipe import AugmentationOptions, CropOptions
 
     rng, shape = np.random.default_rng(0), size.tomogram_zyx
     volume = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).half()
     centres_zyx = rng.uniform(0, 1, (N_POINTS, 3)) * shape
     labels = rng.integers(0, len(COMPETITION_PARTICLES), len(centres_zyx))
-    run = TrainingRun("TS_0", {"denoised": volume}, centres_zyx, labels, VOXEL_A)
+    run = TrainingTomogram("TS_0", {"denoised": volume}, centres_zyx, labels, VOXEL_A)
     radii_vox = [particle.radius_A / VOXEL_A for particle in COMPETITION_PARTICLES]
     dataset = CropDataset([run], CropOptions(size.crop_zyx), AugmentationOptions(), 0, radii_vox=radii_vox)
     workers = Machine().loader_processes
@@ -658,7 +658,7 @@ def _require_cuda() -> None:
 
 def _require_tensorrt(flavour: str) -> Any:
     from tomopoint.errors import EngineError
-    from tomopoint.inference.engines.flavour import load_tensorrt
+    from tomopoint.inference.engines.tensorrt_module import load_tensorrt
 
     try:
         return load_tensorrt(flavour)

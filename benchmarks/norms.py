@@ -32,7 +32,7 @@ from tomopoint.export.norms import with_graph_norms
 from tomopoint.export.parity import FP16, Outputs, compare
 from tomopoint.export.precision import with_half_networks
 from tomopoint.export.reference import synthetic_windows
-from tomopoint.inference.engines.flavour import load_tensorrt
+from tomopoint.inference.engines.tensorrt_module import load_tensorrt
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline

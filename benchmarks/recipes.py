@@ -46,12 +46,12 @@ from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.inference.tiles import MapMerger, TilePlan
 from tomopoint.networks.build import build_network
 from tomopoint.pipeline import Pipeline, Tiling
-from tomopoint.training.crops import CropOrigin, CropSampler
+from tomopoint.training.crops.sampler import CropOrigin, CropSampler
+from tomopoint.training.crops.tomograms import TrainingTomogram, describe_runs, read_runs
 from tomopoint.training.fit import MemberTask, fit_member
 from tomopoint.training.machine import Machine
+from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import load_recipe
-from tomopoint.training.recipes import Recipe
-from tomopoint.training.runs import TrainingRun, describe_runs, read_runs
 
 SHAPE = "96,318,318"
 N_TRAIN, N_HELD_OUT, N_TEST = 8, 4, 8
@@ -176,7 +176,9 @@ def measure(arm: Arm, seed: int, data: Path, out: Path) -> dict[str, dict[str, f
     return figures
 
 
-def train_network(arm: Arm, recipe: Recipe, fold: Fold, runs: dict[str, TrainingRun], out: Path) -> torch.nn.Module:
+def train_network(
+    arm: Arm, recipe: Recipe, fold: Fold, runs: dict[str, TrainingTomogram], out: Path
+) -> torch.nn.Module:
     """Train the one network of `recipe`; an interrupted training goes on."""
     sampler = AxisSwappedSampler([runs[name] for name in fold.training_runs], recipe.crops) if arm.faulty else None
     folder = out / f"{ARMS.index(arm)}-{recipe.seed}" / recipe.networks[0].name

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from tomopoint.networks.build import build_network
-from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset, collate_crops
-from tomopoint.training.loss import build_loss
+from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset, collate_crops
+from tomopoint.training.crops.tomograms import TrainingTomogram
+from tomopoint.training.losses.detection import build_loss
 from tomopoint.training.machine import Machine
+from tomopoint.training.recipe import AugmentationOptions, CropOptions, Recipe
 from tomopoint.training.recipe_files import load_recipe
-from tomopoint.training.recipes import AugmentationOptions, CropOptions, Recipe
-from tomopoint.training.runs import TrainingRun
 
 VOXEL_A = 10.012
 N_CROPS = 40
@@ -43,21 +43,21 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def make_run() -> TrainingRun:
+def make_run() -> TrainingTomogram:
     """Noise of a full tomogram's size with as many particles as a real one."""
     rng = np.random.default_rng(0)
     shape = (184, 630, 630)
     volume = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).half()
     centres = rng.uniform(0, 1, (181, 3)) * shape
-    return TrainingRun("TS_0", {"denoised": volume}, centres, rng.integers(0, 6, 181), VOXEL_A)
+    return TrainingTomogram("TS_0", {"denoised": volume}, centres, rng.integers(0, 6, 181), VOXEL_A)
 
 
-def measure_crops(run: TrainingRun, crops: CropOptions, augmentation: AugmentationOptions) -> dict[str, float]:
+def measure_crops(run: TrainingTomogram, crops: CropOptions, augmentation: AugmentationOptions) -> dict[str, float]:
     dataset = CropDataset([run], crops, augmentation, seed=0)
     return timed(lambda index: dataset[0, index], N_CROPS, "ms_per_crop", 1000.0)
 
 
-def measure_steps(recipe: Recipe, index: int, run: TrainingRun, precision: str) -> dict[str, float]:
+def measure_steps(recipe: Recipe, index: int, run: TrainingTomogram, precision: str) -> dict[str, float]:
     config = recipe.networks[index]
     network = build_network(config, len(recipe.particles))
     loss = build_loss(config, recipe.radii_vox(VOXEL_A), 2, recipe.loss)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tomopoint.data.picks import read_picks, write_picks
 from tomopoint.data.tables import read_pick_table
 from tomopoint.errors import TomopointError
-from tomopoint.inference.engines.record import EngineRecord
+from tomopoint.inference.engines.engine_record import EngineRecord
 from tomopoint.kaggle.manifest import KitFile, Manifest
 from tomopoint.kaggle.submit import choose_provider
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline

@@ -10,7 +10,7 @@ from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Normalisation, Pipeline, Tiling
 from tomopoint.training.checkpoints import RECIPE, WEIGHTS, MemberRecord, save_weights
-from tomopoint.training.recipes import Recipe
+from tomopoint.training.recipe import Recipe
 from tomopoint.validation.ensemble_folder import ValidatedEnsemble
 
 WINDOW = (32, 32, 40)

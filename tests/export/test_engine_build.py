@@ -23,8 +23,8 @@ from tomopoint.export.engine_build import (
     write_bytes,
 )
 from tomopoint.export.graph import Graph, graph_form
-from tomopoint.inference.engines.flavour import CLASSIC, RTX, TensorRT, load_tensorrt, logger_of
 from tomopoint.inference.engines.gpus import Gpu
+from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, TensorRT, load_tensorrt, logger_of
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NETWORK_NAMES, NetworkConfig
 from tomopoint.networks.ensemble import Ensemble

@@ -12,10 +12,10 @@ from tomopoint.export.engine_trial import make_engine, measure
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.export.parity import Outputs
 from tomopoint.export.reference import Reference
-from tomopoint.inference.engines import flavour
+from tomopoint.inference.engines import tensorrt_module
+from tomopoint.inference.engines.engine_record import RECORD_NAME, EngineRecord
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.load import load_engine
-from tomopoint.inference.engines.record import RECORD_NAME, EngineRecord
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
@@ -78,7 +78,7 @@ def test_a_graph_that_is_not_its_references_is_refused(graphs, tmp_path):
 @pytest.fixture
 def stand_in(monkeypatch, graphs):
     """Stand ONNX Runtime in for what needs a GPU: the plan is really built, then the graph computes in its place."""
-    monkeypatch.setattr(flavour, "find_gpus", lambda: [Gpu(0, "Tesla T4", "7.5", 15 << 30)])
+    monkeypatch.setattr(tensorrt_module, "find_gpus", lambda: [Gpu(0, "Tesla T4", "7.5", 15 << 30)])
 
     def load(plan_path, trt):
         assert plan_path.stat().st_size > 10_000

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.training.loss import build_loss
-from tomopoint.training.points import collate
+from tomopoint.training.losses.detection import build_loss
+from tomopoint.training.losses.points import collate
 
 CONFIG = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8, dropout=0.0)
 RADII_VOX = (6.0, 12.0)

@@ -13,11 +13,11 @@ from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.export.parity import FP16, Outputs, compare
 from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of
-from tomopoint.inference.engines.flavour import load_tensorrt
 from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import TENSORRT_RUNTIMES, load_engine, load_recorded
 from tomopoint.inference.engines.onnx import PROVIDERS, OnnxEngine
+from tomopoint.inference.engines.tensorrt_module import load_tensorrt
 from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.kaggle.engine_kernel import CANDIDATES
 from tomopoint.networks.build import build_network

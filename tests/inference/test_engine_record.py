@@ -10,7 +10,7 @@ import pytest
 from tomopoint import files
 from tomopoint.errors import EngineError
 from tomopoint.files import sha256_of
-from tomopoint.inference.engines.record import (
+from tomopoint.inference.engines.engine_record import (
     ENGINE_NAME,
     RECORD_NAME,
     EngineRecord,

@@ -5,9 +5,9 @@ import ctypes
 import pytest
 
 from tomopoint.errors import EngineError
-from tomopoint.inference.engines import flavour
-from tomopoint.inference.engines.flavour import load_tensorrt, logger_of, require_gpu
+from tomopoint.inference.engines import tensorrt_module
 from tomopoint.inference.engines.gpus import DRIVER_LIBRARY, Gpu, find_gpus
+from tomopoint.inference.engines.tensorrt_module import load_tensorrt, logger_of, require_gpu
 
 T4_BYTES = 16_106_127_360
 
@@ -70,16 +70,18 @@ def test_no_driver_no_device_or_a_broken_one_is_no_gpu():
 
 
 def test_tensorrt_takes_the_first_gpu_and_refuses_what_it_does_not_support(monkeypatch):
-    monkeypatch.setattr(flavour, "find_gpus", lambda: [Gpu(0, "Tesla T4", "7.5", 1), Gpu(1, "Tesla T4", "7.5", 1)])
+    monkeypatch.setattr(
+        tensorrt_module, "find_gpus", lambda: [Gpu(0, "Tesla T4", "7.5", 1), Gpu(1, "Tesla T4", "7.5", 1)]
+    )
     assert require_gpu("this").index == 0
-    monkeypatch.setattr(flavour, "find_gpus", lambda: [Gpu(0, "Tesla P100", "6.0", 1)])
+    monkeypatch.setattr(tensorrt_module, "find_gpus", lambda: [Gpu(0, "Tesla P100", "6.0", 1)])
     with pytest.raises(
         EngineError, match=r"this needs .*P100 has compute capability 6\.0, needed is 7\.5 or newer; on Kaggle choose"
     ):
         require_gpu("this")
-    monkeypatch.setattr(flavour, "find_gpus", lambda: [Gpu(0, "B200", "10.0", 1)])  # 10 is more than 7
+    monkeypatch.setattr(tensorrt_module, "find_gpus", lambda: [Gpu(0, "B200", "10.0", 1)])  # 10 is more than 7
     assert require_gpu("this").name == "B200"
-    monkeypatch.setattr(flavour, "find_gpus", list)
+    monkeypatch.setattr(tensorrt_module, "find_gpus", list)
     with pytest.raises(EngineError, match="this needs an NVIDIA GPU and its driver: there is no GPU here"):
         require_gpu("this")
 
@@ -87,7 +89,9 @@ def test_tensorrt_takes_the_first_gpu_and_refuses_what_it_does_not_support(monke
 def test_an_unknown_or_missing_tensorrt_is_explained(monkeypatch):
     with pytest.raises(EngineError, match="unknown TensorRT flavour 'trt'; choose auto, tensorrt, tensorrt_rtx"):
         load_tensorrt("trt")
-    monkeypatch.setattr(flavour, "_MODULES", {"tensorrt": ("nowhere_a", "nowhere_b"), "tensorrt_rtx": ("nowhere_c",)})
+    monkeypatch.setattr(
+        tensorrt_module, "_MODULES", {"tensorrt": ("nowhere_a", "nowhere_b"), "tensorrt_rtx": ("nowhere_c",)}
+    )
     with pytest.raises(EngineError, match=r"tensorrt: No module named 'nowhere_b'; tensorrt_rtx: No module named"):
         load_tensorrt()
 

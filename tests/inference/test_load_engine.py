@@ -8,10 +8,10 @@ import pytest
 from tomopoint.errors import EngineError
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines import load, onnx
+from tomopoint.inference.engines.engine_record import EngineRecord
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import load_built, load_engine
-from tomopoint.inference.engines.record import EngineRecord
 
 needs_no_gpu = pytest.mark.skipif(bool(find_gpus()), reason="there is a GPU")
 T4 = Gpu(0, "Tesla T4", "7.5", 15 << 30)

@@ -12,11 +12,11 @@ import pytest
 import tensorrt_rtx
 
 from tomopoint.errors import EngineError
-from tomopoint.inference.engines import flavour, tensorrt
-from tomopoint.inference.engines.flavour import CLASSIC, RTX, TensorRT
+from tomopoint.inference.engines import tensorrt, tensorrt_module
 from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.pipelined import Port
 from tomopoint.inference.engines.tensorrt import PlanExecutable, load_plan
+from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, TensorRT
 
 SHAPES = {"volume": (1, 1, 8, 4, 6), "scores": (1, 5, 4, 2, 3), "offsets": (1, 3, 4, 2, 3)}
 T4 = Gpu(0, "Tesla T4", "7.5", 15 << 30)
@@ -156,7 +156,7 @@ def make(cuda, name=RTX):
 def test_the_stand_in_has_no_call_that_the_module_has_not(cuda):
     trt = make(cuda)
     with cuda.current():
-        runtime = trt.module.Runtime(flavour.logger_of(trt))
+        runtime = trt.module.Runtime(tensorrt_module.logger_of(trt))
         engine = runtime.deserialize_cuda_engine(b"plan")
         config = engine.create_runtime_config()
         pairs = [
@@ -221,7 +221,7 @@ def test_classic_tensorrt_compiles_nothing_when_it_loads(cuda):
 )
 def test_what_a_failed_load_holds_is_freed_before_the_context_is_left(cuda, plan, message):
     trt = make(cuda)
-    flavour.logger_of(trt).errors.append("a reason of long ago")
+    tensorrt_module.logger_of(trt).errors.append("a reason of long ago")
     with pytest.raises(EngineError, match=message) as caught, cuda.current():
         PlanExecutable(trt, plan, "ensemble.engine")
     assert caught.value.__traceback__ is not None  # its frames live, and would hold on to what was made

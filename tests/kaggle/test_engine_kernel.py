@@ -23,11 +23,11 @@ from tomopoint.export.parity import FP16, Outputs
 from tomopoint.export.reference import Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines import load, tensorrt
-from tomopoint.inference.engines.flavour import CLASSIC, RTX, TensorRT
+from tomopoint.inference.engines.engine_record import EngineRecord, Expected, check_engine_record
 from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.engines.onnx import OnnxEngine
-from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
+from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, TensorRT
 from tomopoint.kaggle import engine_kernel
 from tomopoint.kaggle.engine_kernel import CANDIDATES, run, why_no_gpu
 from tomopoint.kaggle.manifest import KitFile, Manifest

@@ -12,9 +12,9 @@ from tomopoint.data import tomograms
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError
 from tomopoint.export.cost import GraphCost, measured_hours, project, read_cost
+from tomopoint.inference.engines.engine_record import EngineRecord
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import COST_KEY, read_pipeline
-from tomopoint.inference.engines.record import EngineRecord
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.workers import PredictOptions, WorkersLost, predict_runs
 from tomopoint.kaggle import submit

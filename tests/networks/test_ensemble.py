@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.networks.contract import PointNetwork
 from tomopoint.networks.ensemble import Ensemble
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.networks.views import VIEWS, find_view
 
 FLOAT32_TOLERANCE = 1e-6

@@ -6,8 +6,8 @@ import torch
 
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.training.loss import build_loss
-from tomopoint.training.points import collate
+from tomopoint.training.losses.detection import build_loss
+from tomopoint.training.losses.points import collate
 
 RADII_VOX = (5.993, 8.989, 14.982, 12.984, 13.484, 6.492)
 

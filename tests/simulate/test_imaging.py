@@ -9,7 +9,7 @@ from scipy.stats import skew
 
 from tomopoint.errors import DataError
 from tomopoint.simulate.density import add_blobs
-from tomopoint.simulate.filters import LOOKS, NOISE_SD, ImagingParameters, draw_imaging
+from tomopoint.simulate.filters import NOISE_SD, RECONSTRUCTIONS, ImagingParameters, draw_imaging
 from tomopoint.simulate.imaging import RIBOSOME_MINIMUM, image_density, padded_shape
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions
 from tomopoint.simulate.particles import particle_model
@@ -165,15 +165,18 @@ def test_parameters_vary_within_their_ranges() -> None:
 
 
 def test_four_looks_of_one_scene() -> None:
-    options = dataclasses.replace(NOMINAL, tomo_types=tuple(LOOKS))
+    options = dataclasses.replace(NOMINAL, tomo_types=tuple(RECONSTRUCTIONS))
     made = simulate_tomogram(options, (64, 96, 96), 3, "cpu")
-    assert set(made.looks) == {"denoised", "wbp", "ctfdeconvolved", "isonetcorrected"}
+    assert set(made.reconstructions) == {"denoised", "wbp", "ctfdeconvolved", "isonetcorrected"}
     alone = simulate_tomogram(NOMINAL, (64, 96, 96), 3, "cpu")
-    np.testing.assert_allclose(made.looks["denoised"], alone.volume_zyx, atol=1e-9)
-    ratio = robust_sd(made.looks["wbp"]) / robust_sd(made.looks["denoised"])
+    np.testing.assert_allclose(made.reconstructions["denoised"], alone.volume_zyx, atol=1e-9)
+    ratio = robust_sd(made.reconstructions["wbp"]) / robust_sd(made.reconstructions["denoised"])
     assert 4 < ratio < 8
-    # The corrected look has power in the wedge, the others have none.
-    assert sector_power(made.looks["isonetcorrected"], (0, 2))[3] > 5 * sector_power(made.looks["denoised"], (0, 2))[3]
+    # The corrected reconstruction has power in the wedge, the others have none.
+    assert (
+        sector_power(made.reconstructions["isonetcorrected"], (0, 2))[3]
+        > 5 * sector_power(made.reconstructions["denoised"], (0, 2))[3]
+    )
 
 
 def test_same_seed_same_bytes_and_other_seed_other_volume() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tomopoint.errors import TomopointError
-from tomopoint.training import neighbours
-from tomopoint.training.assignment import AssignmentOptions, assign
-from tomopoint.training.neighbours import PointList, neighbourhoods
-from tomopoint.training.points import PADDING_LABEL, PointBatch, collate
+from tomopoint.training.losses.assignment import assign
+from tomopoint.training.losses.cell_boxes import PointList, cell_boxes
+from tomopoint.training.losses.points import PADDING_LABEL, PointBatch, collate
+from tomopoint.training.recipe import AssignmentOptions
 
 STRIDE = 2
 
@@ -138,7 +138,7 @@ def test_neighbourhoods_hold_every_cell_within_reach(reach_vox):
     points = listed(centres.tolist(), [0] * 20, [1.0])
     axes = [(torch.arange(n) + 0.5) * STRIDE for n in map_zyx]
     anchors = torch.cartesian_prod(*axes).double()
-    for near in neighbourhoods(points, torch.full((20,), reach_vox), map_zyx, STRIDE):
+    for near in cell_boxes(points, torch.full((20,), reach_vox), map_zyx, STRIDE):
         for row, point in enumerate(near.point.tolist()):
             squared = ((anchors - points.centre_zyx[point]) ** 2).sum(1)
             within = set(torch.nonzero(squared < reach_vox**2).flatten().tolist())
@@ -151,7 +151,7 @@ def test_the_result_does_not_depend_on_how_many_cells_are_handled_at_once(monkey
     logits, offsets = torch.randn(1, 2, 6, 6, 6), torch.randn(1, 3, 6, 6, 6)
     points = listed((torch.rand(9, 3) * 12).tolist(), [0, 1, 0, 1, 1, 1, 0, 1, 0], [3.0, 4.0])
     whole = assign(logits, offsets, points, STRIDE, AssignmentOptions())
-    monkeypatch.setattr(neighbours, "MAX_CELLS", 1)
+    monkeypatch.setattr("tomopoint.training.losses.cell_boxes.MAX_CELLS", 1)
     parts = assign(logits, offsets, points, STRIDE, AssignmentOptions())
     assert torch.equal(whole.cell, parts.cell)
     torch.testing.assert_close(whole.target, parts.target)

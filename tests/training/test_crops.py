@@ -6,9 +6,9 @@ import torch
 from training_data import make_run
 
 from tomopoint.errors import DataError
-from tomopoint.training.crops import OVERHANG, CropSampler
-from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset, EpochSampler, collate_crops
-from tomopoint.training.recipes import AugmentationOptions, CropOptions
+from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset, EpochSampler, collate_crops
+from tomopoint.training.crops.sampler import OVERHANG, CropSampler
+from tomopoint.training.recipe import AugmentationOptions, CropOptions
 
 SIZE = (16, 24, 32)
 SHAPE = (40, 70, 160)

@@ -20,11 +20,11 @@ from tomopoint.data.tomograms import read_tomogram, write_tomogram
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.training.checkpoints import MemberRecord, find_members, load_member
 from tomopoint.training.command import train
+from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.detector import DetectorModule
 from tomopoint.training.epochs import CANDIDATES, EpochEnd
-from tomopoint.training.members import make_plan
+from tomopoint.training.optimisation import Clock
 from tomopoint.training.recipe_files import load_recipe
-from tomopoint.training.schedule import Clock
 
 STORED = Path(__file__).parent / "stored"
 ROUNDING = 1e-6
@@ -400,7 +400,7 @@ def scored(data, tmp_path, monkeypatch):
 
     def run(*values, **fit):
         scores = Scores(*values)
-        monkeypatch.setattr("tomopoint.training.scoring.official_score", scores)
+        monkeypatch.setattr("tomopoint.training.official_score.official_score", scores)
         recipe = recipe_file(tmp_path, fit={"score_every": 1, "steps_per_epoch": 2, **fit})
         assert run_train(data, tmp_path / "run", recipe).ok
         folder = tmp_path / "run" / "fold0" / "segresnet"

@@ -11,8 +11,8 @@ import torch
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.training.loss import DetectionLoss, HeatmapLoss, LossOptions, build_loss
-from tomopoint.training.points import FIRST_BORDER_LABEL, PointBatch, collate
+from tomopoint.training.losses.detection import DetectionLoss, HeatmapLoss, LossOptions, build_loss
+from tomopoint.training.losses.points import FIRST_BORDER_LABEL, PointBatch, collate
 
 STRIDE = 2
 RADII_VOX = (2.5, 4.0, 6.0)
@@ -235,8 +235,8 @@ def test_the_heatmap_loss_agrees_with_loops():
 
 def test_a_painted_map_is_the_heatmap_losss_minimum():
     _, offsets, points = random_case(4)
-    from tomopoint.training.heatmap_loss import paint
-    from tomopoint.training.neighbours import PointList
+    from tomopoint.training.losses.cell_boxes import PointList
+    from tomopoint.training.losses.heatmap import paint
 
     listed = PointList.of(points, torch.tensor(RADII_VOX, dtype=torch.float64))
     target = paint(listed, (3, len(RADII_VOX), 5, 6, 4), STRIDE, 0.35).clamp(1e-6, 1 - 1e-6)
@@ -274,8 +274,8 @@ RANKS = """
 import sys, torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from tomopoint.training.loss import DetectionLoss
-from tomopoint.training.points import PointBatch
+from tomopoint.training.losses.detection import DetectionLoss
+from tomopoint.training.losses.points import PointBatch
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 logits, offsets, centres, labels, scale = torch.load(store + ".pt")

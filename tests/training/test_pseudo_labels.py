@@ -11,12 +11,12 @@ from tomopoint.data.project import Project
 from tomopoint.data.tables import write_pick_table
 from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import DataError
-from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset
-from tomopoint.training.members import make_plan
-from tomopoint.training.points import FIRST_BORDER_LABEL
-from tomopoint.training.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
-from tomopoint.training.recipes import CropOptions, Recipe
-from tomopoint.training.runs import read_runs
+from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset
+from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
+from tomopoint.training.crops.tomograms import read_runs
+from tomopoint.training.cross_validation import make_plan
+from tomopoint.training.losses.points import FIRST_BORDER_LABEL
+from tomopoint.training.recipe import CropOptions, Recipe
 
 RECIPE = Recipe(particles=PARTICLES, folds="kfold-2", crops=CropOptions((96, 64, 64)))
 

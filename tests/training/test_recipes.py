@@ -13,14 +13,14 @@ from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.training.checkpoints import load_record
 from tomopoint.training.fit import check_sizes
-from tomopoint.training.recipe_files import differences, load_recipe, recipe_from_dict, recipes_folder
-from tomopoint.training.recipes import (
+from tomopoint.training.recipe import (
     AugmentationOptions,
     FitOptions,
     NetworkRecipe,
     OptimiserOptions,
     Recipe,
 )
+from tomopoint.training.recipe_files import differences, load_recipe, recipe_from_dict, recipes_folder
 
 NAMES = ("default", "demo", "demo-quick", "winner", "winner-miniature")
 STORED = Path(__file__).parent / "stored"

@@ -7,7 +7,7 @@ from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Run
 from tomopoint.data.tomograms import write_tomogram
 from tomopoint.pipeline import Particle
-from tomopoint.training.runs import TrainingRun
+from tomopoint.training.crops.tomograms import TrainingTomogram
 
 VOXEL_A = 10.012444309968956
 """Mean of the competition's scale, which `write_tomogram` writes."""
@@ -24,12 +24,12 @@ def blobs(shape, centres_zyx, sigmas_vox, rng):
 
 
 def make_run(name="TS_0", shape=(40, 48, 48), n_particles=12, seed=0):
-    """Return a TrainingRun with two classes, three of four particles of the first."""
+    """Return a TrainingTomogram with two classes, three of four particles of the first."""
     rng = np.random.default_rng(seed)
     centres = rng.uniform(4, np.array(shape) - 4, (n_particles, 3))
     labels = (np.arange(n_particles) % 4 == 3).astype(np.int64)
     volume = blobs(shape, centres, 1.5 + 1.5 * labels, rng)
-    return TrainingRun(name, {"denoised": torch.from_numpy(volume).half()}, centres, labels, VOXEL_A)
+    return TrainingTomogram(name, {"denoised": torch.from_numpy(volume).half()}, centres, labels, VOXEL_A)
 
 
 def write_project(root, n_runs=3, shape=(40, 48, 48)):

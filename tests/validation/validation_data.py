@@ -4,7 +4,7 @@ import torch
 
 from tomopoint.networks.build import build_network
 from tomopoint.training.checkpoints import WEIGHTS, MemberRecord, save_weights
-from tomopoint.training.recipes import NetworkRecipe, Recipe
+from tomopoint.training.recipe import NetworkRecipe, Recipe
 
 RUNS = ("TS_1", "TS_2", "TS_3")
 SHAPE_ZYX = (20, 40, 36)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from tomopoint.inference.engines.flavour import TensorRT
+from tomopoint.inference.engines.tensorrt_module import TensorRT
 from tomopoint.progress import track
 
 

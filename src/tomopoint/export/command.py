@@ -128,7 +128,7 @@ def engine(
 def _check_graph(model: Path, flavour: str, options: BuildOptions) -> CommandResult:
     """Compile a graph for a GPU that need not be here, and say what that is worth."""
     from tomopoint.export.engine_build import build_plan
-    from tomopoint.inference.engines.flavour import CLASSIC, RTX, load_tensorrt
+    from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, load_tensorrt
 
     if flavour == CLASSIC:
         raise EngineError("--check-only compiles with TensorRT-RTX; leave --flavour out or give tensorrt_rtx")

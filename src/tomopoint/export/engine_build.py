@@ -15,8 +15,8 @@ from typing import Any
 from tomopoint.errors import EngineError
 from tomopoint.export.build_progress import make_monitor
 from tomopoint.files import whole_or_absent
-from tomopoint.inference.engines.flavour import CLASSIC, TensorRT, logger_of, register_plugins, require_gpu
 from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
+from tomopoint.inference.engines.tensorrt_module import CLASSIC, TensorRT, logger_of, register_plugins, require_gpu
 
 BYTES_PER_GIB = 1 << 30
 
@@ -115,7 +115,7 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
     onnx_path
         Graph with static shapes.
     trt
-        From :func:`~tomopoint.inference.engines.flavour.load_tensorrt`.
+        From :func:`~tomopoint.inference.engines.tensorrt_module.load_tensorrt`.
     options
         How.
 

@@ -22,12 +22,12 @@ from tomopoint.export.parity import Outputs, ParityRow, compare, format_table, t
 from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines import tensorrt
-from tomopoint.inference.engines.flavour import RTX, load_tensorrt, require_gpu
+from tomopoint.inference.engines.engine import Engine
+from tomopoint.inference.engines.engine_record import ENGINE_NAME, RUNTIME_CACHE_NAME, EngineRecord
 from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import load_built
-from tomopoint.inference.engines.protocol import Engine
-from tomopoint.inference.engines.record import ENGINE_NAME, RUNTIME_CACHE_NAME, EngineRecord
+from tomopoint.inference.engines.tensorrt_module import RTX, load_tensorrt, require_gpu
 
 TIMED_CALLS = 5
 TIMED_SECONDS = 20.0

@@ -13,7 +13,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from tomopoint.networks.contract import PointNetwork
+from tomopoint.networks.point_network import PointNetwork
 
 
 class HalfNetwork(PointNetwork):

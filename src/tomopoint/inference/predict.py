@@ -10,7 +10,7 @@ from tomopoint.data.normalisation import normalise
 from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.inference.decode import decode_maps
-from tomopoint.inference.engines.protocol import OFFSETS, SCORES, Array, Engine
+from tomopoint.inference.engines.engine import OFFSETS, SCORES, Array, Engine
 from tomopoint.inference.tiles import MapMerger, TilePlan, VolumeMaps
 from tomopoint.pipeline import Pipeline
 

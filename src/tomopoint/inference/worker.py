@@ -19,8 +19,8 @@ from tomopoint.data.tables import write_pick_table
 from tomopoint.data.tomograms import Tomogram, read_tomogram
 from tomopoint.errors import EngineError, TomopointError, machine_fault
 from tomopoint.inference.budget import Budget
+from tomopoint.inference.engines.engine import Engine
 from tomopoint.inference.engines.load import load_engine
-from tomopoint.inference.engines.protocol import Engine
 from tomopoint.inference.folder import HEARTBEAT_SECONDS, PredictionFolder
 from tomopoint.inference.predict import predict_tomogram
 from tomopoint.pipeline import Pipeline

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tomopoint.data.project import SAMPLE_SUBMISSION
 from tomopoint.errors import DataError
-from tomopoint.inference.engines.record import RECORD_NAME
+from tomopoint.inference.engines.engine_record import RECORD_NAME
 from tomopoint.kaggle.manifest import MANIFEST, Manifest
 
 

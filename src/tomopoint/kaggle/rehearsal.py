@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError, TomopointError
+from tomopoint.inference.engines.engine_record import RECORD_NAME
 from tomopoint.inference.engines.gpus import find_gpus
-from tomopoint.inference.engines.record import RECORD_NAME
 from tomopoint.kaggle.dataset import check_dataset
 from tomopoint.kaggle.manifest import MANIFEST, Manifest
 from tomopoint.kaggle.metadata import KernelsConfig, load_config

@@ -17,10 +17,10 @@ from tomopoint.data.tables import SUBMISSION_COLUMNS, empty_pick_table, write_su
 from tomopoint.errors import DataError, EngineError
 from tomopoint.export.cost import COMPETITION, HOURS_TO_WARN, Measured, advice, read_cost
 from tomopoint.inference.budget import Budget
+from tomopoint.inference.engines.engine_record import EngineRecord, Expected, check_engine_record
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import TENSORRT_RUNTIMES
-from tomopoint.inference.engines.record import EngineRecord, Expected, check_engine_record
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.summary import PredictionSummary
 from tomopoint.inference.workers import PredictOptions, WorkersLost, predict_runs

@@ -15,11 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tomopoint.errors import TomopointError
-from tomopoint.networks.baselines import HeatmapHead
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.networks.contract import PointNetwork
 from tomopoint.networks.dynunet import DynUNetBackbone
-from tomopoint.networks.heads import PointHead
+from tomopoint.networks.heads import HeatmapHead, PointHead
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.networks.segresnet import SegResNetBackbone
 
 logger = logging.getLogger(__name__)

@@ -39,6 +39,19 @@ class PointHead(nn.Module):
         return self.classify(features), torch.tanh(self.offset(features)) * self.stride
 
 
+class HeatmapHead(nn.Module):
+    """Classification branch of :class:`PointHead` alone; offsets are zero."""
+
+    def __init__(self, features: int, n_classes: int, class_width: int) -> None:
+        super().__init__()
+        self.classify = branch(features, class_width, n_classes, START_LOGIT)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class_logits (B,C,d,h,w) and offsets_vox (B,3,d,h,w) of zeros."""
+        logits = self.classify(features)
+        return logits, logits.new_zeros((logits.shape[0], 3, *logits.shape[2:]))
+
+
 def branch(features: int, width: int, channels: int, bias: float) -> nn.Sequential:
     """Return one branch of a head, its last layer at zero weight and `bias`."""
     last = nn.Conv3d(width, channels, kernel_size=1)

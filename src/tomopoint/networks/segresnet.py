@@ -5,8 +5,8 @@ from __future__ import annotations
 from monai.networks.nets.segresnet import SegResNet
 from torch import Tensor, nn
 
+from tomopoint.networks.backbone import Backbone, n_decoder_stages
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.networks.levels import Backbone, n_decoder_stages
 
 
 class SegResNetBackbone(Backbone):

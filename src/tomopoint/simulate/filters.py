@@ -61,7 +61,7 @@ class ImagingParameters:
 
 
 @dataclass(frozen=True)
-class Look:
+class Reconstruction:
     """How one kind of reconstruction differs from the denoised one.
 
     Attributes
@@ -88,11 +88,11 @@ class Look:
     wedge_fill: float = 0.0
 
 
-LOOKS: dict[str, Look] = {
-    "denoised": Look(),
-    "wbp": Look(envelope_scale=1.4, noise_scale=6.0, raw_noise=True, signed_ctf=True),
-    "ctfdeconvolved": Look(envelope_scale=1.6, noise_scale=2.5, ctf_floor_scale=2.0),
-    "isonetcorrected": Look(noise_scale=0.7, wedge_fill=1.0),
+RECONSTRUCTIONS: dict[str, Reconstruction] = {
+    "denoised": Reconstruction(),
+    "wbp": Reconstruction(envelope_scale=1.4, noise_scale=6.0, raw_noise=True, signed_ctf=True),
+    "ctfdeconvolved": Reconstruction(envelope_scale=1.6, noise_scale=2.5, ctf_floor_scale=2.0),
+    "isonetcorrected": Reconstruction(noise_scale=0.7, wedge_fill=1.0),
 }
 
 
@@ -118,19 +118,21 @@ def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> Imagin
 
 
 class Filters:
-    """The transfer functions of one look on the half grid of a real FFT.
+    """The transfer functions of one reconstruction on the half grid of a real FFT.
 
     Parameters
     ----------
-    parameters, look
+    parameters, reconstruction
         What is imaged and how.
     shape_zyx
         Shape of the (padded) volume.
     """
 
-    def __init__(self, parameters: ImagingParameters, look: Look, shape_zyx: tuple[int, int, int]) -> None:
+    def __init__(
+        self, parameters: ImagingParameters, reconstruction: Reconstruction, shape_zyx: tuple[int, int, int]
+    ) -> None:
         self._parameters = parameters
-        self._look = look
+        self._reconstruction = reconstruction
         self._shape = shape_zyx
 
     def slabs(self, device: Any, planes: int = _SLAB_PLANES) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
@@ -154,29 +156,29 @@ class Filters:
         return torch.sigmoid((TILT_LIMIT_DEG - angle) / self._parameters.wedge_softness_deg)
 
     def _signal(self, kz: torch.Tensor, ky: torch.Tensor, kx: torch.Tensor) -> torch.Tensor:
-        parameters, look = self._parameters, self._look
+        parameters, reconstruction = self._parameters, self._reconstruction
         squared = kz**2 + ky**2 + kx**2
         # Phase of the transfer function at defocus dz: pi * wavelength * dz * k^2, k in 1/A (Cs is nil at 20 A).
         factor = math.pi * ELECTRON_WAVELENGTH_A * parameters.defocus_um * 1e4 / VOXEL_A**2
         transfer = (squared * factor + AMPLITUDE_PHASE).sin_()
-        if not look.signed_ctf:
-            transfer = transfer.abs_().clamp_(min=min(parameters.ctf_floor * look.ctf_floor_scale, 1.0))
-        envelope = squared.mul_(-1.0 / (parameters.envelope * look.envelope_scale) ** 2).exp_()
-        return transfer.mul_(envelope).mul_(self._wedge(kz, kx).clamp(min=look.wedge_fill))
+        if not reconstruction.signed_ctf:
+            transfer = transfer.abs_().clamp_(min=min(parameters.ctf_floor * reconstruction.ctf_floor_scale, 1.0))
+        envelope = squared.mul_(-1.0 / (parameters.envelope * reconstruction.envelope_scale) ** 2).exp_()
+        return transfer.mul_(envelope).mul_(self._wedge(kz, kx).clamp(min=reconstruction.wedge_fill))
 
     def _noise(self, kz: torch.Tensor, ky: torch.Tensor, kx: torch.Tensor) -> torch.Tensor:
         across = kz**2 + kx**2  # squared frequency perpendicular to the tilt axis: the ramp of back-projection
         wedge = self._wedge(kz, kx)
         ramp = across**0.25
         squared = across + ky**2
-        if self._look.raw_noise:
+        if self._reconstruction.raw_noise:
             return (ramp * wedge).expand(squared.shape)
         radius = squared.sqrt()
         band = (radius / 0.145).pow_(1.25).neg_().exp_()
         band.mul_(ramp * (-((kz / 0.127) ** 2)).exp())
         band.add_(squared.mul(-1.0 / 0.044**2).exp_(), alpha=2.3)
         edge = squared.mul_(1.0 / 0.46**2).pow_(4).neg_().exp_()
-        return band.mul_(edge).mul_(wedge.clamp(min=0.3 * self._look.wedge_fill))
+        return band.mul_(edge).mul_(wedge.clamp(min=0.3 * self._reconstruction.wedge_fill))
 
     def noise_gain(self) -> float:
         """Return the factor on sqrt(power) that gives noise of unit variance its standard deviation.
@@ -184,9 +186,9 @@ class Filters:
         White noise of unit variance filtered by ``sqrt(P)`` has the variance ``mean(P)`` over the frequency cube.
         The mean is taken on a grid of fixed size, so that the noise does not depend on the volume's shape.
         """
-        grid = Filters(self._parameters, self._look, (_GAIN_GRID,) * 3)
+        grid = Filters(self._parameters, self._reconstruction, (_GAIN_GRID,) * 3)
         total = 0.0
         for _, _, power in grid.slabs("cpu"):
             # All but the first and last plane of the half grid stand for two frequencies, +kx and -kx.
             total += float(2 * power.sum() - power[..., 0].sum() - power[..., -1].sum())
-        return self._parameters.noise_sd * self._look.noise_scale / math.sqrt(total / _GAIN_GRID**3)
+        return self._parameters.noise_sd * self._reconstruction.noise_scale / math.sqrt(total / _GAIN_GRID**3)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tomopoint.simulate.density import Volume, add_blobs
-from tomopoint.simulate.filters import LOOKS, Filters, ImagingParameters
+from tomopoint.simulate.filters import RECONSTRUCTIONS, Filters, ImagingParameters
 from tomopoint.simulate.options import VOXEL_A
 from tomopoint.simulate.particles import particle_model
 
@@ -45,16 +45,20 @@ _CALIBRATION_BOX = 64
 
 
 def image_density(
-    density_zyx: Volume, parameters: ImagingParameters, looks: tuple[str, ...], rng: np.random.Generator, device: str
+    density_zyx: Volume,
+    parameters: ImagingParameters,
+    reconstructions: tuple[str, ...],
+    rng: np.random.Generator,
+    device: str,
 ) -> dict[str, Volume]:
-    """Image a density, once per look, all from the same noise.
+    """Image a density, once per reconstruction, all from the same noise.
 
     Parameters
     ----------
     density_zyx
         ``(D, H, W)`` float32, density per voxel; protein positive.
-    looks
-        Names in :data:`LOOKS`.
+    reconstructions
+        Names in :data:`RECONSTRUCTIONS`.
     rng
         Draws the white noise.
     device
@@ -63,18 +67,18 @@ def image_density(
     Returns
     -------
     dict
-        Per look ``(D, H, W)`` float32; protein is dark, values about 1e-5.
+        Per reconstruction ``(D, H, W)`` float32; protein is dark, values about 1e-5.
     """
     import torch
 
     with _one_thread():
-        return _image(density_zyx, parameters, looks, rng, torch.device(resolve_device(device)))
+        return _image(density_zyx, parameters, reconstructions, rng, torch.device(resolve_device(device)))
 
 
 def _image(
     density_zyx: Volume,
     parameters: ImagingParameters,
-    looks: tuple[str, ...],
+    reconstructions: tuple[str, ...],
     rng: np.random.Generator,
     target: torch.device,
 ) -> dict[str, Volume]:
@@ -89,11 +93,11 @@ def _image(
     room[:depth, :height, :width] = torch.from_numpy(density_zyx).to(target)
     spectrum = torch.fft.rfftn(room)
     del room
-    filters = {name: Filters(parameters, LOOKS[name], padded) for name in looks}
+    filters = {name: Filters(parameters, RECONSTRUCTIONS[name], padded) for name in reconstructions}
     scale = signal_scale(parameters)
     images: dict[str, Volume] = {}
-    for index, name in enumerate(looks):
-        last = index == len(looks) - 1
+    for index, name in enumerate(reconstructions):
+        last = index == len(reconstructions) - 1
         mixed = spectrum if last else spectrum.clone()
         _mix(mixed, noise_spectrum, filters[name], scale)
         image = torch.fft.irfftn(mixed, s=padded)
@@ -153,7 +157,7 @@ def signal_scale(parameters: ImagingParameters) -> float:
     import torch
 
     shape = (_CALIBRATION_BOX,) * 3
-    filters = Filters(parameters, LOOKS["denoised"], shape)
+    filters = Filters(parameters, RECONSTRUCTIONS["denoised"], shape)
     _, signal_filter, power = next(filters.slabs("cpu", planes=_CALIBRATION_BOX))
     noise_filter = power.sqrt() * filters.noise_gain()
     near = _near_centre()

@@ -36,7 +36,7 @@ TRUTH_FOLDER = "truth"
 SPLITS = ("train", "test")
 
 BYTES_PER_VOXEL = 32
-"""Peak memory of one run over its voxels: 26 measured at full size (all of the process), and some for more looks."""
+"""Peak memory of one run over its voxels: 26 measured at full size (whole process), some for more reconstructions."""
 
 SMALL_WORK_VOX = 30_000_000
 """Below this many voxels in all, starting processes costs more than it gains."""
@@ -184,7 +184,7 @@ def write_run(plan: ProjectPlan, split: str, index: int) -> RunRecord:
     folder = run.picks_folder if split == "train" else plan.out / TRUTH_FOLDER / run.name
     for name in PARTICLE_NAMES:
         write_picks(folder / f"{name}.json", run.name, name, points[name])
-    for tomo_type, volume in made.looks.items():
+    for tomo_type, volume in made.reconstructions.items():
         if split == "train" or tomo_type == "denoised":
             write_tomogram(run.tomogram_path(tomo_type), volume)
     counts = {name: len(made.points_xyz_A[name]) for name in PARTICLE_NAMES}

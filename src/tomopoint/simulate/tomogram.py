@@ -25,13 +25,13 @@ class SimulatedTomogram:
     Attributes
     ----------
     volume_zyx
-        ``(D, H, W)`` float32, the denoised look; protein is dark, values about 1e-5.
+        ``(D, H, W)`` float32, the denoised reconstruction; protein is dark, values about 1e-5.
     points_xyz_A
         The truth: per particle ``(N, 3)`` centres x, y, z in Angstrom from the volume's corner.
     labels_xyz_A
         The same as an annotator would give it, see :class:`~tomopoint.simulate.options.LabelImperfections`.
-    looks
-        Every reconstruction asked for, by name; ``looks["denoised"]`` is `volume_zyx`.
+    reconstructions
+        Every reconstruction asked for, by name; ``reconstructions["denoised"]`` is `volume_zyx`.
     scene
         All matter, unlabelled too.
     imaging
@@ -43,7 +43,7 @@ class SimulatedTomogram:
     volume_zyx: Volume
     points_xyz_A: dict[str, Array]
     labels_xyz_A: dict[str, Array]
-    looks: dict[str, Volume]
+    reconstructions: dict[str, Volume]
     scene: Scene
     imaging: ImagingParameters
     voxel_A: float = VOXEL_A
@@ -81,5 +81,5 @@ def simulate_tomogram(
     scene = draw_scene(scene_rng, options, shape)
     truth = scene.points_xyz_A()
     labels = imperfect_labels(truth, options.labels, np.asarray(shape[::-1]) * VOXEL_A, label_rng)
-    looks = image_density(scene.density(), imaging, options.tomo_types, noise_rng, device)
-    return SimulatedTomogram(looks["denoised"], truth, labels, looks, scene, imaging)
+    reconstructions = image_density(scene.density(), imaging, options.tomo_types, noise_rng, device)
+    return SimulatedTomogram(reconstructions["denoised"], truth, labels, reconstructions, scene, imaging)

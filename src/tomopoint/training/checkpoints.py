@@ -26,7 +26,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.files import sha256_of, whole_or_absent, write_atomically
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.networks.contract import PointNetwork
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import Normalisation
 
 logger = logging.getLogger(__name__)

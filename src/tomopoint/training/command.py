@@ -72,11 +72,11 @@ def train(
     """
     from dataclasses import replace
 
+    from tomopoint.training.crops.pseudo_labels import PseudoLabels
+    from tomopoint.training.cross_validation import make_plan, open_run, train_members
     from tomopoint.training.machine import Machine
-    from tomopoint.training.members import make_plan, open_run, train_members
-    from tomopoint.training.pseudo_labels import PseudoLabels
+    from tomopoint.training.official_score import official_score
     from tomopoint.training.recipe_files import load_recipe
-    from tomopoint.training.scoring import official_score
 
     if pseudo_labels is None and (pseudo_data is not None or pseudo_threshold != PSEUDO_THRESHOLD):
         raise TomopointError("--pseudo-data and --pseudo-threshold belong to --pseudo-labels, which is not given")

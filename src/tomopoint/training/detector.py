@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from tomopoint.errors import TomopointError
-from tomopoint.networks.contract import PointNetwork
-from tomopoint.training.averaging import build_average
-from tomopoint.training.dataset import CropBatch, EpochSampler
-from tomopoint.training.loss import LossTerms
-from tomopoint.training.recipes import Recipe
-from tomopoint.training.schedule import SWA_START, Clock, Schedule
+from tomopoint.networks.point_network import PointNetwork
+from tomopoint.training.crops.dataset import CropBatch, EpochSampler
+from tomopoint.training.losses.detection import LossTerms
+from tomopoint.training.optimisation import SWA_START, Clock, Schedule, build_average
+from tomopoint.training.recipe import Recipe
 
 
 class DetectorModule(LightningModule):

@@ -17,12 +17,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from tomopoint.files import is_plain_name, write_atomically
-from tomopoint.networks.contract import PointNetwork
-from tomopoint.training.averaging import mean_weights
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.training.checkpoints import LAST, METRICS, save_weights
-from tomopoint.training.dataset import CropBatch
+from tomopoint.training.crops.dataset import CropBatch
 from tomopoint.training.detector import DetectorModule
 from tomopoint.training.forecast import Forecast
+from tomopoint.training.optimisation import mean_weights
 
 logger = logging.getLogger(__name__)
 

@@ -19,18 +19,18 @@ from torch.utils.data import DataLoader
 from tomopoint.data.folds import Fold
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network, load_backbone
-from tomopoint.networks.contract import PointNetwork
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.training.checkpoints import LAST
-from tomopoint.training.crops import Sampler
-from tomopoint.training.dataset import CropBatch, CropDataset, EpochSampler, collate_crops, fixed_batches
+from tomopoint.training.crops.dataset import CropBatch, CropDataset, EpochSampler, collate_crops, fixed_batches
+from tomopoint.training.crops.sampler import Sampler
+from tomopoint.training.crops.tomograms import TrainingTomogram
 from tomopoint.training.detector import DetectorModule
 from tomopoint.training.epochs import EpochEnd, Progress, ScoreFunction
 from tomopoint.training.forecast import Forecast
-from tomopoint.training.loss import build_loss
+from tomopoint.training.losses.detection import build_loss
 from tomopoint.training.machine import Machine, Processes
-from tomopoint.training.recipes import NetworkRecipe, Recipe
+from tomopoint.training.recipe import NetworkRecipe, Recipe
 from tomopoint.training.resuming import LastCheckpoint
-from tomopoint.training.runs import TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class FitResult:
 
 def fit_member(
     task: MemberTask,
-    runs: Mapping[str, TrainingRun],
+    runs: Mapping[str, TrainingTomogram],
     machine: Machine,
     score: ScoreFunction | None = None,
     sampler: Sampler | None = None,
@@ -177,7 +177,7 @@ def check_sizes(recipe: Recipe) -> None:
     TomopointError
         A network cannot take crops of ``crops.size_zyx``; the message says which sizes it takes.
     """
-    from tomopoint.networks.contract import check_size
+    from tomopoint.networks.point_network import check_size
 
     for config in recipe.networks:
         network = build_network(config, len(recipe.particles), STRIDE)
@@ -201,7 +201,7 @@ def _crops_per_epoch(recipe: Recipe) -> int:
     return recipe.fit.steps_per_epoch * recipe.optimiser.accumulate * recipe.fit.batch_size
 
 
-def _validation_batches(held_out: Sequence[TrainingRun], recipe: Recipe) -> list[CropBatch]:
+def _validation_batches(held_out: Sequence[TrainingTomogram], recipe: Recipe) -> list[CropBatch]:
     if not held_out or not recipe.fit.validation_crops:
         return []
     radii_vox = recipe.radii_vox(held_out[0].voxel_A)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tomopoint.training.recipes import Recipe
+from tomopoint.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from tomopoint.errors import TomopointError
-from tomopoint.training.recipes import Precision
+from tomopoint.training.recipe import Precision
 
 Device = Literal["auto", "cpu", "cuda"]
 Curves = Literal["tensorboard", "wandb", "none"]

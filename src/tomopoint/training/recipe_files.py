@@ -23,7 +23,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from tomopoint.errors import TomopointError
 from tomopoint.strict_json import check_plain, shown
-from tomopoint.training.recipes import OWN_OPTIONS, NetworkRecipe, Recipe
+from tomopoint.training.recipe import OWN_OPTIONS, NetworkRecipe, Recipe
 
 BASE = "base"
 _MAX_VALUES = 10_000

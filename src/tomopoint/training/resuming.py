@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from tomopoint.errors import TomopointError
 from tomopoint.files import check_output, put_in_place
-from tomopoint.training.schedule import Clock
+from tomopoint.training.optimisation import Clock
 
 _PARTS = {"epoch", "global_step", "state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers", "seconds"}
 

@@ -23,11 +23,11 @@ from tomopoint.data.picks import Points, read_run_picks
 from tomopoint.data.project import Project
 from tomopoint.errors import PipelineError, TomopointError
 from tomopoint.files import write_atomically
-from tomopoint.networks.contract import PointNetwork
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import PIPELINE_NAME, Member, Particle, Pipeline
 from tomopoint.training.checkpoints import RECIPE, MemberRecord, find_members, load_member, read_json
+from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import load_recipe
-from tomopoint.training.recipes import Recipe
 
 ENSEMBLE = "ensemble.json"
 RESULT = "validation.json"

@@ -8,11 +8,8 @@ from pathlib import Path
 
 from tomopoint.errors import EngineError
 from tomopoint.files import sha256_of
-from tomopoint.inference.engines.flavour import FLAVOURS
-from tomopoint.inference.engines.gpus import Gpu, find_gpus
-from tomopoint.inference.engines.graph_metadata import read_pipeline
-from tomopoint.inference.engines.protocol import Engine
-from tomopoint.inference.engines.record import (
+from tomopoint.inference.engines.engine import Engine
+from tomopoint.inference.engines.engine_record import (
     REBUILD,
     RECORD_NAME,
     EngineRecord,
@@ -20,6 +17,9 @@ from tomopoint.inference.engines.record import (
     check_fit,
     check_tried,
 )
+from tomopoint.inference.engines.gpus import Gpu, find_gpus
+from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.engines.tensorrt_module import FLAVOURS
 from tomopoint.pipeline import Pipeline
 
 PROVIDERS = ("auto", "tensorrt", "cuda", "cpu")

@@ -16,9 +16,9 @@ import onnxruntime
 
 from tomopoint.errors import EngineError, PipelineError
 from tomopoint.inference.engines.cuda_libraries import preload_cuda
+from tomopoint.inference.engines.engine import INPUT, OFFSETS, SCORES, Array
 from tomopoint.inference.engines.graph_metadata import pipeline_in
 from tomopoint.inference.engines.ort_tensorrt import preload_tensorrt
-from tomopoint.inference.engines.protocol import INPUT, OFFSETS, SCORES, Array
 from tomopoint.pipeline import Pipeline
 
 PROVIDERS = {
@@ -92,7 +92,7 @@ class OnnxEngine:
         self._output_shapes = shapes[SCORES], shapes[OFFSETS]
 
     def infer(self, windows: Array) -> tuple[Array, Array]:
-        """Run the graph, see :class:`~tomopoint.inference.engines.protocol.Engine`."""
+        """Run the graph, see :class:`~tomopoint.inference.engines.engine.Engine`."""
         count = len(windows)
         if count < self.batch:  # the graph's batch is fixed
             padding = np.zeros((self.batch - count, *windows.shape[1:]), dtype=np.float32)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tomopoint.errors import EngineError
 from tomopoint.inference.engines.cuda_driver import CudaDriver
-from tomopoint.inference.engines.protocol import INPUT, OFFSETS, SCORES, Array
+from tomopoint.inference.engines.engine import INPUT, OFFSETS, SCORES, Array
 
 N_SLOTS = 2
 BATCHES_PER_CALL = 8
@@ -104,7 +104,7 @@ class PipelinedEngine:
             self._slots = [self._new_slot() for _ in range(N_SLOTS)]
 
     def infer(self, windows: Array) -> tuple[Array, Array]:
-        """Run the network, see :class:`~tomopoint.inference.engines.protocol.Engine`.
+        """Run the network, see :class:`~tomopoint.inference.engines.engine.Engine`.
 
         Raises
         ------

@@ -23,16 +23,7 @@ import numpy as np
 
 from tomopoint.errors import EngineError
 from tomopoint.inference.engines.cuda_driver import PycudaDriver
-from tomopoint.inference.engines.flavour import (
-    RTX,
-    TensorRT,
-    load_tensorrt,
-    logger_of,
-    register_plugins,
-    require_gpu,
-)
-from tomopoint.inference.engines.pipelined import PipelinedEngine, Port
-from tomopoint.inference.engines.record import (
+from tomopoint.inference.engines.engine_record import (
     ENGINE_NAME,
     REBUILD,
     RECORD_NAME,
@@ -40,6 +31,15 @@ from tomopoint.inference.engines.record import (
     EngineRecord,
     Expected,
     check_fit,
+)
+from tomopoint.inference.engines.pipelined import PipelinedEngine, Port
+from tomopoint.inference.engines.tensorrt_module import (
+    RTX,
+    TensorRT,
+    load_tensorrt,
+    logger_of,
+    register_plugins,
+    require_gpu,
 )
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from tomopoint.errors import EngineError
-from tomopoint.inference.engines.protocol import Array
+from tomopoint.inference.engines.engine import Array
 
 
 class TorchEngine:
@@ -37,7 +37,7 @@ class TorchEngine:
         self.module = module.to(self.device).float().eval()
 
     def infer(self, windows: Array) -> tuple[Array, Array]:
-        """Run the module, see :class:`~tomopoint.inference.engines.protocol.Engine`."""
+        """Run the module, see :class:`~tomopoint.inference.engines.engine.Engine`."""
         with torch.inference_mode():
             scores, offsets = self.module(torch.from_numpy(np.ascontiguousarray(windows)).to(self.device))
         return scores.float().cpu().numpy(), offsets.float().cpu().numpy()

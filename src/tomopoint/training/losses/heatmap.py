@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tomopoint.training.borders import without_background
-from tomopoint.training.loss_options import LossTerms
-from tomopoint.training.neighbours import PointList, neighbourhoods
-from tomopoint.training.points import PointBatch
-from tomopoint.training.reduction import PointLoss, across_ranks, in_full_precision
+from tomopoint.training.losses.base import LossTerms, PointLoss, across_ranks, in_full_precision
+from tomopoint.training.losses.cell_boxes import PointList, cell_boxes
+from tomopoint.training.losses.ignore_regions import without_background
+from tomopoint.training.losses.points import PointBatch
 
 CUT_SIGMAS = 4.0
 """A peak is painted out to this many standard deviations, where it has fallen to 0.0003."""
@@ -29,7 +28,7 @@ REDUCED_BELOW = 0.5
 
 
 class HeatmapLoss(PointLoss):
-    """Reduced focal loss towards Gaussian peaks; same call as :class:`~tomopoint.training.loss.DetectionLoss`.
+    """Reduced focal loss towards Gaussian peaks, called as the detector's loss is.
 
     Of the options, `heatmap_sigma` and `focal_gamma` are used.
     """
@@ -37,7 +36,7 @@ class HeatmapLoss(PointLoss):
     def forward(self, logits: Tensor, offsets_vox: Tensor, points: PointBatch) -> LossTerms:
         """Return the loss of a batch; `offsets_vox` (zeros, in the baseline) does not enter it.
 
-        Shapes as in :meth:`DetectionLoss.forward <tomopoint.training.loss.DetectionLoss.forward>`.
+        Shapes as in :meth:`DetectionLoss.forward <tomopoint.training.losses.detection.DetectionLoss.forward>`.
         """
         with torch.autocast(logits.device.type, enabled=False):
             logits = in_full_precision(logits)
@@ -79,7 +78,7 @@ def paint(points: PointList, shape: Sequence[int], stride: int, sigma_radii: flo
     sigma_vox = points.sigma_vox * sigma_radii
     target = torch.zeros(tuple(shape), dtype=sigma_vox.dtype, device=sigma_vox.device)
     map_size = (map_zyx[0], map_zyx[1], map_zyx[2])
-    for near in neighbourhoods(points, sigma_vox * CUT_SIGMAS, map_size, stride):
+    for near in cell_boxes(points, sigma_vox * CUT_SIGMAS, map_size, stride):
         peak = torch.exp(-near.squared_distance() / (2 * sigma_vox[near.point, None] ** 2))
         channel = points.entry[near.point] * n_classes + points.label[near.point]
         index = channel[:, None] * n_cells + near.cell

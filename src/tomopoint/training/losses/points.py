@@ -29,7 +29,7 @@ class PointBatch:
         ``[i, i + 1)``.
     labels
         Shape (B,N), int64: the class; -1 where the row is padding, of which nothing else is read; -2 - class where
-        the centre lies just outside the crop (see :mod:`tomopoint.training.borders`).
+        the centre lies just outside the crop (see :mod:`tomopoint.training.losses.ignore_regions`).
     scale
         Shape (B,), float32: factor by which augmentation enlarged the crop's contents; radii grow with it.
     """

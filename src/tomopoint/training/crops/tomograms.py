@@ -18,8 +18,8 @@ from tomopoint.data.project import Project, Run
 from tomopoint.data.tomograms import TomogramInfo, describe_tomogram, read_tomogram
 from tomopoint.errors import DataError
 from tomopoint.progress import track
-from tomopoint.training.points import FIRST_BORDER_LABEL
-from tomopoint.training.recipes import Recipe
+from tomopoint.training.losses.points import FIRST_BORDER_LABEL
+from tomopoint.training.recipe import Recipe
 
 VOXEL_TOLERANCE = 0.01
 """Voxel sizes of the runs of one training may differ by this share: radii in voxels are then right to a percent."""
@@ -29,7 +29,7 @@ ROUNDING_A = 0.01
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class TrainingTomogram:
     """One run, ready to take crops from.
 
     Attributes
@@ -43,7 +43,7 @@ class TrainingRun:
         ``(N, 3)`` float64, particle centres z, y, x in voxels from the volume's corner.
     labels
         ``(N,)`` int64, index of each particle's class in the recipe; -2 - index for an uncertain pick, near which
-        nothing is learned (see :mod:`tomopoint.training.borders`).
+        nothing is learned (see :mod:`tomopoint.training.losses.ignore_regions`).
     voxel_A
         Edge of a voxel, Angstrom.
     """
@@ -113,7 +113,7 @@ def describe_runs(root: Path, names: Iterable[str], recipe: Recipe) -> dict[str,
     return records
 
 
-def read_runs(records: Mapping[str, RunRecord], recipe: Recipe) -> dict[str, TrainingRun]:
+def read_runs(records: Mapping[str, RunRecord], recipe: Recipe) -> dict[str, TrainingTomogram]:
     """Read and normalise the volumes of all runs, once; folds share them.
 
     Raises
@@ -129,7 +129,7 @@ def read_runs(records: Mapping[str, RunRecord], recipe: Recipe) -> dict[str, Tra
             volume = normalise(tomogram.volume_zyx, recipe.normalisation)
             volumes[kind] = torch.from_numpy(volume.astype(np.float16))
         centres_zyx, labels = _particles(record, recipe)
-        runs[name] = TrainingRun(name, volumes, centres_zyx, labels, _voxel_A(record))
+        runs[name] = TrainingTomogram(name, volumes, centres_zyx, labels, _voxel_A(record))
     return runs
 
 

@@ -1,7 +1,7 @@
 """Pseudo-labels: confident picks in unlabelled tomograms as further training runs.
 
 A pick below the threshold may well be a particle, so it is neither learned nor punished: it is listed as uncertain,
-and no background loss is taken near it (see :mod:`tomopoint.training.borders`).
+and no background loss is taken near it (see :mod:`tomopoint.training.losses.ignore_regions`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tomopoint.data.project import Project
 from tomopoint.data.tables import COORDINATES, read_pick_table
 from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import DataError
-from tomopoint.training.recipes import Recipe
-from tomopoint.training.runs import RunRecord, check_record
+from tomopoint.training.crops.tomograms import RunRecord, check_record
+from tomopoint.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tomopoint.errors import TomopointError
-from tomopoint.networks.levels import Backbone
+from tomopoint.networks.backbone import Backbone
 
 
 class PointNetwork(nn.Module):

@@ -10,10 +10,10 @@ from tomopoint.evaluation.thresholds import sweep, threshold_grid
 from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.inference.predict import predict_tomogram
 from tomopoint.inference.tiles import choose_tiling
-from tomopoint.networks.contract import PointNetwork
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import Pipeline
+from tomopoint.training.cross_validation import TrainingPlan
 from tomopoint.training.fit import STRIDE, MemberTask
-from tomopoint.training.members import TrainingPlan
 
 
 def official_score(plan: TrainingPlan, task: MemberTask, network: PointNetwork) -> float:

@@ -8,7 +8,7 @@ import torch
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NETWORK_NAMES, NetworkConfig
-from tomopoint.networks.contract import PointNetwork
+from tomopoint.networks.point_network import PointNetwork
 
 N_CLASSES = 6
 STRIDE = 2

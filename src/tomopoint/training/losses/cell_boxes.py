@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tomopoint.training.points import FIRST_BORDER_LABEL, PointBatch
+from tomopoint.training.losses.points import FIRST_BORDER_LABEL, PointBatch
 
 MAX_CELLS = 1 << 20
 """Cells (points times box) handled at once: about 60 MB of working memory in the assignment, whatever the batch."""
@@ -60,7 +60,7 @@ class PointList:
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class CellBoxes:
     """Boxes of K cells, K = kz * ky * kx, around G' of the points.
 
     Attributes
@@ -84,9 +84,7 @@ class Neighbourhood:
         return (z**2 + y**2 + x**2).flatten(1)
 
 
-def neighbourhoods(
-    points: PointList, reach_vox: Tensor, map_zyx: tuple[int, int, int], stride: int
-) -> Iterator[Neighbourhood]:
+def cell_boxes(points: PointList, reach_vox: Tensor, map_zyx: tuple[int, int, int], stride: int) -> Iterator[CellBoxes]:
     """Yield boxes that together hold every cell whose anchor is within `reach_vox` of a point.
 
     Parameters
@@ -114,7 +112,7 @@ def neighbourhoods(
 
 def _boxes(
     point: Tensor, centre_zyx: Tensor, box_zyx: tuple[int, ...], map_zyx: tuple[int, int, int], stride: int
-) -> Neighbourhood:
+) -> CellBoxes:
     indices, from_point = [], []
     for axis, (size, n_cells) in enumerate(zip(box_zyx, map_zyx, strict=True)):
         first = torch.floor(centre_zyx[:, axis] / stride).to(torch.int64) - size // 2
@@ -126,4 +124,4 @@ def _boxes(
         from_point.append(((index + 0.5) * stride - centre_zyx[:, axis, None]).view(shape))
     _, height, width = map_zyx
     cell = (indices[0] * height + indices[1]) * width + indices[2]
-    return Neighbourhood(point, cell.flatten(1), (from_point[0], from_point[1], from_point[2]))
+    return CellBoxes(point, cell.flatten(1), (from_point[0], from_point[1], from_point[2]))

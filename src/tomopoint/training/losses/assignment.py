@@ -14,50 +14,16 @@ The similarity of two points is ``exp(-d^2 / (2 sigma^2))`` with sigma the radiu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log, sqrt
 
 import torch
 from torch import Tensor
 
-from tomopoint.errors import TomopointError
-from tomopoint.training.neighbours import Neighbourhood, PointList, neighbourhoods
+from tomopoint.training.losses.cell_boxes import CellBoxes, PointList, cell_boxes
+from tomopoint.training.recipe import AssignmentOptions
 
 SMALLEST_ALIGNMENT = 1e-9
 """Added to the largest alignment before division, as in TOOD: a particle whose every alignment underflows gets targets
 of zero and no division by zero."""
-
-
-@dataclass(frozen=True)
-class AssignmentOptions:
-    """Options of the assignment; the defaults are the winner's.
-
-    Attributes
-    ----------
-    alpha, beta
-        Exponents of score and similarity in the alignment.
-    topk
-        Most cells a particle can claim.
-    min_anchor_similarity
-        Only cells whose anchor has a higher similarity to the particle can be claimed. In (0, 1).
-    """
-
-    alpha: float = 1.0
-    beta: float = 6.0
-    topk: int = 13
-    min_anchor_similarity: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_anchor_similarity < 1:
-            raise TomopointError(f"min_anchor_similarity must lie in (0, 1), got {self.min_anchor_similarity}")
-        if self.topk < 1 or self.alpha < 0 or self.beta < 0:
-            raise TomopointError(
-                f"topk must be at least 1, alpha and beta not negative, got {self.topk}, {self.alpha}, {self.beta}"
-            )
-
-    @property
-    def reach_sigmas(self) -> float:
-        """Distance, in sigmas, beyond which no cell is a candidate: 2.448 for the default 0.05."""
-        return sqrt(-2 * log(self.min_anchor_similarity))
 
 
 @dataclass(frozen=True)
@@ -111,8 +77,7 @@ def assign(
     map_zyx = (logits.shape[2], logits.shape[3], logits.shape[4])
     reach_vox = points.sigma_vox * options.reach_sigmas
     found = [
-        _claim(logits, offsets_vox, points, near, options)
-        for near in neighbourhoods(points, reach_vox, map_zyx, stride)
+        _claim(logits, offsets_vox, points, near, options) for near in cell_boxes(points, reach_vox, map_zyx, stride)
     ]
     if not found:
         none = torch.zeros(0, dtype=torch.int64, device=logits.device)
@@ -124,7 +89,7 @@ def assign(
 
 
 def _claim(
-    logits: Tensor, offsets_vox: Tensor, points: PointList, near: Neighbourhood, options: AssignmentOptions
+    logits: Tensor, offsets_vox: Tensor, points: PointList, near: CellBoxes, options: AssignmentOptions
 ) -> _Claims:
     """Return the claims of the particles of one neighbourhood."""
     entry, label = points.entry[near.point, None], points.label[near.point, None]
@@ -148,7 +113,7 @@ def _claim(
     )
 
 
-def _box(near: Neighbourhood) -> tuple[int, int, int]:
+def _box(near: CellBoxes) -> tuple[int, int, int]:
     z, y, x = near.from_point_vox
     return z.shape[1], y.shape[2], x.shape[3]
 

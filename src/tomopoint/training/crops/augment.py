@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tomopoint.training.augmentation import CropTransform, Matrix, inside, resample
-from tomopoint.training.recipes import AugmentationOptions
-from tomopoint.training.runs import TrainingRun
+from tomopoint.training.crops.resample import CropTransform, Matrix, inside, resample
+from tomopoint.training.crops.tomograms import TrainingTomogram
+from tomopoint.training.recipe import AugmentationOptions
 
 MAX_PASTED = 3
 PATCH_A = 400.0
@@ -33,7 +33,7 @@ class Crop:
     centres_zyx
         ``(n, 3)`` float64, voxels from the crop's corner.
     labels
-        ``(n,)`` int64; negative for particles just outside, see :mod:`tomopoint.training.borders`.
+        ``(n,)`` int64; negative for particles just outside, see :mod:`tomopoint.training.losses.ignore_regions`.
     scale
         Enlargement of the contents.
     origin
@@ -61,7 +61,7 @@ class Crop:
         )
 
 
-def vary(crop: Crop, rng: np.random.Generator, options: AugmentationOptions, runs: Sequence[TrainingRun]) -> Crop:
+def vary(crop: Crop, rng: np.random.Generator, options: AugmentationOptions, runs: Sequence[TrainingTomogram]) -> Crop:
     """Apply copy-paste, erasing and intensity changes as drawn; `runs` are where pasted particles come from."""
     if options.copy_paste and rng.random() < options.copy_paste:
         crop = paste_particles(crop, rng, runs)
@@ -76,7 +76,7 @@ def vary(crop: Crop, rng: np.random.Generator, options: AugmentationOptions, run
     return replace(crop, volume_zyx=volume)
 
 
-def paste_particles(crop: Crop, rng: np.random.Generator, runs: Sequence[TrainingRun]) -> Crop:
+def paste_particles(crop: Crop, rng: np.random.Generator, runs: Sequence[TrainingTomogram]) -> Crop:
     """Paste up to three particles, drawn class by class, where nothing is annotated within a patch.
 
     The patch is copied voxel by voxel, so the particle's centre moves by whole voxels only.
@@ -118,7 +118,7 @@ def erase_cuboid(crop: Crop, rng: np.random.Generator) -> Crop:
 
 
 def _draw_patch(
-    rng: np.random.Generator, runs: Sequence[TrainingRun], edge: int
+    rng: np.random.Generator, runs: Sequence[TrainingTomogram], edge: int
 ) -> tuple[Tensor, Matrix, npt.NDArray[np.int64]]:
     """Cut a patch around a particle; return it with all particles in its ball.
 

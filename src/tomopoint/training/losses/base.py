@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tomopoint.training.loss_options import LossOptions
+from tomopoint.training.recipe import LossOptions
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What a loss returns.
+
+    Attributes
+    ----------
+    total
+        Scalar to differentiate: the sum of the two terms. Where several processes train together it is multiplied
+        by their number, because their gradients are averaged.
+    classification, regression
+        Its two terms, without gradient, for the log.
+    n_positive
+        Cells assigned to a particle in this process (heatmap: particles).
+    """
+
+    total: Tensor
+    classification: Tensor
+    regression: Tensor
+    n_positive: int
 
 
 class PointLoss(nn.Module):
@@ -21,7 +43,7 @@ class PointLoss(nn.Module):
     stride
         Voxels per output cell.
     options
-        See :class:`~tomopoint.training.loss_options.LossOptions`.
+        See :class:`~tomopoint.training.recipe.LossOptions`.
     """
 
     radii_vox: Tensor

@@ -5,11 +5,11 @@ import pytest
 import torch
 from training_data import make_run
 
-from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset
-from tomopoint.training.heatmap_loss import HeatmapLoss
-from tomopoint.training.loss import DetectionLoss
-from tomopoint.training.points import FIRST_BORDER_LABEL, collate
-from tomopoint.training.recipes import CropOptions
+from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset
+from tomopoint.training.losses.detection import DetectionLoss
+from tomopoint.training.losses.heatmap import HeatmapLoss
+from tomopoint.training.losses.points import FIRST_BORDER_LABEL, collate
+from tomopoint.training.recipe import CropOptions
 
 RADII = (6.0, 10.0)
 MAP = (8, 8, 8)

@@ -17,7 +17,7 @@ from tomopoint.data.folds import Fold, make_folds, parse_fold_selection
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
-from tomopoint.networks.contract import PointNetwork
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.training.checkpoints import (
     LAST,
     RECIPE,
@@ -28,14 +28,14 @@ from tomopoint.training.checkpoints import (
     read_json,
     save_weights,
 )
+from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
+from tomopoint.training.crops.tomograms import RunRecord, check_voxel_sizes, describe_runs, read_runs
 from tomopoint.training.epochs import CANDIDATES, ScoreFunction
 from tomopoint.training.fit import STRIDE, FitResult, MemberTask, check_sizes, fit_member
 from tomopoint.training.forecast import Forecast, Workload
 from tomopoint.training.machine import Machine, Processes
-from tomopoint.training.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
+from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import differences
-from tomopoint.training.recipes import Recipe
-from tomopoint.training.runs import RunRecord, check_voxel_sizes, describe_runs, read_runs
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tomopoint.training.neighbours import PointList, neighbourhoods
-from tomopoint.training.points import BORDER_RADII
+from tomopoint.training.losses.cell_boxes import PointList, cell_boxes
+from tomopoint.training.losses.points import BORDER_RADII
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def _mark_near(near: Tensor, border: PointList, stride: int) -> None:
     _, n_classes, depth, height, width = near.shape
     reach_vox = border.sigma_vox * BORDER_RADII
     n_cells = depth * height * width
-    for box in neighbourhoods(border, reach_vox, (depth, height, width), stride):
+    for box in cell_boxes(border, reach_vox, (depth, height, width), stride):
         inside = box.squared_distance() <= reach_vox[box.point, None] ** 2
         channel = border.entry[box.point] * n_classes + border.label[box.point]
         near.view(-1)[(channel[:, None] * n_cells + box.cell)[inside]] = True

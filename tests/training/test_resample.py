@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tomopoint.training.augmentation import CropTransform, draw_transform, inside, resample, rotation_matrix
-from tomopoint.training.recipes import AugmentationOptions
+from tomopoint.training.crops.resample import CropTransform, draw_transform, inside, resample, rotation_matrix
+from tomopoint.training.recipe import AugmentationOptions
 
 SIZE = (32, 36, 40)
 SHAPE = (70, 80, 90)

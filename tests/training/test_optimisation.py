@@ -8,11 +8,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tomopoint.errors import TomopointError
-from tomopoint.training.averaging import build_average, mean_weights
 from tomopoint.training.detector import parameter_groups
 from tomopoint.training.machine import Machine, Processes, cpu_multiplies_bf16
-from tomopoint.training.recipes import FitOptions, OptimiserOptions
-from tomopoint.training.schedule import Clock, Schedule
+from tomopoint.training.optimisation import Clock, Schedule, build_average, mean_weights
+from tomopoint.training.recipe import FitOptions, OptimiserOptions
 
 FIT = FitOptions(epochs=10, steps_per_epoch=10, averaging="none")
 OPTIMISER = OptimiserOptions(warmup_steps=20, final_share=0.01)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from math import log, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,6 @@ from tomopoint.errors import TomopointError
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
-from tomopoint.training.loss_options import LossOptions
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
@@ -116,6 +116,81 @@ class AugmentationOptions:
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("scale", "gain"):
             _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class AssignmentOptions:
+    """Options of the assignment; the defaults are the winner's.
+
+    Attributes
+    ----------
+    alpha, beta
+        Exponents of score and similarity in the alignment.
+    topk
+        Most cells a particle can claim.
+    min_anchor_similarity
+        Only cells whose anchor has a higher similarity to the particle can be claimed. In (0, 1).
+    """
+
+    alpha: float = 1.0
+    beta: float = 6.0
+    topk: int = 13
+    min_anchor_similarity: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_anchor_similarity < 1:
+            raise TomopointError(f"min_anchor_similarity must lie in (0, 1), got {self.min_anchor_similarity}")
+        if self.topk < 1 or self.alpha < 0 or self.beta < 0:
+            raise TomopointError(
+                f"topk must be at least 1, alpha and beta not negative, got {self.topk}, {self.alpha}, {self.beta}"
+            )
+
+    @property
+    def reach_sigmas(self) -> float:
+        """Distance, in sigmas, beyond which no cell is a candidate: 2.448 for the default 0.05."""
+        return sqrt(-2 * log(self.min_anchor_similarity))
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Options of the losses; the defaults are the winner's.
+
+    Attributes
+    ----------
+    classification
+        ``"varifocal"``, or ``"focal"`` (Lin et al. 2017, without its class balance): assigned cells are positives
+        of their class, whatever their target score. The heatmap baseline has its own and ignores this.
+    focal_alpha
+        Varifocal: weight of the cells that are not assigned.
+    focal_gamma
+        Exponent with which easy cells lose weight.
+    cross_entropy_weight
+        Adds this times the softmax cross entropy over classes on assigned cells, weighted by target score.
+    l1_weight
+        Adds this times the smooth L1 distance (voxels, summed over axes) of predicted and true centre on assigned
+        cells, weighted by target score.
+    assignment
+        Which cells answer for which particle.
+    heatmap_sigma
+        Heatmap baseline: standard deviation of the painted peak, in radii of the particle.
+    """
+
+    classification: str = "varifocal"
+    focal_alpha: float = 0.75
+    focal_gamma: float = 2.0
+    cross_entropy_weight: float = 0.0
+    l1_weight: float = 0.0
+    assignment: AssignmentOptions = field(default_factory=AssignmentOptions)
+    heatmap_sigma: float = 0.35
+
+    def __post_init__(self) -> None:
+        if self.classification not in ("varifocal", "focal"):
+            raise TomopointError(f"classification must be 'varifocal' or 'focal', got {self.classification!r}")
+        for name in ("focal_alpha", "focal_gamma", "cross_entropy_weight", "l1_weight"):
+            if getattr(self, name) < 0:
+                raise TomopointError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.heatmap_sigma <= 0:
+            raise TomopointError(f"heatmap_sigma must be positive, got {self.heatmap_sigma}")
 
 
 @dataclass(frozen=True)

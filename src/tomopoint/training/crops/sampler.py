@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tomopoint.errors import DataError
-from tomopoint.training.recipes import CropOptions
-from tomopoint.training.runs import TrainingRun
+from tomopoint.training.crops.tomograms import TrainingTomogram
+from tomopoint.training.recipe import CropOptions
 
 OVERHANG = 1 / 8
 """A crop may reach beyond the volume by this share of its size: so the outermost voxels are seen too, while at most
@@ -46,7 +46,7 @@ class Sampler(Protocol):
 
 
 class CropSampler:
-    """Chooses random and particle-centred crops, see :class:`~tomopoint.training.recipes.CropOptions`.
+    """Chooses random and particle-centred crops, see :class:`~tomopoint.training.recipe.CropOptions`.
 
     The two kinds alternate by position, not by chance, so that every batch holds its share of each.
 
@@ -56,7 +56,7 @@ class CropSampler:
         Particle-centred crops are wanted and the runs have no particle.
     """
 
-    def __init__(self, runs: Sequence[TrainingRun], options: CropOptions) -> None:
+    def __init__(self, runs: Sequence[TrainingTomogram], options: CropOptions) -> None:
         self.runs = runs
         self.options = options
         certain = [run.labels >= 0 for run in runs]

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils import data
 
-from tomopoint.training import crops as crops_module
-from tomopoint.training.augmentation import Matrix, draw_transform, inside, resample
-from tomopoint.training.mixing import Crop, vary
-from tomopoint.training.points import BORDER_RADII, FIRST_BORDER_LABEL, PointBatch, collate
-from tomopoint.training.recipes import AugmentationOptions, CropOptions
-from tomopoint.training.runs import TrainingRun
+from tomopoint.training.crops.augment import Crop, vary
+from tomopoint.training.crops.resample import Matrix, draw_transform, inside, resample
+from tomopoint.training.crops.sampler import CropSampler, Sampler
+from tomopoint.training.crops.tomograms import TrainingTomogram
+from tomopoint.training.losses.points import BORDER_RADII, FIRST_BORDER_LABEL, PointBatch, collate
+from tomopoint.training.recipe import AugmentationOptions, CropOptions
 
 NO_AUGMENTATION = AugmentationOptions(resample_probability=0.0, flips=False, quarter_turns=False)
 
@@ -56,7 +56,7 @@ class CropBatch:
         return CropBatch(self.volume.pin_memory(), self.points.pin_memory(), self.origins)
 
 
-class CropDataset(Dataset[Crop]):
+class CropDataset(data.Dataset[Crop]):
     """Crops of some runs; indexed by (epoch, position).
 
     Parameters
@@ -70,19 +70,19 @@ class CropDataset(Dataset[Crop]):
     seed
         Everything random derives from it, the epoch and the position.
     sampler
-        What chooses places; by default :class:`~tomopoint.training.crops.CropSampler`.
+        What chooses places; by default :class:`~tomopoint.training.crops.sampler.CropSampler`.
     radii_vox
         Radius of each class. With them, particles centred less than half a radius outside a crop are listed too,
-        with border labels (:mod:`tomopoint.training.borders`).
+        with border labels (:mod:`tomopoint.training.losses.ignore_regions`).
     """
 
     def __init__(
         self,
-        runs: Sequence[TrainingRun],
+        runs: Sequence[TrainingTomogram],
         crops: CropOptions,
         augmentation: AugmentationOptions,
         seed: int,
-        sampler: crops_module.Sampler | None = None,
+        sampler: Sampler | None = None,
         radii_vox: Sequence[float] | None = None,
     ) -> None:
         self.runs = runs
@@ -90,7 +90,7 @@ class CropDataset(Dataset[Crop]):
         self.crops = crops
         self.augmentation = augmentation
         self.seed = seed
-        self.sampler = sampler or crops_module.CropSampler(runs, crops)
+        self.sampler = sampler or CropSampler(runs, crops)
 
     def __getitem__(self, key: tuple[int, int]) -> Crop:
         """Return the crop at (epoch, position)."""
@@ -137,7 +137,7 @@ class CropDataset(Dataset[Crop]):
         return kept | near, np.where(near, border_labels, labels)
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
+class EpochSampler(data.Sampler[tuple[int, int]]):
     """Positions 0 .. n-1 of the current epoch, split over processes; Lightning sets the epoch.
 
     Parameters
@@ -176,7 +176,7 @@ def collate_crops(crops: Sequence[Crop]) -> CropBatch:
 
 
 def fixed_batches(
-    runs: Sequence[TrainingRun], crops: CropOptions, n_crops: int, batch_size: int, radii_vox: Sequence[float]
+    runs: Sequence[TrainingTomogram], crops: CropOptions, n_crops: int, batch_size: int, radii_vox: Sequence[float]
 ) -> list[CropBatch]:
     """Return the same few crops every time, not augmented: what the validation loss is measured on."""
     plain = replace(crops, tomo_types=crops.tomo_types[:1])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from training_data import make_run
 
-from tomopoint.training.dataset import NO_AUGMENTATION, CropDataset
-from tomopoint.training.mixing import PATCH_A, Crop, erase_cuboid, paste_particles, vary
-from tomopoint.training.recipes import AugmentationOptions, CropOptions
+from tomopoint.training.crops.augment import PATCH_A, Crop, erase_cuboid, paste_particles, vary
+from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset
+from tomopoint.training.recipe import AugmentationOptions, CropOptions
 
 
 def empty_crop(size=(64, 64, 64)):

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.training.assignment import Assignment, assign
-from tomopoint.training.borders import without_background
-from tomopoint.training.heatmap_loss import HeatmapLoss
-from tomopoint.training.loss_options import LossOptions, LossTerms
-from tomopoint.training.neighbours import PointList
-from tomopoint.training.points import PointBatch
-from tomopoint.training.reduction import PointLoss, across_ranks, in_full_precision
+from tomopoint.training.losses.assignment import Assignment, assign
+from tomopoint.training.losses.base import LossTerms, PointLoss, across_ranks, in_full_precision
+from tomopoint.training.losses.cell_boxes import PointList
+from tomopoint.training.losses.heatmap import HeatmapLoss
+from tomopoint.training.losses.ignore_regions import without_background
+from tomopoint.training.losses.points import PointBatch
+from tomopoint.training.recipe import LossOptions
 
 __all__ = ["DetectionLoss", "HeatmapLoss", "LossOptions", "LossTerms", "build_loss"]
 
