@@ -54,7 +54,7 @@ Size = tuple[int, int, int]
 
 def random_network(name: str, seed: int) -> PointNetwork:
     torch.manual_seed(seed)
-    network = build_network(NetworkConfig(name), len(COMPETITION_PARTICLES)).eval().requires_grad_(False)
+    network = build_network(NetworkConfig(name), len(COMPETITION_PARTICLES), stride=2).eval().requires_grad_(False)
     for parameter in network.head.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=SPREAD / parameter[0].numel() ** 0.5)

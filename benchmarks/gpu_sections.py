@@ -231,14 +231,14 @@ def _make_step(size: Size, kind: str, dtype: torch.dtype, layout: torch.memory_f
     import torch
 
     from tomopoint.pipeline import COMPETITION_PARTICLES
-    from tomopoint.training.detector import parameter_groups
-    from tomopoint.training.losses.detection import build_loss
-    from tomopoint.training.recipe import OptimiserOptions
+    from tomopoint.training.losses.build import build_loss
+    from tomopoint.training.optimisation import parameter_groups
+    from tomopoint.training.recipe import LossOptions, OptimiserOptions
 
     device, options = _device(), OptimiserOptions()
     network = _network(size, kind, 0).train().to(device, memory_format=layout)  # type: ignore[call-overload]
     radii_vox = [particle.radius_A / VOXEL_A for particle in COMPETITION_PARTICLES]
-    loss = build_loss(_config(size, kind), radii_vox, network.stride).to(device)
+    loss = build_loss(_config(size, kind), radii_vox, network.stride, LossOptions()).to(device)
     groups = parameter_groups(network, options.weight_decay)
     optimiser = torch.optim.AdamW(groups, lr=1e-5, betas=options.betas)
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
@@ -604,7 +604,7 @@ def _network(size: Size, kind: str, seed: int) -> PointNetwork:
     from tomopoint.pipeline import COMPETITION_PARTICLES
 
     torch.manual_seed(seed)
-    network = build_network(_config(size, kind), len(COMPETITION_PARTICLES)).eval()
+    network = build_network(_config(size, kind), len(COMPETITION_PARTICLES), stride=2).eval()
     with torch.no_grad():
         for parameter in network.head.parameters():
             if parameter.ndim > 1:

@@ -39,7 +39,7 @@ def take_apart(trained: Path, out: Path) -> list[Path]:
         folder = out / member.name
         target = folder / member.parent.name / member.name
         if not target.exists():
-            shutil.copytree(member, target, ignore=shutil.ignore_patterns("last.ckpt", "tensorboard"))
+            shutil.copytree(member, target, ignore=shutil.ignore_patterns("last.safetensors", "tensorboard"))
         shutil.copyfile(trained / RECIPE, folder / RECIPE)
         folders += [folder] if folder not in folders else []
     return folders

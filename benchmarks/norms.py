@@ -94,7 +94,9 @@ FORMS: dict[str, tuple[Callable[[nn.Module], nn.Module], int]] = {
 
 def random_network() -> nn.Module:
     torch.manual_seed(0)
-    network = build_network(NetworkConfig("segresnet"), len(COMPETITION_PARTICLES)).eval().requires_grad_(False)
+    network = (
+        build_network(NetworkConfig("segresnet"), len(COMPETITION_PARTICLES), stride=2).eval().requires_grad_(False)
+    )
     for parameter in network.head.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=SPREAD / parameter[0].numel() ** 0.5)

@@ -47,7 +47,7 @@ from tomopoint.inference.tiles import MapMerger, TilePlan
 from tomopoint.networks.build import build_network
 from tomopoint.pipeline import Pipeline, Tiling
 from tomopoint.training.crops.sampler import CropOrigin, CropSampler
-from tomopoint.training.crops.tomograms import TrainingTomogram, describe_runs, read_runs
+from tomopoint.training.crops.tomograms import TrainingTomogram, describe_runs, read_tomograms
 from tomopoint.training.fit import MemberTask, fit_member
 from tomopoint.training.machine import Machine
 from tomopoint.training.recipe import Recipe
@@ -159,7 +159,7 @@ def measure(arm: Arm, seed: int, data: Path, out: Path) -> dict[str, dict[str, f
     fold = Fold("fold0", tuple(names[:N_TRAIN]), tuple(names[N_TRAIN:]))
     recipe = recipe_of(arm, NETWORKS[0], seed)
     records = describe_runs(data, names, recipe)
-    runs = read_runs(records, recipe)
+    runs = read_tomograms(records, recipe)
     engines = [TorchEngine(train_network(arm, recipe_of(arm, n, seed), fold, runs, out), WINDOW) for n in NETWORKS]
     pipeline = Pipeline(
         recipe.particles, runs[names[0]].voxel_A, normalisation=recipe.normalisation, tiling=Tiling(WINDOW, OVERLAP)
@@ -184,7 +184,7 @@ def train_network(
     folder = out / f"{ARMS.index(arm)}-{recipe.seed}" / recipe.networks[0].name
     folder.mkdir(parents=True, exist_ok=True)
     fitted = fit_member(MemberTask(fold, 0, 0, recipe, folder), runs, Machine("cpu", curves="none"), sampler=sampler)
-    module = build_network(recipe.networks[0], len(recipe.particles))
+    module = build_network(recipe.networks[0], len(recipe.particles), stride=2)
     module.load_state_dict(dict(fitted.weights))
     return module
 

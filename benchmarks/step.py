@@ -16,8 +16,9 @@ import torch
 
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.training.losses.detection import build_loss
+from tomopoint.training.losses.build import build_loss
 from tomopoint.training.losses.points import collate
+from tomopoint.training.recipe import LossOptions
 
 STRIDE, BATCH, CROP, N_POINTS, REPEATS = 2, 2, 64, 12, 5
 RADII_VOX = (5.993, 8.989, 14.982, 12.984, 13.484, 6.492)
@@ -44,7 +45,7 @@ def seconds_per_step(config: NetworkConfig, bf16: bool, layout: torch.memory_for
     torch.manual_seed(0)
     network = build_network(config, len(RADII_VOX), STRIDE).train()
     network.to(memory_format=layout)  # type: ignore[call-overload]
-    loss = build_loss(config, RADII_VOX, STRIDE)
+    loss = build_loss(config, RADII_VOX, STRIDE, LossOptions())
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     labels = torch.arange(N_POINTS) % len(RADII_VOX)
     points = collate([(torch.rand(N_POINTS, 3) * CROP, labels, 1.0)] * BATCH)

@@ -15,7 +15,7 @@ import torch
 from tomopoint.networks.build import build_network
 from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset, collate_crops
 from tomopoint.training.crops.tomograms import TrainingTomogram
-from tomopoint.training.losses.detection import build_loss
+from tomopoint.training.losses.build import build_loss
 from tomopoint.training.machine import Machine
 from tomopoint.training.recipe import AugmentationOptions, CropOptions, Recipe
 from tomopoint.training.recipe_files import load_recipe
@@ -59,7 +59,7 @@ def measure_crops(run: TrainingTomogram, crops: CropOptions, augmentation: Augme
 
 def measure_steps(recipe: Recipe, index: int, run: TrainingTomogram, precision: str) -> dict[str, float]:
     config = recipe.networks[index]
-    network = build_network(config, len(recipe.particles))
+    network = build_network(config, len(recipe.particles), stride=2)
     loss = build_loss(config, recipe.radii_vox(VOXEL_A), 2, recipe.loss)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     dataset = CropDataset([run], recipe.crops, recipe.augmentation, 0, radii_vox=recipe.radii_vox(VOXEL_A))

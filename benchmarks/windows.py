@@ -73,7 +73,7 @@ def side_by_side(commands: list[list[str]]) -> list[str]:
 def validated(trained: Path, folder: Path, window_zyx: tuple[int, int, int], overlap: int) -> list[str]:
     """Return the command that validates a copy of the trained run, so that two can go side by side."""
     if not folder.exists():
-        shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("last.ckpt", "tensorboard"))
+        shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("last.safetensors", "tensorboard"))
     return [
         *TOMOPOINT,
         "validate",

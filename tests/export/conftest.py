@@ -21,7 +21,7 @@ DYNUNET = NetworkConfig("dynunet", filters=(8, 8, 8, 8), features=8, class_width
 def random_network(config, seed):
     """Fresh heads answer nearly constant maps, on which any graph agrees: spread their weights."""
     torch.manual_seed(seed)
-    network = build_network(config, len(COMPETITION_PARTICLES)).eval().requires_grad_(False)
+    network = build_network(config, len(COMPETITION_PARTICLES), stride=2).eval().requires_grad_(False)
     for parameter in network.head.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=1.5 / parameter[0].numel() ** 0.5)

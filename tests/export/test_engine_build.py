@@ -56,7 +56,7 @@ def export(module: nn.Module, path: Path, window_zyx=SMALL_ZYX, half: bool = Tru
 
 def network(name: str, config: NetworkConfig | None = None) -> nn.Module:
     torch.manual_seed(0)
-    return build_network(config or NARROW[name], N_CLASSES)
+    return build_network(config or NARROW[name], N_CLASSES, stride=2)
 
 
 def tiny_graph(path: Path, nodes, size=(1, 3, 3), opset: int = 20, constants=None) -> Path:

@@ -29,7 +29,7 @@ def graphs(tmp_path_factory):
     """Return the exported graph of one narrow network, in both precisions."""
     torch.manual_seed(0)
     config = NetworkConfig("dynunet", filters=(4, 8, 16), features=8, class_width=6, offset_width=4)
-    network = build_network(config, len(COMPETITION_PARTICLES)).eval().requires_grad_(False)
+    network = build_network(config, len(COMPETITION_PARTICLES), stride=2).eval().requires_grad_(False)
     for parameter in network.head.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=1 / parameter[0].numel() ** 0.5)

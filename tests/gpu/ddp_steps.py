@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.training.losses.detection import build_loss
+from tomopoint.training.losses.build import build_loss
 from tomopoint.training.losses.points import collate
+from tomopoint.training.recipe import LossOptions
 
 CONFIG = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8, dropout=0.0)
 RADII_VOX = (6.0, 12.0)
@@ -28,8 +29,8 @@ class Loss(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.network = build_network(CONFIG, len(RADII_VOX))
-        self.loss = build_loss(CONFIG, RADII_VOX, self.network.stride)
+        self.network = build_network(CONFIG, len(RADII_VOX), stride=2)
+        self.loss = build_loss(CONFIG, RADII_VOX, self.network.stride, LossOptions())
 
     def forward(self, volume, points):
         return self.loss(*self.network.logits(volume), points).total

@@ -49,7 +49,7 @@ def networks():
     made = []
     for seed, config in enumerate(CONFIGS):
         torch.manual_seed(seed)
-        network = build_network(config, len(COMPETITION_PARTICLES)).eval().requires_grad_(False)
+        network = build_network(config, len(COMPETITION_PARTICLES), stride=2).eval().requires_grad_(False)
         for parameter in network.head.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=SPREAD / parameter[0].numel() ** 0.5)

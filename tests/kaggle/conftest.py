@@ -26,7 +26,7 @@ def exported(tmp_path_factory):
     """Return the export of a network whose answers are random but spread over (0, 1)."""
     torch.manual_seed(0)
     config = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8)
-    network = build_network(config, len(COMPETITION_PARTICLES)).eval().requires_grad_(False)
+    network = build_network(config, len(COMPETITION_PARTICLES), stride=2).eval().requires_grad_(False)
     for parameter in network.head.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=2 / parameter[0].numel() ** 0.5)

@@ -30,7 +30,7 @@ HEAD = sum(
 def test_segresnet_is_the_winners_less_its_full_resolution_stage():
     """18.98 M less 61 001: the last decoder stage and the final convolution, which only a stride-1 output needs."""
     with torch.device("meta"):
-        network = build_network(NetworkConfig("segresnet"), N_CLASSES)
+        network = build_network(NetworkConfig("segresnet"), N_CLASSES, stride=2)
     last_block = 2 * conv(32, 32, 3) + 2 * 2 * 32  # two convolutions, two group norms
     last_upsample = conv(64, 32, 1)
     final = 2 * 32 + conv(32, 105, 1, bias=True)  # 105 channels: only there so that the CT weights load strictly
@@ -44,7 +44,7 @@ def test_segresnet_is_the_winners_less_its_full_resolution_stage():
 def test_dynunet_is_the_winners_less_its_full_resolution_stage():
     """31.38 M less 109 696: the last decoder stage, the output block and the stride-4 supervision head."""
     with torch.device("meta"):
-        network = build_network(NetworkConfig("dynunet"), N_CLASSES)
+        network = build_network(NetworkConfig("dynunet"), N_CLASSES, stride=2)
     last_stage = conv(64, 32, 2) + conv(64, 32, 3) + conv(32, 32, 3)
     output_block = conv(32, 64, 1, bias=True)
     coarse_head = conv(128, 64, 1, bias=True)
@@ -56,7 +56,7 @@ def test_dynunet_is_the_winners_less_its_full_resolution_stage():
 
 def test_the_small_residual_dynunet_has_about_a_fifth_of_the_parameters():
     with torch.device("meta"):
-        network = build_network(NetworkConfig("dynunet-residual"), N_CLASSES)
+        network = build_network(NetworkConfig("dynunet-residual"), N_CLASSES, stride=2)
     assert 5.5e6 < n_parameters(network) < 6.0e6  # 5.89 M with the layers left out here
     assert network.divisor == 8
 
@@ -64,7 +64,7 @@ def test_the_small_residual_dynunet_has_about_a_fifth_of_the_parameters():
 def test_full_size_networks_make_a_map_at_stride_two_of_the_winners_window():
     for name in ("segresnet", "dynunet"):
         with torch.device("meta"):
-            scores, offsets = build_network(NetworkConfig(name), N_CLASSES)(torch.empty(1, 1, 192, 128, 128))
+            scores, offsets = build_network(NetworkConfig(name), N_CLASSES, stride=2)(torch.empty(1, 1, 192, 128, 128))
         assert scores.shape == (1, N_CLASSES, 96, 64, 64)
         assert offsets.shape == (1, 3, 96, 64, 64)
 
@@ -101,7 +101,7 @@ NARROW = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 2, 1), class
 def test_monai_weights_load_by_name_into_the_backbone(tmp_path):
     source = SegResNet(spatial_dims=3, init_filters=8, blocks_down=(1, 2, 1), blocks_up=(1, 1), out_channels=105)
     torch.save({"state_dict": source.state_dict()}, tmp_path / "model.pt")
-    network = build_network(NARROW, N_CLASSES)
+    network = build_network(NARROW, N_CLASSES, stride=2)
     head = [p.clone() for p in network.head.parameters()]
     report = load_backbone(network, tmp_path / "model.pt")
     assert report.fresh == report.misshapen == ()
@@ -111,9 +111,9 @@ def test_monai_weights_load_by_name_into_the_backbone(tmp_path):
 
 
 def test_a_backbone_of_other_depth_loads_in_part_and_says_so(tmp_path):
-    source = build_network(NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1)), N_CLASSES)
+    source = build_network(NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1)), N_CLASSES, stride=2)
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    network = build_network(NARROW, N_CLASSES)
+    network = build_network(NARROW, N_CLASSES, stride=2)
     report = load_backbone(network, tmp_path / "weights.safetensors")
     assert report.fresh
     assert all(name.startswith("down_layers.1.2.") for name in report.fresh)
@@ -122,7 +122,7 @@ def test_a_backbone_of_other_depth_loads_in_part_and_says_so(tmp_path):
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
-    network = build_network(NARROW, N_CLASSES)
+    network = build_network(NARROW, N_CLASSES, stride=2)
     with pytest.raises(TomopointError, match="no weights file"):
         load_backbone(network, tmp_path / "absent.pt")
     (tmp_path / "text.pt").write_text("hello")
@@ -137,7 +137,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     torch.save({"other.weight": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(TomopointError, match=r"no tensor of .* fits"):
         load_backbone(network, tmp_path / "other.pt")
-    wider = build_network(NetworkConfig("segresnet", init_filters=16, blocks_down=(1, 2, 1)), N_CLASSES)
+    wider = build_network(NetworkConfig("segresnet", init_filters=16, blocks_down=(1, 2, 1)), N_CLASSES, stride=2)
     torch.save(wider.state_dict(), tmp_path / "wider.pt")
     with pytest.raises(TomopointError, match="same architecture and width"):
         load_backbone(network, tmp_path / "wider.pt")

@@ -27,7 +27,9 @@ def network(seed: int, name: str = "segresnet", n_classes: int = 3) -> PointNetw
         if name == "segresnet"
         else {"filters": (4, 8, 8, 8)}
     )
-    built = build_network(NetworkConfig(name, **size, features=6, class_width=4, offset_width=4), n_classes).eval()
+    built = build_network(
+        NetworkConfig(name, **size, features=6, class_width=4, offset_width=4), n_classes, stride=2
+    ).eval()
     for head in (built.head.classify, built.head.offset):
         nn.init.normal_(head[-1].weight, std=0.5)
     return built

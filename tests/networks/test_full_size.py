@@ -6,8 +6,9 @@ import torch
 
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.training.losses.detection import build_loss
+from tomopoint.training.losses.build import build_loss
 from tomopoint.training.losses.points import collate
+from tomopoint.training.recipe import LossOptions
 
 RADII_VOX = (5.993, 8.989, 14.982, 12.984, 13.484, 6.492)
 
@@ -18,8 +19,8 @@ RADII_VOX = (5.993, 8.989, 14.982, 12.984, 13.484, 6.492)
 def test_a_full_size_network_trains_a_step_and_exports(name, tmp_path):
     torch.manual_seed(0)
     config = NetworkConfig(name)
-    network = build_network(config, len(RADII_VOX)).train()
-    loss = build_loss(config, RADII_VOX, network.stride)
+    network = build_network(config, len(RADII_VOX), stride=2).train()
+    loss = build_loss(config, RADII_VOX, network.stride, LossOptions())
     centres = torch.rand(60, 3) * torch.tensor([96.0, 128.0, 128.0])
     points = collate([(centres, torch.arange(60) % len(RADII_VOX), 1.0)])
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)

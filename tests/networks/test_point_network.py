@@ -141,13 +141,13 @@ def test_a_stride_no_decoder_stage_reaches_is_refused():
     with pytest.raises(TomopointError, match="strides 1, 2, not 4"):
         build_network(NARROW["segresnet"], N_CLASSES, stride=4)
     with pytest.raises(TomopointError, match="at least one class"):
-        build_network(NARROW["segresnet"], 0)
+        build_network(NARROW["segresnet"], 0, stride=2)
 
 
 def test_a_first_level_without_blocks_keeps_the_contract():
     config = NetworkConfig("segresnet", init_filters=8, blocks_down=(0, 1, 1), class_width=6, offset_width=4)
     torch.manual_seed(0)
-    network = build_network(config, N_CLASSES)
+    network = build_network(config, N_CLASSES, stride=2)
     logits, offsets_vox = network.logits(torch.randn(1, 1, 8, 8, 16))
     assert logits.shape == (1, N_CLASSES, 4, 4, 8)
     (logits.sum() + offsets_vox.sum()).backward()

@@ -1,29 +1,33 @@
-"""Training through the command: members, resuming, refusing, failing. Tiny networks on tiny volumes."""
+"""Training through the command: resuming, refusing, failing, averaging. Tiny networks on tiny volumes."""
 
 import csv
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
 from training_data import PARTICLES, VOXEL_A, write_project
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Project
 from tomopoint.data.tomograms import read_tomogram, write_tomogram
 from tomopoint.errors import DataError, TomopointError
-from tomopoint.training.checkpoints import MemberRecord, find_members, load_member
+from tomopoint.training import fit
+from tomopoint.training.checkpoints import CANDIDATES, MemberRecord, find_members, load_member
 from tomopoint.training.command import train
 from tomopoint.training.cross_validation import make_plan
-from tomopoint.training.detector import DetectorModule
-from tomopoint.training.epochs import CANDIDATES, EpochEnd
+from tomopoint.training.fit import Validation
+from tomopoint.training.last_checkpoint import LAST
 from tomopoint.training.optimisation import Clock
+from tomopoint.training.progress import TrainingProgress
 from tomopoint.training.recipe_files import load_recipe
 
 STORED = Path(__file__).parent / "stored"
@@ -118,6 +122,24 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the code under test handles it."""
 
 
+def kill_after(monkeypatch, last_step):
+    """End training once so many optimiser steps are done."""
+    original = TrainingProgress.after_step
+
+    def dying(self, step, share, loss):
+        if step == last_step:
+            raise Killed
+        original(self, step, share, loss)
+
+    monkeypatch.setattr(TrainingProgress, "after_step", dying)
+
+
+def checkpoint_of(path):
+    """Return tensors and header of a checkpoint."""
+    with safe_open(path, framework="pt") as file:
+        return load_file(path), file.metadata()
+
+
 @pytest.mark.parametrize(
     ("averaging", "step", "network"),
     [("ema", 6, SEGRESNET), ("ema", 8, SEGRESNET), ("swa", 10, SEGRESNET), ("none", 3, SEGRESNET), ("ema", 6, DYNUNET)],
@@ -129,17 +151,10 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, av
         tmp_path, networks=[network], fit={"averaging": averaging, "keep_best": 0}, optimiser={"accumulate": 2}
     )
     run_train(data, tmp_path / "whole", recipe)
-    original = DetectorModule.training_step
-
-    def dying_step(self, batch, index):
-        if self.global_step == step:
-            raise Killed
-        return original(self, batch, index)
-
-    monkeypatch.setattr(DetectorModule, "training_step", dying_step)
-    with pytest.raises(Killed):
-        run_train(data, tmp_path / "parts", recipe)
-    monkeypatch.setattr(DetectorModule, "training_step", original)
+    with monkeypatch.context() as patch:
+        kill_after(patch, step)
+        with pytest.raises(Killed):
+            run_train(data, tmp_path / "parts", recipe)
     assert run_train(data, tmp_path / "parts", recipe).ok
     whole, parts = (
         load_file(tmp_path / run / "fold0" / network["name"] / "weights.safetensors") for run in ("whole", "parts")
@@ -156,18 +171,11 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, av
 def interrupted(data, tmp_path, monkeypatch):
     """A run that was killed in its second epoch; its recipe and its checkpoint."""
     recipe = recipe_file(tmp_path, fit={"epochs": 2, "keep_best": 0, "max_minutes": 60.0})
-    original = DetectorModule.training_step
-
-    def dying_step(self, batch, index):
-        if self.global_step == 4:
-            raise Killed
-        return original(self, batch, index)
-
     with monkeypatch.context() as patch:
-        patch.setattr(DetectorModule, "training_step", dying_step)
+        kill_after(patch, 4)
         with pytest.raises(Killed):
             run_train(data, tmp_path / "run", recipe)
-    return tmp_path / "run", recipe, tmp_path / "run" / "fold0" / "segresnet" / "last.ckpt"
+    return tmp_path / "run", recipe, tmp_path / "run" / "fold0" / "segresnet" / LAST
 
 
 class Payload:
@@ -182,14 +190,13 @@ class Payload:
 
 def test_a_checkpoint_cannot_run_code(data, tmp_path, interrupted):
     run, recipe, last = interrupted
-    content = torch.load(last, weights_only=True)
-    torch.save({**content, "extra": Payload(tmp_path / "owned")}, last)
+    torch.save({"network": Payload(tmp_path / "owned")}, last)
     result = run_train(data, run, recipe)
     assert not (tmp_path / "owned").exists()
     assert not result.ok
     reason = result.figures["failed"]["fold0/segresnet"]
-    assert "last.ckpt holds more than tensors and numbers" in reason
-    assert "delete it" in reason
+    assert f"{LAST} is damaged" in reason
+    assert "delete it to train this member from the start" in reason
 
 
 @pytest.mark.parametrize(
@@ -198,51 +205,47 @@ def test_a_checkpoint_cannot_run_code(data, tmp_path, interrupted):
         lambda raw: raw[: len(raw) // 2],
         lambda raw: b"",
         lambda raw: b"no checkpoint",
-        lambda raw: raw[:1000] + bytes(1000) + raw[2000:],
+        lambda raw: raw[:8] + bytes(1000) + raw[1008:],
     ],
 )
 def test_a_damaged_checkpoint_is_one_sentence(data, interrupted, damage):
     run, recipe, last = interrupted
     last.write_bytes(damage(last.read_bytes()))
     reason = run_train(data, run, recipe).figures["failed"]["fold0/segresnet"]
-    assert "last.ckpt" in reason
+    assert LAST in reason
     assert "delete it to train this member from the start" in reason
-    torch.save({"weights": torch.zeros(3)}, last)
-    assert "is no checkpoint" in run_train(data, run, recipe).figures["failed"]["fold0/segresnet"]
 
 
-def test_an_interrupted_run_of_0_1_0_goes_on(data, tmp_path, interrupted):
-    """Its checkpoints hold the schedule's attributes and with them an object, the clock."""
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"epoch": "two"}, "epoch must be a whole number, got 'two'"),
+        ({"best": [[0.5, "../../weights.safetensors"]]}, "'../../weights.safetensors' is no candidate"),
+        ({"power": 3}, "unknown field power"),
+    ],
+)
+def test_a_checkpoint_of_other_content_is_refused(data, interrupted, changes, what):
     run, recipe, last = interrupted
-    content = torch.load(last, weights_only=True)
-    (scheduler,) = content["lr_schedulers"]
-    assert scheduler["lr_lambdas"] == [None, None]
-    schedule = {"n_steps": 6, "limit_s": 3600.0, "holds_end": False, "warmup_steps": 2, "clock": Clock(7.0)}
-    torch.save({**content, "lr_schedulers": [{**scheduler, "lr_lambdas": [schedule, schedule]}]}, last)
-    shutil.copytree(run, tmp_path / "today")
-    torch.save(content, tmp_path / "today" / "fold0" / "segresnet" / "last.ckpt")
-    for folder in (run, tmp_path / "today"):
-        assert run_train(data, folder, recipe).ok
-    old, new = (load_file(folder / "fold0/segresnet/weights.safetensors") for folder in (run, tmp_path / "today"))
-    assert all(torch.equal(old[name], new[name]) for name in new)
+    tensors, header = checkpoint_of(last)
+    ((name, state),) = header.items()
+    save_file(tensors, last, {name: json.dumps({**json.loads(state), **changes})})
+    assert what in run_train(data, run, recipe).figures["failed"]["fold0/segresnet"]
+    save_file({"weights": torch.zeros(3)}, last, header)
+    assert "is damaged" in run_train(data, run, recipe).figures["failed"]["fold0/segresnet"]
+    save_file(tensors, last)
+    assert "is damaged" in run_train(data, run, recipe).figures["failed"]["fold0/segresnet"]
 
 
-def test_a_resumed_run_keeps_its_own_clock(data, interrupted, monkeypatch):
+def test_a_resumed_run_keeps_its_own_clock(data, interrupted):
     """The time of an earlier process counts once, the pause after it never."""
     run, recipe, last = interrupted
-    content = torch.load(last, weights_only=True)
-    torch.save({**content, "seconds": 1000.0}, last)
-    clocks = []
-    original = DetectorModule.training_step
-
-    def looking_step(self, batch, index):
-        clocks.append((self.schedule.clock is self.clock, self.clock.earlier_s))
-        return original(self, batch, index)
-
-    monkeypatch.setattr(DetectorModule, "training_step", looking_step)
+    tensors, header = checkpoint_of(last)
+    ((name, state),) = header.items()
+    save_file(tensors, last, {name: json.dumps({**json.loads(state), "seconds": 1000.0})})
+    start = time.monotonic()
     assert run_train(data, run, recipe).ok
-    assert clocks
-    assert set(clocks) == {(True, 1000.0)}
+    passed = time.monotonic() - start
+    assert 1000.0 <= load_member(last.parent)[1].seconds <= 1000.1 + passed  # the record is rounded to tenths
 
 
 def test_loader_processes_give_the_same_weights(data, tmp_path):
@@ -323,14 +326,14 @@ def test_loss_that_is_not_finite_stops_one_member_and_names_the_crop(data, tmp_p
 def test_a_failing_member_leaves_the_others(data, tmp_path, monkeypatch, caplog):
     other = {**SEGRESNET, "label": "wide", "init_filters": 6}
     recipe = recipe_file(tmp_path, networks=[SEGRESNET, other], fit={"epochs": 1, "steps_per_epoch": 1})
-    original = DetectorModule.training_step
+    original = fit.loss_of
 
-    def failing_step(self, batch, index):
-        if next(self.network.parameters()).shape[0] == 4:
+    def failing(network, loss, batch):
+        if next(network.parameters()).shape[0] == 4:
             raise RuntimeError("out of memory")
-        return original(self, batch, index)
+        return original(network, loss, batch)
 
-    monkeypatch.setattr(DetectorModule, "training_step", failing_step)
+    monkeypatch.setattr(fit, "loss_of", failing)
     result = run_train(data, tmp_path / "run", recipe)
     assert not result.ok
     assert result.figures["trained"] == ["fold0/wide"]
@@ -389,7 +392,7 @@ class Scores:
         self.values = list(values)
         self.weights = []
 
-    def __call__(self, plan, task, network):
+    def __call__(self, network, held_out, recipe):
         self.weights.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return self.values[len(self.weights) - 1]
 
@@ -400,7 +403,7 @@ def scored(data, tmp_path, monkeypatch):
 
     def run(*values, **fit):
         scores = Scores(*values)
-        monkeypatch.setattr("tomopoint.training.official_score.official_score", scores)
+        monkeypatch.setattr("tomopoint.training.fit.official_score", scores)
         recipe = recipe_file(tmp_path, fit={"score_every": 1, "steps_per_epoch": 2, **fit})
         assert run_train(data, tmp_path / "run", recipe).ok
         folder = tmp_path / "run" / "fold0" / "segresnet"
@@ -449,20 +452,19 @@ def test_the_mean_of_the_best_epochs_is_kept_in_any_case_if_the_recipe_says_so(s
     assert record.kept.startswith("mean of 3 epochs")
 
 
-def remember(monkeypatch, method, weights):
-    """Keep a copy of the trained network's weights just before `method` of DetectorModule runs."""
-    original = getattr(DetectorModule, method)
-
-    def remembering(self, *args):
-        weights.append({name: tensor.clone() for name, tensor in self.network.state_dict().items()})
-        return original(self, *args)
-
-    monkeypatch.setattr(DetectorModule, method, remembering)
+def copy_of(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
 
 def test_swa_keeps_the_mean_of_the_last_quarter_of_the_epochs(data, tmp_path, monkeypatch):
     ends = []
-    remember(monkeypatch, "collect_epoch", ends)
+    original = fit.save_checkpoint
+
+    def remembering(path, state, network, average, optimiser):
+        ends.append(copy_of(network))
+        original(path, state, network, average, optimiser)
+
+    monkeypatch.setattr(fit, "save_checkpoint", remembering)
     recipe = recipe_file(tmp_path, fit={"averaging": "swa", "epochs": 8, "steps_per_epoch": 2, "keep_best": 0})
     assert run_train(data, tmp_path / "run", recipe).ok
     folder = tmp_path / "run" / "fold0" / "segresnet"
@@ -473,7 +475,13 @@ def test_swa_keeps_the_mean_of_the_last_quarter_of_the_epochs(data, tmp_path, mo
 
 def test_ema_keeps_the_moving_average_of_every_step(data, tmp_path, monkeypatch):
     steps = []
-    remember(monkeypatch, "on_train_batch_end", steps)
+    original = AveragedModel.update_parameters
+
+    def remembering(self, model):
+        steps.append(copy_of(model))
+        original(self, model)
+
+    monkeypatch.setattr(AveragedModel, "update_parameters", remembering)
     recipe = recipe_file(tmp_path, fit={"epochs": 2, "keep_best": 0})
     assert run_train(data, tmp_path / "run", recipe).ok
     folder = tmp_path / "run" / "fold0" / "segresnet"
@@ -496,22 +504,22 @@ def test_a_run_that_ends_before_anything_was_averaged_does_not_say_so(scored):
 def test_a_kill_before_the_checkpoint_is_saved_loses_no_candidate(data, tmp_path, monkeypatch):
     """Every candidate that the checkpoint on disk counts on is there, though a later epoch was better."""
     recipe = recipe_file(tmp_path, fit={"epochs": 4, "steps_per_epoch": 2, "keep_best": 1})
-    original = Trainer.save_checkpoint
-    monkeypatch.setattr(EpochEnd, "value_of", lambda self, row: row["epoch"])  # every epoch better than the last
+    original = fit.save_checkpoint
+    monkeypatch.setattr(Validation, "value", lambda self, row: row["epoch"])  # every epoch better than the last
 
-    def dying_save(self, path):
-        if self.current_epoch == 2:
+    def dying(path, state, *rest):
+        if state.epoch == 3:
             raise Killed
-        original(self, path)
+        original(path, state, *rest)
 
-    monkeypatch.setattr(Trainer, "save_checkpoint", dying_save)
-    with pytest.raises(Killed):
-        run_train(data, tmp_path / "run", recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "save_checkpoint", dying)
+        with pytest.raises(Killed):
+            run_train(data, tmp_path / "run", recipe)
     folder = tmp_path / "run" / "fold0" / "segresnet"
-    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
-    assert checkpoint["callbacks"]["EpochEnd"]["best"] == [(1.0, "epoch0001.safetensors")]
+    ((_, state),) = checkpoint_of(folder / LAST)[1].items()
+    assert json.loads(state)["best"] == [[1.0, "epoch0001.safetensors"]]
     assert (folder / CANDIDATES / "epoch0001.safetensors").exists()
-    monkeypatch.setattr(Trainer, "save_checkpoint", original)
     assert run_train(data, tmp_path / "run", recipe).ok
     assert load_member(folder)[1].kept == "best epoch (epoch0003)"
 
@@ -543,7 +551,9 @@ def test_a_warm_up_that_outlasts_the_run_is_said(data, tmp_path, caplog):
     run_train(data, tmp_path / "run", recipe)
     said = [r.getMessage() for r in caplog.records if "warm-up" in r.getMessage()]
     assert len(said) == 1
-    assert said[0].startswith("segresnet: warm-up takes 5 steps and the whole run has 2: learning_rate 0.25 is never")
+    assert said[0].startswith(
+        "segresnet: warm-up takes 5 steps and the whole training has 2: learning_rate 0.25 is never"
+    )
 
 
 def test_every_network_is_trained_with_its_own_options(data, tmp_path):

@@ -11,8 +11,11 @@ import torch
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.training.losses.detection import DetectionLoss, HeatmapLoss, LossOptions, build_loss
+from tomopoint.training.losses.build import build_loss
+from tomopoint.training.losses.detection import DetectionLoss
+from tomopoint.training.losses.heatmap import HeatmapLoss
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL, PointBatch, collate
+from tomopoint.training.recipe import LossOptions
 
 STRIDE = 2
 RADII_VOX = (2.5, 4.0, 6.0)
@@ -191,7 +194,7 @@ def test_scores_pull_their_own_targets_but_targets_do_not_follow():
 def test_a_few_steps_on_one_crop_lower_the_loss_and_train_every_parameter(config):
     torch.manual_seed(0)
     network = build_network(config, len(RADII_VOX), STRIDE).train()
-    loss = build_loss(config, RADII_VOX, STRIDE)
+    loss = build_loss(config, RADII_VOX, STRIDE, LossOptions())
     volume = torch.randn(1, 1, 16, 16, 16)
     points = collate([(torch.tensor([[5.0, 6.0, 7.0], [11.0, 3.0, 12.0]]), torch.tensor([0, 2]), 1.0)])
     optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)

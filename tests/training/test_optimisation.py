@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tomopoint.errors import TomopointError
-from tomopoint.training.detector import parameter_groups
+from tomopoint.training.checkpoints import mean_weights
 from tomopoint.training.machine import Machine, Processes, cpu_multiplies_bf16
-from tomopoint.training.optimisation import Clock, Schedule, build_average, mean_weights
+from tomopoint.training.optimisation import Clock, Schedule, build_average, parameter_groups
 from tomopoint.training.recipe import FitOptions, OptimiserOptions
 
 FIT = FitOptions(epochs=10, steps_per_epoch=10, averaging="none")

@@ -13,7 +13,7 @@ from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import DataError
 from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset
 from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
-from tomopoint.training.crops.tomograms import read_runs
+from tomopoint.training.crops.tomograms import read_tomograms
 from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL
 from tomopoint.training.recipe import CropOptions, Recipe
@@ -48,7 +48,7 @@ def test_confident_picks_join_every_fold_and_copies_of_labelled_runs_do_not(proj
     options = write_picks_of(project, tmp_path / "picks.csv", [0.9, 0.3])
     plan = make_plan(RECIPE, "x", project, tmp_path / "run", None, options)
     assert plan.extra == (PREFIX + "TS_9",)
-    run = read_runs(plan.records, RECIPE)[PREFIX + "TS_9"]
+    run = read_tomograms(plan.records, RECIPE)[PREFIX + "TS_9"]
     truth = make_run("TS_1", seed=1)
     for sure in (True, False):
         chosen = run.labels >= 0 if sure else run.labels <= FIRST_BORDER_LABEL
@@ -70,7 +70,7 @@ def test_a_pick_on_a_face_of_the_tomogram_is_taken(project, tmp_path):
 def test_crops_are_centred_on_confident_picks_only(project, tmp_path):
     options = write_picks_of(project, tmp_path / "picks.csv", [0.9, 0.3])
     plan = make_plan(RECIPE, "x", project, tmp_path / "run", None, options)
-    run = read_runs(plan.records, RECIPE)[PREFIX + "TS_9"]
+    run = read_tomograms(plan.records, RECIPE)[PREFIX + "TS_9"]
     dataset = CropDataset([run], CropOptions((16, 16, 16)), NO_AUGMENTATION, 0, radii_vox=[3, 6])
     assert len(dataset.sampler._probabilities) == (run.labels >= 0).sum()
     labels = np.concatenate([dataset[0, position].labels for position in range(20)])

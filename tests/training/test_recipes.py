@@ -12,7 +12,7 @@ from tomopoint.data.folds import make_folds
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.training.checkpoints import load_record
-from tomopoint.training.fit import check_sizes
+from tomopoint.training.cross_validation import check_recipe
 from tomopoint.training.recipe import (
     AugmentationOptions,
     FitOptions,
@@ -30,8 +30,8 @@ STORED = Path(__file__).parent / "stored"
 @pytest.mark.parametrize("name", NAMES)
 def test_named_recipes_load_and_suit_their_crops(name):
     recipe = load_recipe(name)
-    check_sizes(recipe)
-    assert all(build_network(config, 6).n_classes == 6 for config in recipe.networks)
+    check_recipe(recipe)
+    assert all(build_network(config, 6, stride=2).n_classes == 6 for config in recipe.networks)
 
 
 def test_every_recipe_file_is_tested():
@@ -287,7 +287,7 @@ def test_unknown_name_lists_the_recipes():
 def test_crops_that_a_network_cannot_take_are_refused_before_training():
     recipe = recipe_from_dict({"crops": {"size_zyx": [60, 64, 64]}}, "mine.yaml")
     with pytest.raises(TomopointError, match=r"crops\.size_zyx"):
-        check_sizes(recipe)
+        check_recipe(recipe)
 
 
 def test_differences_name_options():

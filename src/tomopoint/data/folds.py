@@ -29,6 +29,11 @@ class Fold:
     training_runs: tuple[str, ...]
     validation_runs: tuple[str, ...]
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.training_runs, *self.validation_runs)
+
 
 def make_folds(run_names: Sequence[str], scheme: str | Sequence[Sequence[str]]) -> list[Fold]:
     """Split runs into folds.

@@ -24,7 +24,7 @@ from tomopoint.networks.segresnet import SegResNetBackbone
 logger = logging.getLogger(__name__)
 
 
-def build_network(config: NetworkConfig, n_classes: int, stride: int = 2) -> PointNetwork:
+def build_network(config: NetworkConfig, n_classes: int, stride: int) -> PointNetwork:
     """Build the network that `config` describes, with fresh weights.
 
     Parameters

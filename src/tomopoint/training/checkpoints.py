@@ -6,14 +6,17 @@
     <run>/<fold>/<network>/weights.safetensors   the weights to use
                            member.json           MemberRecord; there only once the member is finished
                            metrics.csv           one row per epoch
-                           last.ckpt             everything needed to go on after an interruption
+                           last.safetensors      everything needed to go on after an interruption
+                           candidates/           weights of the best epochs, while it is trained
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,8 +37,16 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "weights.safetensors"
 RECORD = "member.json"
 METRICS = "metrics.csv"
-LAST = "last.ckpt"
+CANDIDATES = "candidates"
 RECIPE = "recipe.yaml"
+
+COLUMNS = (
+    *("epoch", "step", "learning_rate"),
+    *("train_loss", "train_classification", "train_regression"),
+    *("validation_loss", "validation_classification", "validation_regression"),
+    *("score", "seconds"),
+)
+"""Of ``metrics.csv``."""
 
 
 @dataclass(frozen=True)
@@ -181,3 +192,23 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise TomopointError(f"cannot read {path}: {error}") from error
     return content
+
+
+def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """Return the arithmetic mean of several weight files, added up in float64."""
+    total: dict[str, Tensor] = {}
+    for path in paths:
+        for name, tensor in load_file(path).items():
+            total[name] = total[name] + tensor.double() if name in total else tensor.double()
+    return {name: (tensor / len(paths)).float() for name, tensor in total.items()}
+
+
+def write_metrics(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write one line per epoch; what was not measured stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        whole = {name: int(row[name]) for name in ("epoch", "step")}
+        writer.writerow({**{name: f"{value:.6g}" for name, value in row.items()}, **whole})
+    write_atomically(path, text.getvalue())

@@ -41,7 +41,7 @@ def train(
     data
         Project folder in the competition's layout; its train runs need picks.
     out
-        Folder of the run, e.g. runs/first.
+        Training folder to write, e.g. trained/first.
     recipe
         Name of a recipe (default, winner, winner-miniature, demo), or path of a YAML file; one file may change another
         with base: NAME.
@@ -73,9 +73,8 @@ def train(
     from dataclasses import replace
 
     from tomopoint.training.crops.pseudo_labels import PseudoLabels
-    from tomopoint.training.cross_validation import make_plan, open_run, train_members
+    from tomopoint.training.cross_validation import make_plan, open_folder, train_members
     from tomopoint.training.machine import Machine
-    from tomopoint.training.official_score import official_score
     from tomopoint.training.recipe_files import load_recipe
 
     if pseudo_labels is None and (pseudo_data is not None or pseudo_threshold != PSEUDO_THRESHOLD):
@@ -89,8 +88,8 @@ def train(
         machine.precision(chosen.for_network(index).fit.precision)
     pseudo = PseudoLabels(pseudo_labels, pseudo_data or data, threshold=pseudo_threshold) if pseudo_labels else None
     plan = make_plan(chosen, recipe, data, out, folds, pseudo)
-    open_run(plan)
-    outcome = train_members(plan, machine, official_score)
+    open_folder(plan)
+    outcome = train_members(plan, machine)
     done = [*outcome.trained, *outcome.skipped]
     lines = [f"{len(done)} of {len(plan.tasks)} members are trained in {out}"]
     lines += [f"FAILED {label}: {reason}" for label, reason in outcome.failed.items()]

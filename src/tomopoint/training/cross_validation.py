@@ -1,4 +1,4 @@
-"""All members of a recipe: which are done, which go on, which fail; one after the other."""
+"""Cross-validation: every network of a recipe is trained on every fold, one member after the other."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tomopoint
-from tomopoint.data.folds import Fold, make_folds, parse_fold_selection
+from tomopoint.data.folds import make_folds, parse_fold_selection
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
-from tomopoint.networks.point_network import PointNetwork
+from tomopoint.networks.build import build_network
+from tomopoint.networks.point_network import check_size
+from tomopoint.strict_json import Malformed, build, read
 from tomopoint.training.checkpoints import (
-    LAST,
+    CANDIDATES,
     RECIPE,
     RECORD,
     WEIGHTS,
     MemberRecord,
     load_record,
-    read_json,
     save_weights,
 )
 from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
-from tomopoint.training.crops.tomograms import RunRecord, check_voxel_sizes, describe_runs, read_runs
-from tomopoint.training.epochs import CANDIDATES, ScoreFunction
-from tomopoint.training.fit import STRIDE, FitResult, MemberTask, check_sizes, fit_member
+from tomopoint.training.crops.tomograms import RunRecord, check_voxel_sizes, describe_runs, read_tomograms
+from tomopoint.training.fit import MemberTask, fit_member
 from tomopoint.training.forecast import Forecast, Workload
+from tomopoint.training.last_checkpoint import LAST
 from tomopoint.training.machine import Machine, Processes
 from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import differences
@@ -40,8 +39,15 @@ from tomopoint.training.recipe_files import differences
 logger = logging.getLogger(__name__)
 
 DATA = "data.json"
-ScoreMember = Callable[["TrainingPlan", MemberTask, PointNetwork], float]
-"""Official score of a network on the runs held out from a member."""
+"""The runs that were trained on, by digest."""
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What ``data.json`` holds: the project, and the digest of every run that was read."""
+
+    data_root: str
+    runs: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,11 @@ class TrainingPlan:
     data_root
         The project.
     out
-        Folder of the run.
+        The training folder.
     tasks
         The chosen folds times the networks.
     records
-        Every run that any of the tasks needs.
+        Every run that any of the tasks needs, by name.
     extra
         Names in `records` that no fold holds: further training runs.
     """
@@ -95,6 +101,34 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Try what can be tried of a recipe before any data is read.
+
+    Raises
+    ------
+    TomopointError
+        A network cannot take crops of ``crops.size_zyx`` (the message says which sizes it takes), or several processes
+        are given a time limit.
+    """
+    for index, config in enumerate(recipe.networks):
+        network, own = build_network(config, len(recipe.particles), recipe.stride), recipe.for_network(index)
+        try:
+            check_size((1, 1, *recipe.crops.size_zyx), network.divisor, network.needs_context)
+        except TomopointError as error:
+            raise TomopointError(f"crops.size_zyx does not suit network {config.title!r}: {error}") from error
+        if own.fit.max_minutes and Processes.from_environment().count > 1:
+            raise TomopointError(
+                "max_minutes sets the learning rate by each process's own clock; with several processes, limit "
+                "fit.epochs"
+            )
+        if own.optimiser.warmup_steps >= own.fit.steps:  # not refused: a try of a few steps is meant to be allowed
+            logger.warning(
+                "%s: warm-up takes %d steps and the whole training has %d: learning_rate %g is never reached; lower "
+                "optimiser.warmup_steps or train longer",
+                *(config.title, own.optimiser.warmup_steps, own.fit.steps, own.optimiser.learning_rate),
+            )
+
+
 def make_plan(
     recipe: Recipe,
     recipe_name: str,
@@ -110,34 +144,26 @@ def make_plan(
     DataError
         Anything wrong with the project or with `folds`.
     TomopointError
-        A network cannot take the recipe's crops, or `out` holds a run of another recipe or other data.
+        As :func:`check_recipe`.
     """
-    check_sizes(recipe)
-    for own in (recipe.for_network(index) for index in range(len(recipe.networks))):
-        if own.fit.max_minutes and Processes.from_environment().count > 1:
-            raise TomopointError(
-                "max_minutes sets the learning rate by each process's own clock; with several processes, limit "
-                "fit.epochs"
-            )
-    _warn_of_endless_warm_up(recipe)
+    check_recipe(recipe)
     all_names = [run.name for run in Project(data_root).runs("train")]
     by_name = {fold.name: fold for fold in make_folds(all_names, recipe.folds)}
     chosen = list(by_name) if folds is None else parse_fold_selection(folds, by_name)
-    names = sorted({name for fold in chosen for name in _runs_of(by_name[fold])})
     tasks = [
         MemberTask(by_name[fold], list(by_name).index(fold), index, recipe, out / fold / network.title)
         for fold in chosen
         for index, network in enumerate(recipe.networks)
     ]
-    records = describe_runs(data_root, names, recipe)
+    names = sorted({name for fold in chosen for name in by_name[fold].runs})
     extra = {} if pseudo is None else describe_pseudo_runs(pseudo, recipe, all_names)
-    records = {**records, **extra}
+    records = {**describe_runs(data_root, names, recipe), **extra}
     check_voxel_sizes(records.values())
     return TrainingPlan(recipe, recipe_name, data_root, out, tuple(tasks), records, tuple(extra))
 
 
-def open_run(plan: TrainingPlan) -> None:
-    """Create the run's folder, or refuse one that was made with another recipe or with other data.
+def open_folder(plan: TrainingPlan) -> None:
+    """Create the training folder, or refuse one that was made with another recipe or with other data.
 
     Raises
     ------
@@ -155,13 +181,13 @@ def open_run(plan: TrainingPlan) -> None:
                 f"choose another --out, or go on with its own: --recipe {recipe_path}"
             )
     digests = {name: record.digest for name, record in plan.records.items()}
-    earlier = read_json(data_path)["runs"] if data_path.exists() else {}
-    moved = [name for name, digest in digests.items() if earlier.get(name, digest) != digest]
+    earlier = read_digests(data_path) if data_path.exists() else {}
+    changed = [name for name, digest in digests.items() if earlier.get(name, digest) != digest]
     if earlier:
-        moved += sorted({name for name in earlier if name.startswith(PREFIX)} ^ set(plan.extra))
-    if moved:
+        changed += sorted({name for name in earlier if name.startswith(PREFIX)} ^ set(plan.extra))
+    if changed:
         raise TomopointError(
-            f"{plan.out} was made with other data: picks or tomogram of {', '.join(moved)} changed since; "
+            f"{plan.out} was made with other data: picks or tomogram of {', '.join(changed)} changed since; "
             "choose another --out, or remove that folder"
         )
     if Processes.from_environment().rank == 0:
@@ -170,48 +196,95 @@ def open_run(plan: TrainingPlan) -> None:
         write_atomically(data_path, json.dumps(content, indent=2) + "\n")
 
 
-def train_members(plan: TrainingPlan, machine: Machine, score_member: ScoreMember | None = None) -> Outcome:
-    """Train every member that is not finished; a failing one does not stop the others.
+def read_digests(path: Path) -> Mapping[str, str]:
+    """Return the digests of the runs that a training folder was made with."""
+    try:
+        return build(TrainedOn, read(path)).runs
+    except (OSError, Malformed) as error:
+        raise TomopointError(f"cannot read {path} ({error}); restore it, or choose another --out") from error
+
+
+def train_members(plan: TrainingPlan, machine: Machine) -> Outcome:
+    """Train every member that is not finished, one after the other; a failing one does not stop the others.
 
     Parameters
     ----------
     plan
-        What to train; :func:`open_run` comes before.
+        What to train; :func:`open_folder` comes before.
     machine
-        Where.
-    score_member
-        Called every ``fit.score_every`` epochs; None: never.
+        Device, processes and curves.
+
+    Raises
+    ------
+    TomopointError
+        A finished member was made with another recipe or with other data.
     """
+    recipe, processes = plan.recipe, Processes.from_environment()
     outcome = Outcome()
+    data_sha256 = {task.label: plan.digest_of((*task.fold.runs, *plan.extra)) for task in plan.tasks}
+
+    # What is finished, if it was made from the same, is not made again.
     waiting = []
     for task in plan.tasks:
-        if (task.folder / RECORD).exists():
-            _check_finished(plan, task)
-            outcome.skipped.append(task.label)
-            logger.info("%s is finished, skipped", task.label)
-        else:
+        if not (task.folder / RECORD).exists():
             waiting.append(task)
+            continue
+        record = load_record(task.folder)
+        same = {
+            "recipe": record.recipe_sha256 == recipe.digest,
+            "data": record.data_sha256 == data_sha256[task.label],
+        }
+        if not all(same.values()):
+            wrong = " and other ".join(what for what, is_same in same.items() if not is_same)
+            raise TomopointError(f"{task.folder} was trained with another {wrong}; choose another --out, or remove it")
+        outcome.skipped.append(task.label)
+        logger.info("%s is finished, skipped", task.label)
     if not waiting:
         return outcome
+
+    # How much there is to do; then the volumes, once, because folds share them.
     workloads = [Workload.of(task.own_recipe, task.label, task.network.title) for task in plan.tasks]
     forecast = Forecast(workloads, outcome.skipped)
     logger.info("%s", forecast.announcement())
-    runs = read_runs(plan.records, plan.recipe)
+    tomograms = read_tomograms(plan.records, recipe)
+
     for task in waiting:
-        score: ScoreFunction | None = None
-        if score_member is not None and task.own_recipe.fit.score_every and task.fold.validation_runs:
-            score = partial(score_member, plan, task)
-        needed = {name: runs[name] for name in (*_runs_of(task.fold), *plan.extra)}
         verb = "goes on" if (task.folder / LAST).exists() else "starts"
         logger.info("%s %s: %d training runs", task.label, verb, len(task.fold.training_runs) + len(plan.extra))
         try:
             task.folder.mkdir(parents=True, exist_ok=True)
-            result = fit_member(task, needed, machine, score, forecast=forecast)
-            if Processes.from_environment().rank == 0:
-                _finish(plan, task, result)
+            needed = {name: tomograms[name] for name in (*task.fold.runs, *plan.extra)}
+            result = fit_member(task, needed, machine, forecast=forecast)
+            # Weights, then the record, which marks the member as finished; candidates go last, because a member that
+            # is interrupted before its record needs them again.
+            if processes.rank == 0:
+                record = MemberRecord(
+                    fold=task.fold.name,
+                    network=task.network.architecture.resolved(),
+                    particles=tuple(particle.name for particle in recipe.particles),
+                    stride=recipe.stride,
+                    voxel_A=tomograms[task.fold.training_runs[0]].voxel_A,
+                    normalisation=recipe.normalisation,
+                    training_runs=(*task.fold.training_runs, *plan.extra),
+                    validation_runs=task.fold.validation_runs,
+                    data_root=str(plan.data_root.resolve()),
+                    data_sha256=data_sha256[task.label],
+                    recipe_sha256=recipe.digest,
+                    weights_sha256=save_weights(result.weights, task.folder / WEIGHTS),
+                    recipe=plan.recipe_name,
+                    tomopoint=tomopoint.__version__,
+                    epochs=result.epochs,
+                    steps=result.steps,
+                    kept=result.kept,
+                    seconds=result.seconds,
+                    device=result.device,
+                    precision=result.precision,
+                )
+                record.save(task.folder)
+                shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)
         except Exception as error:
-            # Other processes of a DDP run wait for this one: it must end, so that torchrun ends them.
-            if Processes.from_environment().count > 1:
+            # Other processes of a joint training wait for this one: it must end, so that torchrun ends them.
+            if processes.count > 1:
                 raise
             reason = str(error) if isinstance(error, TomopointError) else machine_fault(error)
             outcome.failed[task.label] = reason or f"{type(error).__name__}: {error}"
@@ -220,69 +293,3 @@ def train_members(plan: TrainingPlan, machine: Machine, score_member: ScoreMembe
             outcome.trained.append(task.label)
         forecast.done(task.label)
     return outcome
-
-
-def _finish(plan: TrainingPlan, task: MemberTask, result: FitResult) -> None:
-    """Write weights and record; the record comes last and marks the member as finished."""
-    recipe = plan.recipe
-    record = MemberRecord(
-        fold=task.fold.name,
-        network=task.network.architecture.resolved(),
-        particles=tuple(particle.name for particle in recipe.particles),
-        stride=STRIDE,
-        voxel_A=next(iter(plan.records[task.fold.training_runs[0]].infos.values())).voxel_A,
-        normalisation=recipe.normalisation,
-        training_runs=(*task.fold.training_runs, *plan.extra),
-        validation_runs=task.fold.validation_runs,
-        data_root=str(plan.data_root.resolve()),
-        data_sha256=plan.digest_of(_member_runs(plan, task)),
-        recipe_sha256=recipe.digest,
-        weights_sha256=save_weights(result.weights, task.folder / WEIGHTS),
-        recipe=plan.recipe_name,
-        tomopoint=tomopoint.__version__,
-        epochs=result.epochs,
-        steps=result.steps,
-        kept=result.kept,
-        seconds=result.seconds,
-        device=result.device,
-        precision=result.precision,
-    )
-    record.save(task.folder)
-    shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)  # not before: an interrupted member needs them again
-
-
-def _check_finished(plan: TrainingPlan, task: MemberTask) -> None:
-    """Refuse to count a finished member that was made from something else."""
-    record = load_record(task.folder)
-    expected: dict[str, Any] = {
-        "recipe_sha256": plan.recipe.digest,
-        "data_sha256": plan.digest_of(_member_runs(plan, task)),
-    }
-    wrong = [name.removesuffix("_sha256") for name, value in expected.items() if getattr(record, name) != value]
-    if wrong:
-        raise TomopointError(
-            f"{task.folder} was trained with another {' and other '.join(wrong)}; choose another --out, or remove it"
-        )
-
-
-def _warn_of_endless_warm_up(recipe: Recipe) -> None:
-    """Say where a run is too short to reach its learning rate; a try of a few steps is meant to be allowed."""
-    for index, network in enumerate(recipe.networks):
-        own = recipe.for_network(index)
-        if own.optimiser.warmup_steps >= own.fit.steps:
-            logger.warning(
-                "%s: warm-up takes %d steps and the whole run has %d: learning_rate %g is never reached; lower "
-                "optimiser.warmup_steps or train longer",
-                network.title,
-                own.optimiser.warmup_steps,
-                own.fit.steps,
-                own.optimiser.learning_rate,
-            )
-
-
-def _member_runs(plan: TrainingPlan, task: MemberTask) -> tuple[str, ...]:
-    return (*_runs_of(task.fold), *plan.extra)
-
-
-def _runs_of(fold: Fold) -> tuple[str, ...]:
-    return (*fold.training_runs, *fold.validation_runs)

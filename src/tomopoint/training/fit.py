@@ -1,18 +1,16 @@
-"""Fitting one member: one network on one fold."""
+"""Training of one member: one network on one fold, from the first step to the weights that are kept."""
 
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -20,22 +18,21 @@ from tomopoint.data.folds import Fold
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network, load_backbone
 from tomopoint.networks.point_network import PointNetwork
-from tomopoint.training.checkpoints import LAST
+from tomopoint.training.checkpoints import CANDIDATES, METRICS, mean_weights, save_weights, write_metrics
 from tomopoint.training.crops.dataset import CropBatch, CropDataset, EpochSampler, collate_crops, fixed_batches
 from tomopoint.training.crops.sampler import Sampler
 from tomopoint.training.crops.tomograms import TrainingTomogram
-from tomopoint.training.detector import DetectorModule
-from tomopoint.training.epochs import EpochEnd, Progress, ScoreFunction
 from tomopoint.training.forecast import Forecast
-from tomopoint.training.losses.detection import build_loss
-from tomopoint.training.machine import Machine, Processes
+from tomopoint.training.last_checkpoint import LAST, FitState, load_checkpoint, save_checkpoint
+from tomopoint.training.losses.base import LossTerms, PointLoss
+from tomopoint.training.losses.build import build_loss
+from tomopoint.training.machine import Machine
+from tomopoint.training.official_score import official_score
+from tomopoint.training.optimisation import SWA_START, Clock, Schedule, build_average, parameter_groups
+from tomopoint.training.progress import TrainingProgress
 from tomopoint.training.recipe import NetworkRecipe, Recipe
-from tomopoint.training.resuming import LastCheckpoint
 
 logger = logging.getLogger(__name__)
-
-STRIDE = 2
-"""Voxels per output cell of every network trained here (the contract of the project)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class MemberTask:
     fold_index, network_index
         Its place in the recipe.
     recipe
-        How.
+        The recipe of all members.
     folder
         Where its files go.
     """
@@ -84,18 +81,18 @@ class MemberTask:
 
 @dataclass(frozen=True)
 class FitResult:
-    """A fitted network.
+    """A trained network.
 
     Attributes
     ----------
     weights
-        State dict to keep.
+        State dict to keep, on the CPU.
     kept
         Which weights these are, in words.
     epochs, steps, seconds
-        Trained, in all.
+        Trained in all, over interruptions; pauses do not count.
     device, precision
-        Where and how.
+        Name of the processor, and Lightning's name of the precision.
     """
 
     weights: Mapping[str, Tensor]
@@ -109,9 +106,8 @@ class FitResult:
 
 def fit_member(
     task: MemberTask,
-    runs: Mapping[str, TrainingTomogram],
+    tomograms: Mapping[str, TrainingTomogram],
     machine: Machine,
-    score: ScoreFunction | None = None,
     sampler: Sampler | None = None,
     forecast: Forecast | None = None,
 ) -> FitResult:
@@ -121,101 +117,179 @@ def fit_member(
     ----------
     task
         What to train.
-    runs
-        Every run of the fold, and extra training runs under names that are in no fold.
+    tomograms
+        By run: every run of the fold, and extra training runs under names that are in no fold.
     machine
-        Device, processes, log.
-    score
-        Official score on the held-out runs, used where the recipe says how often.
+        Device, processes, curves.
     sampler
         Replaces the choice of crops; benchmarks use it.
     forecast
-        Of the run that this member is part of.
+        Of all members that are trained together; told what this one takes.
 
     Raises
     ------
     TomopointError
-        A size that the network cannot take, a precision the device lacks, a loss that is not finite, or a checkpoint
-        that is damaged or holds more than plain data.
+        A size that the network cannot take, a precision the device lacks, a loss or gradient that is not finite, or a
+        damaged checkpoint.
     """
-    recipe = task.own_recipe
-    processes = Processes.from_environment()
-    training = [run for name, run in runs.items() if name not in task.fold.validation_runs]
-    held_out = [runs[name] for name in task.fold.validation_runs]
-    epoch_sampler = EpochSampler(_crops_per_epoch(recipe), processes.rank, processes.count)
-    module = _build_module(task, training[0].voxel_A, epoch_sampler)
+    recipe, options = task.own_recipe, task.own_recipe.fit
+    training = [tomogram for name, tomogram in tomograms.items() if name not in task.fold.validation_runs]
+    held_out = [tomograms[name] for name in task.fold.validation_runs]
+    radii_vox = recipe.radii_vox(training[0].voxel_A)
+    fabric = machine.build_fabric(options.precision)
+
+    # The network, what it is asked, and the average of its weights that is evaluated in its place.
+    torch.manual_seed(task.seed)
+    network = build_network(task.network, len(recipe.particles), recipe.stride)
+    if task.network.pretrained is not None:
+        load_backbone(network, Path(task.network.pretrained))
     if not machine.on_gpu and task.network.name.startswith("dynunet"):
         # A sixth faster in bf16 on a CPU; a SegResNet becomes slower (benchmarks/step.py).
-        module.to(memory_format=torch.channels_last_3d)
-    radii_vox = recipe.radii_vox(training[0].voxel_A)
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    groups = parameter_groups(network, recipe.optimiser.weight_decay)
+    adam = torch.optim.AdamW(groups, lr=recipe.optimiser.learning_rate, betas=recipe.optimiser.betas)
+    model, optimiser = fabric.setup(network, adam)
+    model.mark_forward_method("logits")
+    loss = build_loss(task.network, radii_vox, recipe.stride, recipe.loss).to(fabric.device)
+    average = build_average(network, options)
+
+    # Crops: (epoch, position) decides everything about one, so that nothing has to be restored.
+    crops_per_epoch = options.steps_per_epoch * recipe.optimiser.accumulate * options.batch_size
+    positions = EpochSampler(crops_per_epoch, fabric.global_rank, fabric.world_size)
     dataset = CropDataset(training, recipe.crops, recipe.augmentation, task.seed, sampler, radii_vox)
-    batches = _validation_batches(held_out, recipe)
-    epoch_end = EpochEnd(task.folder, batches, score)
-    trainer = _build_trainer(task, machine, processes, [epoch_end, Progress(task.label, epoch_end, forecast)])
+    loader = build_loader(dataset, positions, options.batch_size, machine)
+    validation = Validation(fabric, recipe, held_out, loss)
+
+    # Where an earlier process stopped.
     last = task.folder / LAST
-    with _expected_warnings():
-        loader = _build_loader(dataset, epoch_sampler, recipe, machine)
-        trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    kept = epoch_end.choose_weights(trainer, module)
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in module.evaluated.state_dict().items()}
+    state = load_checkpoint(last, network, average, adam) if last.exists() else FitState()
+    if state.scaler:
+        fabric.strategy.precision.load_state_dict(dict(state.scaler))
+    clock = Clock(state.seconds)
+    schedule = Schedule(options, recipe.optimiser, clock)
+    progress = TrainingProgress(task.label, options.epochs, fabric.is_global_zero, forecast)
+    curves = machine.build_logger(task.folder, task.label) if fabric.is_global_zero else None
+
+    while state.epoch < options.epochs and not state.stopped:
+        # Dropout is seeded by epoch, so that a resumed training drops what an uninterrupted one drops.
+        torch.manual_seed(seed_of_epoch(task.seed, state.epoch, fabric.global_rank))
+        network.train()
+        positions.epoch = state.epoch
+        history: list[tuple[float, float]] = []
+        for number, batch in enumerate(loader, start=1):
+            # Loss and gradient of one batch; several processes add theirs up with the last batch of a step.
+            accumulates = number % recipe.optimiser.accumulate != 0
+            where = f"epoch {state.epoch}, step {state.step}; the batch holds {'; '.join(batch.origins)}"
+            with fabric.no_backward_sync(model, enabled=accumulates):
+                terms = loss_of(model, loss, batch.to(fabric.device, non_blocking=True))
+                if not torch.isfinite(terms.total):
+                    raise not_finite("loss", f"{terms.classification:.3g} + {terms.regression:.3g}", where)
+                fabric.backward(terms.total / recipe.optimiser.accumulate)
+            history.append((float(terms.classification), float(terms.regression)))
+            if accumulates:
+                continue
+
+            # Clip. A gradient that is not finite ends the member; in fp16 its scaler leaves out the step instead.
+            limit = recipe.optimiser.clip_norm or inf
+            norm = fabric.clip_gradients(model, optimiser, max_norm=limit, error_if_nonfinite=False)
+            assert norm is not None
+            if not torch.isfinite(norm) and machine.precision(options.precision) != "16-mixed":
+                raise not_finite("gradient", f"norm {float(norm)}", where)
+
+            # Step, at the rate of the schedule.
+            for group in adam.param_groups:
+                group["lr"] = recipe.optimiser.learning_rate * schedule(state.step)
+            optimiser.step()
+            optimiser.zero_grad()
+            state.step += 1
+
+            # Average, and look at the time.
+            if average is not None and options.averaging == "ema":
+                average.update_parameters(network)
+            progress.after_step(state.step, schedule.progress(state.step), sum(history[-1]))
+            if schedule.out_of_time:
+                state.stopped = True
+                break
+
+        # Stochastic weight averaging takes the weights at the end of the late epochs.
+        if average is not None and options.averaging == "swa" and schedule.progress(state.step) >= SWA_START:
+            average.update_parameters(network)
+        state.n_averaged = 0 if average is None else int(average.n_averaged)
+        evaluated = average.module if average is not None and state.n_averaged else network
+        assert isinstance(evaluated, PointNetwork)
+
+        # Validate: the loss on fixed crops, and every so many epochs the official score.
+        own = torch.tensor(history, dtype=torch.float32, device=fabric.device).mean(dim=0)
+        mean = fabric.all_reduce(own, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        classification, regression = mean.tolist()
+        row = {
+            "epoch": float(state.epoch),
+            "step": float(state.step),
+            "learning_rate": recipe.optimiser.learning_rate * schedule(state.step),
+            "train_loss": classification + regression,
+            "train_classification": classification,
+            "train_regression": regression,
+            **validation.losses(evaluated),
+        }
+        if options.score_every and (state.epoch + 1) % options.score_every == 0:
+            row |= validation.score(evaluated)
+        state.seconds = row["seconds"] = clock.seconds
+
+        # Rank: are these weights among the best, and are they better than the last that counted as better?
+        value = validation.value(row)
+        if value is not None:
+            candidate = (value, f"epoch{state.epoch:04d}.safetensors")
+            ranked = sorted([*state.best, candidate], key=lambda item: item[0], reverse=True)
+            state.best = tuple(ranked[: options.keep_best])
+            if fabric.is_global_zero and candidate in state.best:
+                save_weights(evaluated.state_dict(), task.folder / CANDIDATES / candidate[1])
+            if state.to_beat is None or value > state.to_beat + options.min_improvement:
+                state.to_beat, state.stale = value, 0
+            else:
+                state.stale += 1
+            state.stopped = state.stopped or 0 < options.patience <= state.stale
+
+        # Save: the checkpoint holds all of the above. Candidates that it no longer counts on go only after it.
+        state.rows = (*state.rows, row)
+        state.epoch += 1
+        state.scaler = fabric.strategy.precision.state_dict()
+        if fabric.is_global_zero:
+            write_metrics(state.rows, task.folder / METRICS)
+            save_checkpoint(last, state, network, average, adam)
+            for path in (task.folder / CANDIDATES).glob("*.safetensors"):
+                if path.name not in {name for _, name in state.best}:
+                    path.unlink()
+        if curves is not None:
+            figures = {name: figure for name, figure in row.items() if name not in ("epoch", "step")}
+            curves.log_metrics(figures, step=state.step)
+        progress.after_epoch(state.rows)
+
+    progress.close()
+    evaluated = average.module if average is not None and state.n_averaged else network
+    assert isinstance(evaluated, PointNetwork)
+    kept = choose_weights(task, state, evaluated, validation)
+    fabric.barrier()  # whoever is faster may go on to remove the candidates that others still read
     return FitResult(
-        weights=weights,
+        weights={name: tensor.detach().cpu().clone() for name, tensor in evaluated.state_dict().items()},
         kept=kept,
-        epochs=len(epoch_end.rows),
-        steps=trainer.global_step,
-        seconds=round(module.clock.seconds, 1),
+        epochs=state.epoch,
+        steps=state.step,
+        seconds=round(state.seconds, 1),
         device=machine.device_name,
-        precision=str(trainer.precision),
+        precision=machine.precision(options.precision),
     )
 
 
-def check_sizes(recipe: Recipe) -> None:
-    """Run every network of the recipe on one empty crop's shape before anything is trained.
-
-    Raises
-    ------
-    TomopointError
-        A network cannot take crops of ``crops.size_zyx``; the message says which sizes it takes.
-    """
-    from tomopoint.networks.point_network import check_size
-
-    for config in recipe.networks:
-        network = build_network(config, len(recipe.particles), STRIDE)
-        try:
-            check_size((1, 1, *recipe.crops.size_zyx), network.divisor, network.needs_context)
-        except TomopointError as error:
-            raise TomopointError(f"crops.size_zyx does not suit network {config.title!r}: {error}") from error
-
-
-def _build_module(task: MemberTask, voxel_A: float, sampler: EpochSampler) -> DetectorModule:
-    recipe, config = task.own_recipe, task.network
-    torch.manual_seed(task.seed)
-    network: PointNetwork = build_network(config, len(recipe.particles), STRIDE)
-    if config.pretrained is not None:
-        load_backbone(network, Path(config.pretrained))
-    loss = build_loss(config, recipe.radii_vox(voxel_A), STRIDE, recipe.loss)
-    return DetectorModule(network, loss, recipe, task.seed, sampler)
-
-
-def _crops_per_epoch(recipe: Recipe) -> int:
-    return recipe.fit.steps_per_epoch * recipe.optimiser.accumulate * recipe.fit.batch_size
-
-
-def _validation_batches(held_out: Sequence[TrainingTomogram], recipe: Recipe) -> list[CropBatch]:
-    if not held_out or not recipe.fit.validation_crops:
-        return []
-    radii_vox = recipe.radii_vox(held_out[0].voxel_A)
-    return fixed_batches(held_out, recipe.crops, recipe.fit.validation_crops, recipe.fit.batch_size, radii_vox)
-
-
-def _build_loader(
-    dataset: CropDataset, sampler: EpochSampler, recipe: Recipe, machine: Machine
+def build_loader(
+    dataset: CropDataset, positions: EpochSampler, batch_size: int, machine: Machine
 ) -> DataLoader[CropBatch]:
+    """Return the loader of the training crops; the crops are the same for any number of its processes."""
     workers = machine.loader_processes
     return DataLoader(
         dataset,  # type: ignore[arg-type]
-        batch_size=recipe.fit.batch_size,
-        sampler=sampler,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        sampler=positions,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=collate_crops,
         pin_memory=machine.on_gpu,
@@ -225,46 +299,110 @@ def _build_loader(
     )
 
 
-def _build_trainer(task: MemberTask, machine: Machine, processes: Processes, callbacks: list[Any]) -> Trainer:
-    recipe = task.own_recipe
-    if machine.on_gpu:
-        torch.set_float32_matmul_precision("high")
-    with _expected_warnings():
-        return Trainer(
-            accelerator="gpu" if machine.on_gpu else "cpu",
-            devices=processes.per_node,
-            num_nodes=processes.nodes,
-            strategy="ddp" if processes.count > 1 else "auto",
-            precision=machine.precision(recipe.fit.precision),
-            max_epochs=recipe.fit.epochs,
-            accumulate_grad_batches=recipe.optimiser.accumulate,
-            logger=machine.build_logger(task.folder, task.label),
-            callbacks=callbacks,
-            plugins=[LastCheckpoint()],
-            default_root_dir=task.folder,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            benchmark=machine.on_gpu,
-        )
+def loss_of(model: PointNetwork, loss: PointLoss, batch: CropBatch) -> LossTerms:
+    """Return the loss of one batch."""
+    terms: LossTerms = loss(*model.logits(batch.volume), batch.points)
+    return terms
 
 
-@contextmanager
-def _expected_warnings() -> Iterator[None]:
-    """Silence what Lightning says about choices made here on purpose."""
-    quiet = logging.getLogger("lightning.pytorch")
-    level = quiet.level
-    quiet.setLevel(logging.INFO if logger.isEnabledFor(logging.DEBUG) else logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-        warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
-        try:
-            yield
-        finally:
-            quiet.setLevel(level)
+def seed_of_epoch(seed: int, epoch: int, rank: int) -> int:
+    """Return the seed of what is random in one epoch and process beside the crops."""
+    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
+
+
+def not_finite(what: str, values: str, where: str) -> TomopointError:
+    """Return the error that names the crops of a batch with which training broke down."""
+    return TomopointError(
+        f"the {what} is not finite ({values}) in {where}. Look at these places, lower learning_rate, or use another "
+        "precision"
+    )
+
+
+class Validation:
+    """Judges weights by the held-out runs: the loss on fixed crops, or the official score where the recipe asks for it.
+
+    Parameters
+    ----------
+    fabric
+        Device and precision; the first process measures, all get its figures and so decide alike.
+    recipe
+        Of the member's network.
+    held_out
+        Tomograms that the network does not train on; none at all is legal.
+    loss
+        The one that it is trained with.
+    """
+
+    def __init__(self, fabric: Fabric, recipe: Recipe, held_out: Sequence[TrainingTomogram], loss: PointLoss) -> None:
+        self.fabric = fabric
+        self.recipe = recipe
+        self.held_out = held_out
+        self.loss = loss
+        self.by_score = bool(recipe.fit.score_every and held_out)
+        self.batches: list[CropBatch] = []
+        if held_out and recipe.fit.validation_crops:
+            n_crops, batch_size = recipe.fit.validation_crops, recipe.fit.batch_size
+            radii_vox = recipe.radii_vox(held_out[0].voxel_A)
+            self.batches = fixed_batches(held_out, recipe.crops, n_crops, batch_size, radii_vox)
+
+    @torch.no_grad()
+    def losses(self, network: PointNetwork) -> dict[str, float]:
+        """Return the loss and its two terms, mean over the fixed batches; nothing without held-out runs."""
+        if not self.batches:
+            return {}
+        was_training = network.training
+        network.eval()
+        terms = []
+        for batch in self.batches:
+            with self.fabric.autocast():
+                found = loss_of(network, self.loss, batch.to(self.fabric.device))
+            terms.append((float(found.classification), float(found.regression)))
+        network.train(was_training)
+        mean = torch.tensor(terms, dtype=torch.float64).mean(dim=0).tolist()
+        classification, regression = self.fabric.broadcast(mean)
+        if not np.isfinite(classification + regression):
+            raise not_finite("validation loss", f"{classification:.3g} + {regression:.3g}", "the held-out runs")
+        return {
+            "validation_loss": classification + regression,
+            "validation_classification": classification,
+            "validation_regression": regression,
+        }
+
+    def score(self, network: PointNetwork) -> dict[str, float]:
+        """Return the official score; nothing without held-out runs."""
+        if not self.held_out:
+            return {}
+        value = official_score(network, self.held_out, self.recipe) if self.fabric.is_global_zero else 0.0
+        return {"score": self.fabric.broadcast(value)}
+
+    def value(self, figures: Mapping[str, float]) -> float | None:
+        """Return what ranks weights, larger is better: of what was measured, the score or the loss; None if neither."""
+        if self.by_score:
+            return figures.get("score")
+        return -figures["validation_loss"] if "validation_loss" in figures else None
+
+
+def choose_weights(task: MemberTask, state: FitState, network: PointNetwork, validation: Validation) -> str:
+    """Load the weights to keep into `network`, which holds those of the last epoch; return in words which they are.
+
+    The mean of the best epochs is validated like each of them, and kept if it is better than the best or if the
+    recipe wants it in any case.
+    """
+    options = task.own_recipe.fit
+    if not state.best:
+        if not state.n_averaged:
+            return "last epoch"
+        if options.averaging == "swa":
+            return f"last epoch, mean of {state.n_averaged} epoch ends"
+        return f"last epoch, moving average (decay {options.ema_decay:g})"
+    paths = [task.folder / CANDIDATES / name for _, name in state.best]
+    if len(paths) > 1:
+        network.load_state_dict(mean_weights(paths))
+        value = validation.value(validation.score(network) if validation.by_score else validation.losses(network))
+        best = state.best[0][0]
+        assert value is not None
+        logger.info("mean of the best %d epochs: %.4f, best epoch: %.4f", len(paths), value, best)
+        if options.mean_of_best == "always" or value > best:
+            return f"mean of {len(paths)} epochs ({', '.join(path.stem for path in paths)})"
+    network.load_state_dict(mean_weights(paths[:1]))
+    return f"best epoch ({paths[0].stem})"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric import Fabric
 
 from tomopoint.errors import TomopointError
 from tomopoint.training.recipe import Precision
@@ -109,15 +110,34 @@ class Machine:
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return "bf16" if cpu_multiplies_bf16() else "fp32"
 
+    def build_fabric(self, wanted: Precision) -> Fabric:
+        """Return what places a network on the device, computes in the wanted precision and adds up gradients.
+
+        In a process that torchrun started it also joins the others.
+        """
+        if self.on_gpu:
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
+        processes = Processes.from_environment()
+        fabric = Fabric(
+            accelerator="gpu" if self.on_gpu else "cpu",
+            devices=processes.per_node,
+            num_nodes=processes.nodes,
+            strategy="ddp" if processes.count > 1 else "auto",
+            precision=self.precision(wanted),
+        )
+        fabric.launch()
+        return fabric
+
     def build_logger(self, folder: Path, label: str) -> Any:
-        """Return Lightning's logger for a member; False for none."""
+        """Return where the curves of a member go, with Lightning's ``log_metrics(figures, step)``; None for nowhere."""
         if self.curves == "none":
-            return False
+            return None
         if self.curves == "wandb":
             return _wandb(folder, label)
-        from lightning.pytorch.loggers import TensorBoardLogger
+        from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
-        return TensorBoardLogger(save_dir=folder, name="tensorboard", version="")
+        return TensorBoardLogger(root_dir=folder, name="tensorboard", version="")
 
 
 def cpu_multiplies_bf16(cpu_info: Path = CPU_INFO) -> bool:

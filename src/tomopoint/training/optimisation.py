@@ -1,17 +1,15 @@
-"""Learning rate per optimiser step: linear warm-up, cosine, and a clock where a run has a time limit."""
+"""How weights move: which of them decay, the learning rate of every step, and averages of weights over steps."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from tomopoint.networks.point_network import PointNetwork
@@ -21,7 +19,7 @@ FIRST_SHARE = 1e-3
 """Warm-up starts at this share of the peak: zero would waste the first step."""
 
 SWA_START = 0.75
-"""Share of the run after which stochastic weight averaging collects weights (Izmailov et al. 2018)."""
+"""Share of a training after which stochastic weight averaging collects weights (Izmailov et al. 2018)."""
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Schedule:
     Parameters
     ----------
     fit, optimiser
-        Length of the run; warm-up and end of the cosine.
+        Length of the training; warm-up and end of the cosine.
     clock
         Read only where ``fit.max_minutes`` is set.
     """
@@ -65,7 +63,7 @@ class Schedule:
         self.clock = clock
 
     def progress(self, step: int) -> float:
-        """Return how much of the run is done after `step` optimiser steps, 0 to 1."""
+        """Return how much of the training is done after `step` optimiser steps, 0 to 1."""
         done = step / self.n_steps
         if self.limit_s:
             done = max(done, self.clock.seconds / self.limit_s)
@@ -100,7 +98,7 @@ def build_average(network: PointNetwork, options: FitOptions) -> AveragedModel |
         return None
     rule = moving_average(options.ema_decay) if options.averaging == "ema" else get_swa_multi_avg_fn()
     average = AveragedModel(network, multi_avg_fn=rule)
-    # Without gradient they are neither optimised nor waited for by DDP.
+    # It is evaluated and stored, never differentiated.
     return average.requires_grad_(False)
 
 
@@ -119,10 +117,10 @@ def moving_average(decay: float) -> MultiAverage:
     return update
 
 
-def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """Return the arithmetic mean of several weight files, added up in float64."""
-    total: dict[str, Tensor] = {}
-    for path in paths:
-        for name, tensor in load_file(path).items():
-            total[name] = total[name] + tensor.double() if name in total else tensor.double()
-    return {name: (tensor / len(paths)).float() for name, tensor in total.items()}
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return two groups: weights with two or more axes decay; biases and norms (one axis) do not."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]

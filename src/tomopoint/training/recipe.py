@@ -1,8 +1,8 @@
-"""Recipes: everything that decides what a training run learns, as dataclasses.
+"""Recipes: everything that decides what a training learns, as dataclasses.
 
-A few lines of YAML fill them, see :mod:`tomopoint.training.recipe_files`. A field that a recipe does not name takes
-the default written here. What belongs to the machine and not to the result (device, loader processes, log) is an
-option of the command instead.
+A few lines of YAML fill them, see :mod:`tomopoint.training.recipe_files`; nothing here needs torch. A field that a
+recipe does not name takes the default written here. What belongs to the machine and not to the result (device, loader
+processes, curves) is an option of the command instead.
 
 Finished members stay valid when options are added: a new field is marked with :data:`ADDED`, its default is what
 earlier versions did, and a recipe is stored, compared and hashed without it unless it is used.
@@ -270,7 +270,7 @@ class FitOptions:
         Fixed crops of the held-out runs for the validation loss, every epoch.
     max_minutes
         End a member after this time, with the learning rate following time where it runs ahead of the steps.
-        0: off. With it a run depends on the machine's speed: not reproducible, not exactly resumable, and only for
+        0: off. With it the result depends on the machine's speed: not reproducible, not exactly resumable, and only for
         one process.
     """
 
@@ -301,7 +301,7 @@ class FitOptions:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run, where no time limit ends it."""
+        """Optimiser steps of one member, where no time limit ends it."""
         return self.epochs * self.steps_per_epoch
 
 
@@ -350,6 +350,8 @@ class Recipe:
         From raw values to network input.
     seed
         Of initial weights, crops and dropout; each fold and network derives its own.
+    stride
+        Voxels per cell of the maps that the networks predict, along every axis; a power of two.
     """
 
     networks: tuple[NetworkRecipe, ...] = (NetworkRecipe("segresnet", learning_rate=1e-4), NetworkRecipe("dynunet"))
@@ -362,11 +364,13 @@ class Recipe:
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     fit: FitOptions = field(default_factory=FitOptions)
     seed: int = 0
+    stride: int = field(default=2, metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(len(self.networks) > 0, "a recipe needs at least one network")
         titles = [network.title for network in self.networks]
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        _require(self.stride >= 1, f"stride must be at least 1, got {self.stride}")
         _require(len(set(titles)) == len(titles), f"networks must differ in name or label, got {', '.join(titles)}")
         names = [particle.name for particle in self.particles]
         _require(0 < len(names) == len(set(names)), f"particles must be there and differ in name, got {names}")

@@ -1,9 +1,9 @@
-"""Training runs in memory: normalised volumes and true particles in voxels, read and checked before the first step."""
+"""Training tomograms in memory: normalised volumes and true particles, read and checked before the first step."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tomopoint.training.losses.points import FIRST_BORDER_LABEL
 from tomopoint.training.recipe import Recipe
 
 VOXEL_TOLERANCE = 0.01
-"""Voxel sizes of the runs of one training may differ by this share: radii in voxels are then right to a percent."""
+"""Voxel sizes of the tomograms trained on may differ by this share: radii in voxels are then right to a percent."""
 
 ROUNDING_A = 0.01
 """Pick tables are rounded: a pick on a face of the tomogram may lie so far outside."""
@@ -30,7 +30,7 @@ ROUNDING_A = 0.01
 
 @dataclass(frozen=True)
 class TrainingTomogram:
-    """One run, ready to take crops from.
+    """The tomogram of one run, in one or more reconstructions, ready to take crops from.
 
     Attributes
     ----------
@@ -59,6 +59,13 @@ class TrainingTomogram:
         """Voxels along z, y, x."""
         depth, height, width = next(iter(self.volumes_zyx.values())).shape
         return depth, height, width
+
+    def picks_xyz_A(self, particle_names: Sequence[str]) -> dict[str, Points]:
+        """Return the true particles by name, ``(N, 3)`` x, y, z in Angstrom; names in the recipe's order."""
+        return {
+            name: self.centres_zyx[self.labels == label][:, ::-1] * self.voxel_A
+            for label, name in enumerate(particle_names)
+        }
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ def describe_runs(root: Path, names: Iterable[str], recipe: Recipe) -> dict[str,
     return records
 
 
-def read_runs(records: Mapping[str, RunRecord], recipe: Recipe) -> dict[str, TrainingTomogram]:
+def read_tomograms(records: Mapping[str, RunRecord], recipe: Recipe) -> dict[str, TrainingTomogram]:
     """Read and normalise the volumes of all runs, once; folds share them.
 
     Raises

@@ -1,6 +1,6 @@
-"""Losses behind one call: ``loss(logits, offsets_vox, points) -> LossTerms``.
+"""Loss of the detector: varifocal classification and point similarity, on the cells that the assignment chose.
 
-The detector's loss is the sum of a classification and a localisation term, both divided by the summed target
+It is the sum of a classification and a localisation term, both divided by the summed target
 scores: varifocal loss (Zhang et al. 2021) towards the target scores of the task-aligned assignment, and one minus
 the point similarity of predicted and true centre, weighted by the target score.
 """
@@ -13,16 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tomopoint.networks.config import NetworkConfig
 from tomopoint.training.losses.assignment import Assignment, assign
 from tomopoint.training.losses.base import LossTerms, PointLoss, across_ranks, in_full_precision
 from tomopoint.training.losses.cell_boxes import PointList
-from tomopoint.training.losses.heatmap import HeatmapLoss
 from tomopoint.training.losses.ignore_regions import without_background
 from tomopoint.training.losses.points import PointBatch
-from tomopoint.training.recipe import LossOptions
-
-__all__ = ["DetectionLoss", "HeatmapLoss", "LossOptions", "LossTerms", "build_loss"]
 
 
 class DetectionLoss(PointLoss):
@@ -99,11 +94,3 @@ def anchors_zyx(cell: Tensor, map_zyx: Sequence[int], stride: int) -> Tensor:
     _, height, width = map_zyx
     indices = (cell // (height * width), cell // width % height, cell % width)
     return (torch.stack(indices, dim=1) + 0.5) * stride
-
-
-def build_loss(
-    network: NetworkConfig, radii_vox: Sequence[float] | Tensor, stride: int, options: LossOptions | None = None
-) -> DetectionLoss | HeatmapLoss:
-    """Return the loss that trains `network`: :class:`DetectionLoss`, for the heatmap baseline its own."""
-    kind = HeatmapLoss if network.name == "heatmap" else DetectionLoss
-    return kind(radii_vox, stride, options)

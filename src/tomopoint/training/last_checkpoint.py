@@ -1,0 +1,124 @@
+"""The checkpoint of an interrupted training: one safetensors file, whose header carries the numbers as JSON.
+
+A training folder may come from someone else, and unpickling runs code: nothing here is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from tomopoint.errors import TomopointError
+from tomopoint.files import check_output, is_plain_name, put_in_place
+from tomopoint.strict_json import Malformed, build, parse, shown
+
+LAST = "last.safetensors"
+
+_STATE = "tomopoint-training"
+"""Name of the JSON in the file's header."""
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of every parameter."""
+
+
+@dataclass
+class FitState:
+    """How far the training of one member has come.
+
+    Attributes
+    ----------
+    epoch, step
+        Epochs and optimiser steps that are done.
+    seconds
+        Trained so far, pauses left out.
+    rows
+        One row of ``metrics.csv`` per epoch.
+    best
+        Value and candidate file of the best epochs, best first.
+    to_beat
+        Value that the next validation must exceed to count as better; None before the first.
+    stale
+        Validations since one counted as better.
+    stopped
+        Whether the member ended before its last epoch: out of time, or of patience.
+    n_averaged
+        How many sets of weights are in the average.
+    scaler
+        State of the gradient scaler of fp16; empty otherwise.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    rows: tuple[Mapping[str, float], ...] = ()
+    best: tuple[tuple[float, str], ...] = ()
+    to_beat: float | None = None
+    stale: int = 0
+    stopped: bool = False
+    n_averaged: int = 0
+    scaler: Mapping[str, float] | None = None
+
+
+def save_checkpoint(
+    path: Path, state: FitState, network: nn.Module, average: AveragedModel | None, optimiser: torch.optim.Optimizer
+) -> None:
+    """Write everything that an interrupted training needs to go on, under a temporary name first.
+
+    A kill while saving costs one epoch, not the member.
+    """
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.module.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        tensors |= {f"optimiser.{name}.{key}": optimiser.state[parameter][key] for key in _MOMENTS}
+    check_output(path)
+    temporary = path.with_name(f".{path.name}.partial")  # one name: what a kill leaves is written over
+    header = {_STATE: json.dumps(asdict(state))}
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
+    put_in_place(temporary, path)
+
+
+def load_checkpoint(
+    path: Path, network: nn.Module, average: AveragedModel | None, optimiser: torch.optim.Optimizer
+) -> FitState:
+    """Put network, average and optimiser back to where :func:`save_checkpoint` found them; return how far it was.
+
+    Raises
+    ------
+    TomopointError
+        The file is damaged, or of another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = build(FitState, parse(header.get(_STATE, "")))
+        for _, name in state.best:
+            if not is_plain_name(name):
+                raise Malformed(f"{shown(name)} is no candidate")
+        network.load_state_dict(_below("network.", tensors))
+        if average is not None:
+            average.module.load_state_dict(_below("average.", tensors))
+            average.n_averaged.fill_(state.n_averaged)
+        for name, parameter in network.named_parameters():
+            step, first, second = (tensors[f"optimiser.{name}.{key}"] for key in _MOMENTS)
+            # As the optimiser makes them: in the memory layout of the parameter, with the count on the CPU.
+            moments = [torch.empty_like(parameter).copy_(moment) for moment in (first, second)]
+            optimiser.state[parameter] = dict(zip(_MOMENTS, (step, *moments), strict=True))
+    except (OSError, SafetensorError, Malformed, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TomopointError(f"{path} is damaged ({reason}); delete it to train this member from the start") from error
+    return state
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
