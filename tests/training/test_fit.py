@@ -248,6 +248,24 @@ def test_a_resumed_run_keeps_its_own_clock(data, interrupted):
     assert 1000.0 <= load_member(last.parent)[1].seconds <= 1000.1 + passed  # the record is rounded to tenths
 
 
+def test_the_recipe_s_precision_is_computed_in(data, tmp_path, monkeypatch):
+    """The convolutions of training and of validation, in the number type that was asked for."""
+    types = []
+    original = torch.nn.Conv3d.forward
+
+    def looking(self, volume):
+        result = original(self, volume)
+        types.append((self.training, result.dtype))
+        return result
+
+    monkeypatch.setattr(torch.nn.Conv3d, "forward", looking)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        types.clear()
+        recipe = recipe_file(tmp_path, fit={"epochs": 1, "steps_per_epoch": 1, "precision": precision})
+        assert run_train(data, tmp_path / precision, recipe).ok
+        assert set(types) == {(True, dtype), (False, dtype)}
+
+
 def test_loader_processes_give_the_same_weights(data, tmp_path):
     recipe = recipe_file(tmp_path, fit={"epochs": 2})
     for workers in (0, 2):
@@ -328,10 +346,10 @@ def test_a_failing_member_leaves_the_others(data, tmp_path, monkeypatch, caplog)
     recipe = recipe_file(tmp_path, networks=[SEGRESNET, other], fit={"epochs": 1, "steps_per_epoch": 1})
     original = fit.loss_of
 
-    def failing(network, loss, batch):
+    def failing(fabric, network, loss, batch):
         if next(network.parameters()).shape[0] == 4:
             raise RuntimeError("out of memory")
-        return original(network, loss, batch)
+        return original(fabric, network, loss, batch)
 
     monkeypatch.setattr(fit, "loss_of", failing)
     result = run_train(data, tmp_path / "run", recipe)

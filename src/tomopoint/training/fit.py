@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,7 +182,7 @@ def fit_member(
             accumulates = number % recipe.optimiser.accumulate != 0
             where = f"epoch {state.epoch}, step {state.step}; the batch holds {'; '.join(batch.origins)}"
             with fabric.no_backward_sync(model, enabled=accumulates):
-                terms = loss_of(model, loss, batch.to(fabric.device, non_blocking=True))
+                terms = loss_of(fabric, model, loss, batch)
                 if not torch.isfinite(terms.total):
                     raise not_finite("loss", f"{terms.classification:.3g} + {terms.regression:.3g}", where)
                 fabric.backward(terms.total / recipe.optimiser.accumulate)
@@ -260,6 +261,7 @@ def fit_member(
             for path in (task.folder / CANDIDATES).glob("*.safetensors"):
                 if path.name not in {name for _, name in state.best}:
                     path.unlink()
+        fabric.barrier()  # the other processes must not look for what is still being written
         if curves is not None:
             figures = {name: figure for name, figure in row.items() if name not in ("epoch", "step")}
             curves.log_metrics(figures, step=state.step)
@@ -299,9 +301,11 @@ def build_loader(
     )
 
 
-def loss_of(model: PointNetwork, loss: PointLoss, batch: CropBatch) -> LossTerms:
-    """Return the loss of one batch."""
-    terms: LossTerms = loss(*model.logits(batch.volume), batch.points)
+def loss_of(fabric: Fabric, network: Any, loss: PointLoss, batch: CropBatch) -> LossTerms:
+    """Return the loss of one batch; `network` is a PointNetwork, or what Fabric made of one."""
+    batch = batch.to(fabric.device, non_blocking=True)
+    with fabric.autocast():  # Fabric does this by itself for `forward` only
+        terms: LossTerms = loss(*network.logits(batch.volume), batch.points)
     return terms
 
 
@@ -354,8 +358,7 @@ class Validation:
         network.eval()
         terms = []
         for batch in self.batches:
-            with self.fabric.autocast():
-                found = loss_of(network, self.loss, batch.to(self.fabric.device))
+            found = loss_of(self.fabric, network, self.loss, batch)
             terms.append((float(found.classification), float(found.regression)))
         network.train(was_training)
         mean = torch.tensor(terms, dtype=torch.float64).mean(dim=0).tolist()
