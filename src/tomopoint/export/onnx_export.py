@@ -24,8 +24,8 @@ from tomopoint.export.parity import PRECISIONS, Array, Outputs, ParityRow, compa
 from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.files import check_output, put_in_place, sha256_of
 from tomopoint.inference.engines.onnx import OnnxEngine
+from tomopoint.networks.config import check_size
 from tomopoint.networks.ensemble import Ensemble
-from tomopoint.networks.point_network import check_size
 from tomopoint.pipeline import Pipeline
 from tomopoint.validation.ensemble_folder import ValidatedEnsemble, load_validated
 

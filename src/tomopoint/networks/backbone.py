@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import nn
 
 from tomopoint.errors import TomopointError
@@ -22,8 +20,8 @@ class Backbone(nn.Module):
         Whether its coarsest map must have more than one cell: instance norm of a single cell is zero.
     """
 
-    needs_context: ClassVar[bool]
     divisor: int
+    needs_context: bool
     features: int
 
 

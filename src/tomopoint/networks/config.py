@@ -1,9 +1,10 @@
-"""NetworkConfig: which network, and how wide and deep. Imports no torch, so recipes can be read without it."""
+"""NetworkConfig: which network, how wide and deep, and which sizes of volumes it takes. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from math import ceil, prod
 from typing import Any
 
 from tomopoint.errors import TomopointError
@@ -108,6 +109,22 @@ class NetworkConfig:
         missing = {k: v for k, v in _DEFAULTS[self.name].items() if getattr(self, k) is None}
         return replace(self, **missing)
 
+    @property
+    def n_levels(self) -> int:
+        """Resolutions inside the network; level i has stride ``2 ** i``."""
+        full = self.resolved()
+        return len(full.filters or full.blocks_down or ())
+
+    @property
+    def divisor(self) -> int:
+        """Coarsest stride inside: sizes of volumes are multiples of it."""
+        return int(2 ** (self.n_levels - 1))
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether its coarsest map must have more than one cell: the instance norm of a single cell is zero."""
+        return self.name.startswith("dynunet")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -147,3 +164,29 @@ def _check_values(config: NetworkConfig) -> None:
             f"norm_groups {full['norm_groups']} does not divide init_filters {full['init_filters']}; "
             f"set norm_groups to one of {', '.join(map(str, groups))}"
         )
+
+
+def check_size(shape: Sequence[int], divisor: int, needs_context: bool = False) -> None:
+    """Refuse a volume that is not (B,1,D,H,W) with D, H, W multiples of `divisor`; say the size to pad to.
+
+    Symbolic sizes, as in an export with dynamic axes, are let through: they have no value to check.
+    """
+    if len(shape) != 5:
+        raise TomopointError(f"a network takes a volume of shape (B,1,D,H,W), got {len(shape)} axes: {tuple(shape)}")
+    size_zyx = tuple(shape[2:])
+    if not all(isinstance(n, int) for n in size_zyx):
+        return
+    if shape[1] != 1:
+        raise TomopointError(f"a network takes one channel, (B,1,D,H,W), got {shape[1]} channels: {tuple(shape)}")
+    target = [max(1, ceil(n / divisor)) * divisor for n in size_zyx]
+    if needs_context and prod(target) == divisor**3:
+        target[-1] = 2 * divisor
+    if tuple(target) != size_zyx:
+        raise TomopointError(
+            f"volume of {_text(size_zyx)} voxels (z, y, x): this network takes multiples of {divisor}"
+            f"{', more than one of them along some axis' if needs_context else ''}; pad it to {_text(target)}"
+        )
+
+
+def _text(size: Sequence[int]) -> str:
+    return "x".join(str(n) for n in size)

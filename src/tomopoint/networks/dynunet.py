@@ -17,14 +17,12 @@ class DynUNetBackbone(Backbone):
     (``input_block``, ``downsamples``, ``bottleneck``, ``upsamples``), so that pretrained weights load by name.
     """
 
-    needs_context = True
-
     def __init__(self, config: NetworkConfig, stride: int) -> None:
         super().__init__()
         config = config.resolved()
         assert config.filters is not None
         assert config.features is not None
-        n_levels = len(config.filters)
+        n_levels = config.n_levels
         kept = n_decoder_stages(n_levels, stride)
         strides = [1] + [2] * (n_levels - 1)
         whole = DynUNet(
@@ -45,7 +43,8 @@ class DynUNetBackbone(Backbone):
         self.upsamples = whole.upsamples[:kept]
         self.project = nn.Conv3d(config.filters[n_levels - 1 - kept], config.features, kernel_size=1)
         self.features = config.features
-        self.divisor = 2 ** (n_levels - 1)
+        self.divisor = config.divisor
+        self.needs_context = config.needs_context
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W)."""

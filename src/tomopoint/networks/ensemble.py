@@ -8,7 +8,8 @@ from math import inf, lcm
 from torch import Tensor, nn
 
 from tomopoint.errors import TomopointError
-from tomopoint.networks.point_network import PointNetwork, check_size
+from tomopoint.networks.config import check_size
+from tomopoint.networks.point_network import PointNetwork
 from tomopoint.networks.views import find_view
 from tomopoint.pipeline import OFFSET_AVERAGES
 

@@ -6,14 +6,11 @@ offset channels are z, y, x, in voxels of the input. The centre predicted by cel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import ceil, prod
-
 import torch
 from torch import Tensor, nn
 
-from tomopoint.errors import TomopointError
 from tomopoint.networks.backbone import Backbone
+from tomopoint.networks.config import check_size
 
 
 class PointNetwork(nn.Module):
@@ -71,29 +68,3 @@ class PointNetwork(nn.Module):
         """
         class_logits, offsets_vox = self.logits(volume)
         return torch.sigmoid(class_logits.float()), offsets_vox.float()
-
-
-def check_size(shape: Sequence[int], divisor: int, needs_context: bool = False) -> None:
-    """Refuse a volume that is not (B,1,D,H,W) with D, H, W multiples of `divisor`; say the size to pad to.
-
-    Symbolic sizes, as in an export with dynamic axes, are let through: they have no value to check.
-    """
-    if len(shape) != 5:
-        raise TomopointError(f"a network takes a volume of shape (B,1,D,H,W), got {len(shape)} axes: {tuple(shape)}")
-    size_zyx = tuple(shape[2:])
-    if not all(isinstance(n, int) for n in size_zyx):
-        return
-    if shape[1] != 1:
-        raise TomopointError(f"a network takes one channel, (B,1,D,H,W), got {shape[1]} channels: {tuple(shape)}")
-    target = [max(1, ceil(n / divisor)) * divisor for n in size_zyx]
-    if needs_context and prod(target) == divisor**3:
-        target[-1] = 2 * divisor
-    if tuple(target) != size_zyx:
-        raise TomopointError(
-            f"volume of {_text(size_zyx)} voxels (z, y, x): this network takes multiples of {divisor}"
-            f"{', more than one of them along some axis' if needs_context else ''}; pad it to {_text(target)}"
-        )
-
-
-def _text(size: Sequence[int]) -> str:
-    return "x".join(str(n) for n in size)

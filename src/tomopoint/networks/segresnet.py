@@ -16,14 +16,12 @@ class SegResNetBackbone(Backbone):
     a MONAI SegResNet load by name.
     """
 
-    needs_context = False
-
     def __init__(self, config: NetworkConfig, stride: int) -> None:
         super().__init__()
         config = config.resolved()
         assert config.init_filters is not None
         assert config.blocks_down is not None
-        n_levels = len(config.blocks_down)
+        n_levels = config.n_levels
         kept = n_decoder_stages(n_levels, stride)
         whole = SegResNet(
             spatial_dims=3,
@@ -41,7 +39,8 @@ class SegResNetBackbone(Backbone):
         width = config.init_filters * stride
         self.project = nn.Conv3d(width, config.features, 1) if config.features else nn.Identity()
         self.features = config.features or width
-        self.divisor = 2 ** (n_levels - 1)
+        self.divisor = config.divisor
+        self.needs_context = config.needs_context
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W)."""

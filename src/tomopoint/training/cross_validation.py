@@ -15,8 +15,6 @@ from tomopoint.data.folds import make_folds, parse_fold_selection
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
-from tomopoint.networks.build import build_network
-from tomopoint.networks.point_network import check_size
 from tomopoint.strict_json import Malformed, build, read
 from tomopoint.training.checkpoints import (
     CANDIDATES,
@@ -101,34 +99,6 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Try what can be tried of a recipe before any data is read.
-
-    Raises
-    ------
-    TomopointError
-        A network cannot take crops of ``crops.size_zyx`` (the message says which sizes it takes), or several processes
-        are given a time limit.
-    """
-    for index, config in enumerate(recipe.networks):
-        network, own = build_network(config, len(recipe.particles), recipe.stride), recipe.for_network(index)
-        try:
-            check_size((1, 1, *recipe.crops.size_zyx), network.divisor, network.needs_context)
-        except TomopointError as error:
-            raise TomopointError(f"crops.size_zyx does not suit network {config.title!r}: {error}") from error
-        if own.fit.max_minutes and Processes.from_environment().count > 1:
-            raise TomopointError(
-                "max_minutes sets the learning rate by each process's own clock; with several processes, limit "
-                "fit.epochs"
-            )
-        if own.optimiser.warmup_steps >= own.fit.steps:  # not refused: a try of a few steps is meant to be allowed
-            logger.warning(
-                "%s: warm-up takes %d steps and the whole training has %d: learning_rate %g is never reached; lower "
-                "optimiser.warmup_steps or train longer",
-                *(config.title, own.optimiser.warmup_steps, own.fit.steps, own.optimiser.learning_rate),
-            )
-
-
 def make_plan(
     recipe: Recipe,
     recipe_name: str,
@@ -144,9 +114,21 @@ def make_plan(
     DataError
         Anything wrong with the project or with `folds`.
     TomopointError
-        As :func:`check_recipe`.
+        Several processes are given a time limit.
     """
-    check_recipe(recipe)
+    for index, network in enumerate(recipe.networks):
+        own = recipe.for_network(index)
+        if own.fit.max_minutes and Processes.from_environment().count > 1:
+            raise TomopointError(
+                "max_minutes sets the learning rate by each process's own clock; with several processes, limit "
+                "fit.epochs"
+            )
+        if own.optimiser.warmup_steps >= own.fit.steps:  # not refused: a try of a few steps is meant to be allowed
+            logger.warning(
+                "%s: warm-up takes %d steps and the whole training has %d: learning_rate %g is never reached; lower "
+                "optimiser.warmup_steps or train longer",
+                *(network.title, own.optimiser.warmup_steps, own.fit.steps, own.optimiser.learning_rate),
+            )
     all_names = [run.name for run in Project(data_root).runs("train")]
     by_name = {fold.name: fold for fold in make_folds(all_names, recipe.folds)}
     chosen = list(by_name) if folds is None else parse_fold_selection(folds, by_name)

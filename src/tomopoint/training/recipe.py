@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from tomopoint.errors import TomopointError
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
-from tomopoint.networks.config import NetworkConfig
+from tomopoint.networks.config import NetworkConfig, check_size
 from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -374,6 +374,11 @@ class Recipe:
         _require(len(set(titles)) == len(titles), f"networks must differ in name or label, got {', '.join(titles)}")
         names = [particle.name for particle in self.particles]
         _require(0 < len(names) == len(set(names)), f"particles must be there and differ in name, got {names}")
+        for network in self.networks:
+            try:
+                check_size((1, 1, *self.crops.size_zyx), network.divisor, network.needs_context)
+            except TomopointError as error:
+                raise TomopointError(f"crops.size_zyx does not suit network {network.title!r}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option as plain JSON values; those that earlier versions did not have, where they are used."""
