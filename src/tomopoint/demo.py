@@ -20,6 +20,7 @@ from typing import Any
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
+from tomopoint.strict_json import read
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def _refuse_other_demo(out: Path, options: dict[str, Any]) -> None:
     """A folder belongs to one set of options, so that no step mixes files of two demos."""
     record = out / "demo.json"
     if record.exists():
-        earlier = json.loads(record.read_text())
+        earlier = read(record)
         if earlier != options:
             raise TomopointError(f"{out} holds a demo made with {earlier}, not {options}; choose another --out")
         return

@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
+from typing import Literal
 
 from tomopoint.errors import PipelineError
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
-from tomopoint.strict_json import Malformed, build, parse
+from tomopoint.strict_json import build, parse, reading
 
 PIPELINE_NAME = "pipeline.json"
 """Its file, in a run folder, beside predictions and in the kit."""
@@ -99,7 +100,7 @@ class Normalisation:
     Attributes
     ----------
     method
-        Only ``"standardise"``.
+        As above; there is no other.
     quantiles
         Lower and upper quantile between which mean and standard deviation are measured: extreme voxels (a film
         edge, a bead) then cannot change the scale of all others.
@@ -107,12 +108,11 @@ class Normalisation:
         Values beyond this many standard deviations are set to it.
     """
 
-    method: str = "standardise"
+    method: Literal["standardise"] = "standardise"
     quantiles: tuple[float, float] = (0.001, 0.999)
     clip_sd: float = 12.0
 
     def __post_init__(self) -> None:
-        _require(self.method == "standardise", f"normalisation method must be 'standardise', got {self.method!r}")
         low, high = self.quantiles
         _require(0 <= low < high <= 1, f"quantiles must satisfy 0 <= low < high <= 1, got {self.quantiles}")
         _require(0 < self.clip_sd < inf, f"clip_sd must be positive, got {self.clip_sd}")
@@ -301,22 +301,17 @@ class Pipeline:
         PipelineError
             Not JSON, a field missing, unknown, of another type or out of range, or another format version.
         """
-        try:
-            return build(cls, parse(text))
-        except Malformed as error:
-            raise PipelineError(
-                f"{source} is not a valid pipeline ({error}); run `tomopoint validate` again"
-            ) from error
-        except PipelineError as error:
-            raise PipelineError(f"{source}: {error}") from error
+        with reading(source, PipelineError, "is not a valid pipeline", "run `tomopoint validate` again"):
+            try:
+                return build(cls, parse(text))
+            except PipelineError as error:
+                raise PipelineError(f"{source}: {error}") from error
 
     @classmethod
     def load(cls, path: Path) -> Pipeline:
         """Read a ``pipeline.json``."""
-        try:
+        with reading(path, PipelineError, "is not a valid pipeline", "run `tomopoint validate` first"):
             text = path.read_bytes()
-        except OSError as error:
-            raise PipelineError(f"cannot read {path} ({error.strerror}); run `tomopoint validate` first") from error
         return cls.from_json(text, source=str(path))
 
     def save(self, path: Path) -> None:

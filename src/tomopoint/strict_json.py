@@ -1,7 +1,7 @@
 """JSON read strictly: into dataclasses by their annotations, nothing converted, nothing of unknown name taken.
 
-Every fault ends in a :class:`Malformed`, whatever the text holds; who reads a file turns it into an error of its own
-that names the file.
+Every fault ends in a :class:`Malformed`, whatever the text holds; who reads a file turns it, by :func:`reading`, into
+an error of its own that names the file.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
+
+from tomopoint.errors import TomopointError
 
 Part = TypeVar("Part")
 
 MAX_DEPTH = 32
 """Levels of lists and objects. Files of this package have up to eight, recursion ends at about a thousand."""
-MAX_INT = 2**63 - 1
 
 _Repr = Repr()
 _Repr.maxlevel, _Repr.maxstring, _Repr.maxother, _Repr.maxdict, _Repr.maxlist = 2, 60, 60, 4, 6
@@ -30,6 +32,17 @@ _Repr.maxlevel, _Repr.maxstring, _Repr.maxother, _Repr.maxdict, _Repr.maxlist = 
 
 class Malformed(ValueError):
     """The content is not what it should be; the message says where and what, not in which file."""
+
+
+@contextmanager
+def reading(source: object, error: type[TomopointError], complaint: str, fix: str) -> Iterator[None]:
+    """Turn OSError and Malformed into one sentence: `source` cannot be read, or the `complaint`; then the `fix`."""
+    try:
+        yield
+    except OSError as fault:
+        raise error(f"cannot read {source} ({fault.strerror}); {fix}") from fault
+    except Malformed as fault:
+        raise error(f"{source} {complaint} ({fault}); {fix}") from fault
 
 
 def shown(value: Any) -> str:
@@ -63,33 +76,86 @@ def build(cls: type[Part], values: Any, where: str = "", ignore_unknown: bool = 
     Parameters
     ----------
     cls
-        Its fields are numbers, texts, booleans, dataclasses, tuples or mappings of them, or ``Any``; optionally None.
+        Its fields are numbers, texts, booleans, None, ``Literal``, dataclasses, tuples or mappings of them, unions of
+        these (a value is taken by the first member that fits), or ``Any``.
     values
-        As :func:`parse` returns it. A whole number may stand for a float and stays one, so that a text made from the
-        result equals the one it came from; no other conversion is made, and numbers are finite.
+        As :func:`parse` returns it. A whole number may stand for a float and stays one, so that the text made of it is
+        the same again; nothing else is converted, and numbers are finite.
     where
         Dotted name of the part, for messages.
     ignore_unknown
-        Whether fields of other names are passed over, in files that others write too.
+        Pass over fields of other names, in files that others write too.
 
-    Raises
-    ------
-    Malformed
-        A field is missing, unknown or of another type.
+    Malformed is raised where a field is missing, unknown or of another type.
     """
     prefix = f"{where}." if where else ""
     if not isinstance(values, dict):
         raise Malformed(f"{where or 'the whole'} must be an object with fields, got {shown(values)}")
-    kind: Any = cls
-    hints = _hints(kind)
+    hints = _hints(cls)
     if (unknown := sorted(set(values) - set(hints))) and not ignore_unknown:
         names = ", ".join(name if name.isidentifier() and len(name) < 60 else shown(name) for name in unknown[:5])
         raise Malformed(f"unknown field {prefix}{names}; known are {', '.join(sorted(hints))}")
-    if missing := sorted(_required(kind) - set(values)):
+    required = {f.name for f in fields(cast(Any, cls)) if f.default is MISSING and f.default_factory is MISSING}
+    if missing := sorted(required - set(values)):
         raise Malformed(f"{where or 'it'} lacks {', '.join(missing)}")
     given = {name: values[name] for name in hints if name in values}
-    converted = {name: _convert(hints[name], value, f"{prefix}{name}", ignore_unknown) for name, value in given.items()}
-    return cls(**converted)
+    return cls(**{name: _convert(hints[name], item, f"{prefix}{name}", ignore_unknown) for name, item in given.items()})
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+_KINDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
+    types.NoneType: ("null", lambda value: value is None),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: type(value) is int),
+    float: ("a finite number", lambda value: type(value) in (int, float) and math.isfinite(value)),
+    str: ("a text", lambda value: isinstance(value, str)),
+}
+
+
+def _convert(hint: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
+    """Return `value` as the annotation `hint` wants it."""
+    origin, of = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or (hint in _KINDS and _KINDS[hint][1](value)):
+        return value
+    if origin is Literal and any(type(value) is type(one) and value == one for one in of):
+        return value
+    if is_dataclass(hint):
+        return build(cast(type, hint), value, where, ignore_unknown)
+    if origin in (typing.Union, types.UnionType):
+        inner = []
+        for one in of:
+            try:
+                return _convert(one, value, where, ignore_unknown)
+            except Malformed as error:
+                if not str(error).startswith(f"{where} must be "):
+                    inner.append(error)  # of the right kind outside, wrong further in
+        if inner:
+            raise inner[0]
+    if origin is tuple and isinstance(value, list) and (Ellipsis in of or len(of) == len(value)):
+        kinds = of[:1] * len(value) if Ellipsis in of else of
+        return tuple(_convert(kinds[i], item, f"{where}[{i}]", ignore_unknown) for i, item in enumerate(value))
+    if origin in (Mapping, dict) and isinstance(value, dict):
+        return {name: _convert(of[1], item, f"{where}[{shown(name)}]", ignore_unknown) for name, item in value.items()}
+    raise Malformed(f"{where} must be {_wanted(hint)}, got {shown(value)}")
+
+
+def _wanted(hint: Any) -> str:
+    """Say what an annotation allows."""
+    origin, of = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _KINDS:
+        return _KINDS[hint][0]
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_wanted, of))
+    if origin is Literal:
+        return ("one of " if len(of) > 1 else "") + ", ".join(map(repr, of))
+    if origin is tuple:
+        return "a list" if Ellipsis in of else f"a list of {len(of)}"
+    assert is_dataclass(hint) or origin in (Mapping, dict), f"no rule for {hint}"
+    return "an object with fields"
 
 
 def check_plain(value: Any, max_values: int | None = None) -> None:
@@ -97,23 +163,22 @@ def check_plain(value: Any, max_values: int | None = None) -> None:
 
     Parameters
     ----------
-    value
-        Parsed JSON or YAML.
-    max_values
-        Most values at one depth; in YAML a few lines may stand for billions, by names for parts.
+    value, max_values
+        Parsed JSON or YAML, and the most values at one depth: a few lines of YAML, with names for parts, may stand for
+        billions.
 
     Raises
     ------
     Malformed
-        Nested deeper than :data:`MAX_DEPTH`, too many values, names or values that are no texts and numbers, an integer
-        of more than 64 bits, a text that cannot be written.
+        Too deep, too many values, one that is neither text nor number, an integer of more than 64 bits, a text that
+        cannot be written.
     """
     level = [value]
     for _ in range(MAX_DEPTH):
         for item in level:
             _check_one(item)
         inner = chain.from_iterable(
-            item.values() if isinstance(item, dict) else item for item in level if _is_nest(item)
+            item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))
         )
         level = list(islice(inner, max_values and max_values + 1))
         if max_values is not None and len(level) > max_values:
@@ -123,78 +188,13 @@ def check_plain(value: Any, max_values: int | None = None) -> None:
     raise Malformed(f"nested more than {MAX_DEPTH} levels deep")
 
 
-def _is_nest(value: Any) -> bool:
-    return isinstance(value, (dict, list))
-
-
 def _check_one(value: Any) -> None:
-    if isinstance(value, dict):
-        for name in value:
-            if not isinstance(name, str) or not _is_writable(name):
-                raise Malformed(f"{shown(name)} is no name")
-    elif isinstance(value, str):
-        if not _is_writable(value):
-            raise Malformed(f"{shown(value)} cannot be written as UTF-8")
-    elif isinstance(value, int):
-        if abs(value) > MAX_INT:
-            raise Malformed(f"{shown(value)} is too large")
-    elif not (value is None or isinstance(value, (float, list))):
+    for text in value if isinstance(value, dict) else [value] if isinstance(value, str) else []:
+        try:
+            text.encode()  # JSON may hold halves of surrogate pairs
+        except (UnicodeEncodeError, AttributeError) as error:
+            raise Malformed(f"{shown(text)} is no name or text that can be written as UTF-8") from error
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise Malformed(f"{shown(value)} is too large")
+    if not (value is None or isinstance(value, (str, int, float, list, dict))):
         raise Malformed(f"{shown(value)} is neither text nor number")
-
-
-@cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-@cache
-def _required(cls: Any) -> frozenset[str]:
-    return frozenset(f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
-
-
-_CHECKS: Mapping[type, tuple[str, typing.Callable[[Any], bool]]] = {
-    bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: ("a whole number", lambda value: _is_number(value, int)),
-    float: ("a finite number", lambda value: _is_number(value, (int, float)) and math.isfinite(value)),
-    str: ("a text", lambda value: isinstance(value, str)),
-}
-
-
-def _convert(hint: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
-    """Return `value` as the annotation `hint` wants it."""
-    if hint is Any:
-        return value
-    if hint in _CHECKS:
-        wanted, is_right = _CHECKS[hint]
-        if not is_right(value):
-            raise Malformed(f"{where} must be {wanted}, got {shown(value)}")
-        return value
-    if is_dataclass(hint):
-        return build(cast(type, hint), value, where, ignore_unknown)
-    origin, of = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        (other,) = (one for one in of if one is not types.NoneType)
-        return None if value is None else _convert(other, value, where, ignore_unknown)
-    if origin is tuple:
-        of = of if Ellipsis not in of else of[:1] * (len(value) if isinstance(value, list) else 0)
-        if not isinstance(value, list) or len(value) != len(of):
-            raise Malformed(f"{where} must be a list{f' of {len(of)}' if of else ''}, got {shown(value)}")
-        pairs = enumerate(zip(of, value, strict=True))
-        return tuple(_convert(one, item, f"{where}[{index}]", ignore_unknown) for index, (one, item) in pairs)
-    assert origin is Mapping, f"no rule for {hint}"
-    if not isinstance(value, dict):
-        raise Malformed(f"{where} must be an object with fields, got {shown(value)}")
-    return {name: _convert(of[1], item, f"{where}[{shown(name)}]", ignore_unknown) for name, item in value.items()}
-
-
-def _is_number(value: Any, kinds: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
-
-
-def _is_writable(text: str) -> bool:
-    """Tell whether a text can be printed and written: JSON may hold halves of surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -206,11 +206,12 @@ def kit(full_kit, owned, kaggle):
 
 
 def _push(kit, owned):
-    return push_all(kit, owned, KaggleCli(waiting=QUICK))
+    cli = KaggleCli(waiting=QUICK)
+    return push_all(kit, owned, cli), cli.lines
 
 
 def test_dataset_engine_and_submit_go_in_this_order_and_each_waits_for_the_last(kit, owned, kaggle):
-    pushed = _push(kit, owned)
+    submit_version, lines = _push(kit, owned)
     status = ["datasets", "status", DATASET]
     push = ["--accelerator", "NvidiaTeslaT4"]
     assert [call for call in kaggle.calls if call[:2] != ["datasets", "version"]] == [
@@ -222,8 +223,8 @@ def test_dataset_engine_and_submit_go_in_this_order_and_each_waits_for_the_last(
     version = kaggle.calls[1]
     assert version[:6] == ["datasets", "version", "-p", str(kit.folder), "--dir-mode", "skip"]
     assert kit.manifest.onnx_sha256[:12] in version[-1]
-    assert pushed.submit_version == 7
-    assert pushed.commands[-1] == "kaggle " + " ".join(kaggle.calls[-1])
+    assert submit_version == 7
+    assert lines[-1] == "kaggle " + " ".join(kaggle.calls[-1])
 
 
 def test_a_dataset_that_is_not_there_is_created(kit, owned, kaggle):
@@ -264,12 +265,14 @@ def test_the_submit_notebook_goes_alone_once_the_engine_notebook_is_complete(kit
             push_submit(kit, owned, KaggleCli())
         assert {call[1] for call in kaggle.calls} == {"status"}
     kaggle.answer(engine=[complete])
-    assert push_submit(kit, owned, KaggleCli()).submit_version == 7
+    assert push_submit(kit, owned, KaggleCli()) == 7
     assert kaggle.calls[-2:] == [
         ["kernels", "status", ENGINE],
         ["kernels", "push", "-p", str(owned / "kernels/submit"), "--accelerator", "NvidiaTeslaT4"],
     ]
-    assert [line.split()[1:3] for line in push_submit(kit, owned, KaggleCli(dry_run=True)).commands] == [
+    dry = KaggleCli(dry_run=True)
+    assert push_submit(kit, owned, dry) is None
+    assert [line.split()[1:3] for line in dry.lines] == [
         ["kernels", "status"],
         ["kernels", "push"],
     ]
@@ -309,8 +312,9 @@ def test_an_error_ends_it_whatever_the_status_says(kit, owned, kaggle, changes, 
 
 
 def test_a_dry_run_prints_every_command_and_calls_none(kit, owned, kaggle):
-    commands = push_all(kit, owned, KaggleCli(dry_run=True)).commands
-    assert [line.split()[1:3] for line in commands] == [
+    cli = KaggleCli(dry_run=True)
+    push_all(kit, owned, cli)
+    assert [line.split()[1:3] for line in cli.lines] == [
         ["datasets", "status"], ["datasets", "version"], ["datasets", "status"],
         ["kernels", "push"], ["kernels", "status"], ["kernels", "push"],
     ]  # fmt: skip

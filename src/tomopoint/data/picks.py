@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
-from tomopoint.strict_json import Malformed, build, read
+from tomopoint.strict_json import build, read, reading
 
 Points = npt.NDArray[np.float64]
 
@@ -68,15 +68,9 @@ def read_picks(path: Path) -> ParticlePicks:
         Missing, not JSON, a key missing or of another type, another unit than angstrom, or a coordinate that is not
         finite.
     """
-    try:
+    expected = "expected JSON with run_name, pickable_object_name and points[].location.{x,y,z}"
+    with reading(path, DataError, "is not a picks file", expected):
         content = build(_File, read(path), ignore_unknown=True)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except Malformed as error:
-        raise DataError(
-            f"{path} is not a picks file ({error}); expected JSON with run_name, "
-            "pickable_object_name and points[].location.{x,y,z}"
-        ) from error
     if content.unit != "angstrom":
         raise DataError(f"{path}: the unit is {content.unit!r}; convert the coordinates to angstrom")
     places = [(point.location.x, point.location.y, point.location.z) for point in content.points or ()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
 from tomopoint.evaluation.truth import read_truth
 from tomopoint.inference.engines.graph_metadata import PARITY_KEY, read_metadata
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
+from tomopoint.strict_json import Malformed, parse, read, reading
 
 
 def read_validation(run_folder: Path) -> dict[str, Any] | None:
@@ -25,13 +25,10 @@ def read_validation(run_folder: Path) -> dict[str, Any] | None:
     path = run_folder / "validation.json"
     if not path.is_file():
         return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        missing = {"score", "score_left_out", "per_class", "thresholds", "residual", "curves"} - set(content)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); run `tomopoint validate {run_folder}` again") from error
-    if missing:
-        raise DataError(f"{path} lacks {', '.join(sorted(missing))}; run `tomopoint validate {run_folder}` again")
+    with reading(path, DataError, "is damaged", f"run `tomopoint validate {run_folder}` again"):
+        content: dict[str, Any] = read(path)
+        if missing := {"score", "score_left_out", "per_class", "thresholds", "residual", "curves"} - set(content):
+            raise Malformed(f"it lacks {', '.join(sorted(missing))}")
     return content
 
 
@@ -106,7 +103,7 @@ def parity_section(model: Path | None) -> list[Markup]:
     """Return the table that the export left in the graph's metadata: how far each runtime is from PyTorch."""
     if model is None:
         return []
-    rows = json.loads(read_metadata(model).get(PARITY_KEY, "[]"))
+    rows = parse(read_metadata(model).get(PARITY_KEY, "[]"))
     head = ("outputs of", "runtime", "scores, max", "scores, mean", "offsets, max (voxels)", "best pick equal", "")
     cells = [
         (

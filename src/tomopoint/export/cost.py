@@ -10,14 +10,15 @@ replaces the projection by its own measurement (:func:`measured_hours`).
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
-from math import ceil, isfinite, prod
+from dataclasses import asdict, dataclass, replace
+from math import ceil, prod
 from pathlib import Path
 
 from tomopoint.errors import EngineError
 from tomopoint.inference.engines.graph_metadata import COST_KEY, read_metadata
 from tomopoint.inference.tiles import Size, TilePlan
 from tomopoint.pipeline import Pipeline, Tiling
+from tomopoint.strict_json import Malformed, build, parse, reading
 
 HOURS_TO_WARN = 10.0
 """Projected hours above which staging warns and pushing refuses. The limit is 12; rates are estimates."""
@@ -99,19 +100,13 @@ class GraphCost:
         EngineError
             Damaged: not JSON, a field missing, unknown or out of range.
         """
-        try:
-            values = json.loads(text)
-            z, y, x = (int(size) for size in values.pop("window_zyx"))
-            cost = cls(window_zyx=(z, y, x), **values)
-            figures = [getattr(cost, field.name) for field in fields(cls) if field.type == "float"]
-            if min(z, y, x, cost.n_networks) < 1 or not all(isfinite(value) and value >= 0 for value in figures):
-                raise ValueError("a figure is out of range")
+        with reading(source, EngineError, "holds no cost of a graph", "write the graph with export_onnx.py"):
+            cost = build(cls, parse(text))
+            figures = (cost.flop, cost.unfused_bytes, cost.convolution_bytes, cost.peak_activation_bytes)
+            if min(*cost.window_zyx, cost.n_networks) < 1 or min(*figures, cost.weight_bytes) < 0:
+                raise Malformed("a figure is out of range")
             if cost.precision not in TENSORRT_FLOP_PER_S:
-                raise ValueError(f"unknown precision {cost.precision!r}")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EngineError(
-                f"{source} holds no cost of a graph ({error}); write the graph with export_onnx.py"
-            ) from error
+                raise Malformed(f"unknown precision {cost.precision!r}")
         return cost
 
 

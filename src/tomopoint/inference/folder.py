@@ -21,13 +21,14 @@ import logging
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import TomopointError
 from tomopoint.files import write_atomically
 from tomopoint.pipeline import PIPELINE_NAME
+from tomopoint.strict_json import Malformed, build, parse, read, reading
 
 HEARTBEAT_SECONDS = 30.0
 """A worker touches its claims this often."""
@@ -101,10 +102,10 @@ class PredictionFolder:
             (self.path / name).mkdir(parents=True, exist_ok=True)
         record = self.path / "prediction.json"
         if record.exists() and next((self.path / "parts").glob("*.csv"), None) is not None:
-            try:
-                earlier = dict(json.loads(record.read_text()))
-            except (ValueError, TypeError) as error:
-                raise TomopointError(f"{record} is damaged ({error}); choose another --out") from error
+            with reading(record, TomopointError, "is damaged", "choose another --out"):
+                earlier = read(record)
+                if not isinstance(earlier, dict):
+                    raise Malformed("it holds no object")
             differing = [key for key in identity if earlier.get(key) != identity[key]]
             if differing:
                 raise TomopointError(
@@ -124,14 +125,14 @@ class PredictionFolder:
         if self.part_path(run).exists() or self.failure_path(run).exists():
             return False
         pid = os.getpid()
-        owner = {"pid": pid, "started": _process_start(pid), "host": socket.gethostname(), "worker": worker}
+        owner = _Owner(pid, _process_start(pid), socket.gethostname(), worker)
         try:
             handle = os.open(self.claim_path(run), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return False
         try:
             with os.fdopen(handle, "w") as stream:
-                json.dump(owner, stream)
+                json.dump(asdict(owner), stream)
         except OSError:
             self.release(run)  # a claim without an owner (a full disk) would look alive until it is stale
             raise
@@ -156,12 +157,9 @@ class PredictionFolder:
 
     def claims_of(self, pid: int) -> list[str]:
         """Return the runs that a process of this machine has claimed."""
-        found = []
-        for path in sorted((self.path / "claims").glob("*.json")):
-            owner = _owner(path)
-            if owner.get("pid") == pid and owner.get("host") == socket.gethostname():
-                found.append(path.stem)
-        return found
+        owners = {path.stem: _read_owner(path) for path in sorted((self.path / "claims").glob("*.json"))}
+        here = socket.gethostname()
+        return [run for run, owner in owners.items() if owner and (owner.pid, owner.host) == (pid, here)]
 
     def fail(self, run: str, message: str) -> None:
         """Record that a run cannot be done, then give back its claim."""
@@ -187,10 +185,8 @@ class PredictionFolder:
         """Return the events of the log, none where there is no log; a line that was cut off is left out."""
         events = []
         for line in self.log_path.read_text().splitlines() if self.log_path.is_file() else []:
-            try:
-                events.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
+            with contextlib.suppress(Malformed):
+                events.append(parse(line))
         return events
 
     def notes(self) -> dict[str, tuple[str, ...]]:
@@ -199,20 +195,28 @@ class PredictionFolder:
         return {event["run"]: tuple(event.get("notes", ())) for event in done}
 
 
-def _owner(claim: Path) -> dict[str, Any]:
-    """Return who made a claim; empty where it was written by half or is gone."""
+@dataclass(frozen=True)
+class _Owner:
+    """Who made a claim: a worker, by its process on a machine, which started some clock ticks after the machine did."""
+
+    pid: int
+    started: str | None
+    host: str
+    worker: int
+
+
+def _read_owner(claim: Path) -> _Owner | None:
+    """Return who made a claim; None where it was written by half or is gone."""
     try:
-        content = json.loads(claim.read_text())
-    except (OSError, json.JSONDecodeError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return build(_Owner, read(claim))
+    except (OSError, Malformed):
+        return None
 
 
 def _owner_lives(claim: Path) -> bool:
-    owner = _owner(claim)
-    if owner.get("host") == socket.gethostname():
-        started = _process_start(int(owner.get("pid", -1)))
-        return started is not None and started == owner.get("started")
+    owner = _read_owner(claim)
+    if owner is not None and owner.host == socket.gethostname():
+        return owner.started is not None and owner.started == _process_start(owner.pid)
     try:
         return time.time() - claim.stat().st_mtime < STALE_SECONDS
     except FileNotFoundError:

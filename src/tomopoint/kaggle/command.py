@@ -88,9 +88,10 @@ def _push_dataset(folder: Path, dry_run: bool, over_time: bool) -> CommandResult
     cli = KaggleCli(dry_run)
     kit = check_kit(folder, checkout_root(), cli, over_time, with_kernels=False)
     push_dataset(kit, cli)
-    end = "dry run, nothing was sent" if dry_run else f"{kit.dataset} is ready on Kaggle"
+    dataset = kit.config.dataset_address
+    end = "dry run, nothing was sent" if dry_run else f"{dataset} is ready on Kaggle"
     text = "\n".join([*cli.lines, f"{end}: {kit.n_bytes / 1e6:.1f} MB"])
-    return CommandResult(text, {"dataset": kit.dataset, "n_bytes": kit.n_bytes, "commands": cli.lines})
+    return CommandResult(text, {"dataset": dataset, "n_bytes": kit.n_bytes, "commands": cli.lines})
 
 
 def push(
@@ -134,27 +135,28 @@ def push(
     checkout = checkout_root()
     cli = KaggleCli(dry_run, Waiting(wait_minutes, poll_seconds))
     kit = check_kit(dataset, checkout, cli, over_time)
-    pushed = (push_all if only is None else push_submit)(kit, checkout, cli)
-    submit, version = kit.kernel(SUBMIT_KERNEL), pushed.submit_version or "VERSION"
+    version = (push_all if only is None else push_submit)(kit, checkout, cli)
+    engine, submit = kit.config.kernel_address(ENGINE_KERNEL), kit.config.kernel_address(SUBMIT_KERNEL)
     next_step = (
         f"next: once `kaggle kernels status {submit}` says complete, look at its table, then\n"
-        f"kaggle competitions submit {kit.config.competition} -k {submit} -v {version} -f submission.csv -m MESSAGE"
+        f"kaggle competitions submit {kit.config.competition} -k {submit} -v {version or 'VERSION'} "
+        "-f submission.csv -m MESSAGE"
     )
     lines = ["dry run, nothing was sent:"] if dry_run else []
-    lines += [*pushed.commands, next_step]
+    lines += [*cli.lines, next_step]
     if kit.hours is not None:
         lines.append(kit.hours.text)
     if not kit.config.image:
         lines.append(
-            f"once it ran well, pin the image of both notebooks: `kaggle kernels pull {kit.kernel(ENGINE_KERNEL)} -m "
+            f"once it ran well, pin the image of both notebooks: `kaggle kernels pull {engine} -m "
             "-p DIR`, copy docker_image from DIR/kernel-metadata.json to image in kernels/kernels.toml, `make kernels`"
         )
     figures = {
-        "dataset": kit.dataset,
+        "dataset": kit.config.dataset_address,
         "n_bytes": kit.n_bytes,
         "time": None if kit.hours is None else kit.hours.to_dict(),
-        "commands": list(pushed.commands),
-        "submit_version": pushed.submit_version,
+        "commands": cli.lines,
+        "submit_version": version,
     }
     return CommandResult("\n".join(lines), figures)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,14 +24,7 @@ from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of, write_atomically
 from tomopoint.kaggle.kit_hours import kit_hours
 from tomopoint.kaggle.manifest import MANIFEST, MODEL, KitFile, Manifest
-from tomopoint.kaggle.metadata import (
-    DATASET_METADATA,
-    as_json,
-    check_dataset_metadata,
-    dataset_metadata,
-    load_config,
-    read_metadata,
-)
+from tomopoint.kaggle.metadata import DATASET_METADATA, DatasetMetadata, as_json, dataset_metadata, load_config
 from tomopoint.kaggle.wheels import Wheel, check_wheels
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
@@ -79,7 +73,7 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
         pipeline.save(kit / PIPELINE_NAME)
         manifest = _describe(kit, pipeline)
         manifest.save(kit)
-        write_atomically(kit / DATASET_METADATA, as_json(metadata))
+        write_atomically(kit / DATASET_METADATA, as_json(asdict(metadata)))
         logger.info("check the kit")
         check_dataset(kit)
         _swap(kit, out, Path(holder) / "replaced")
@@ -132,7 +126,7 @@ def check_dataset(folder: Path) -> Manifest:
             f"manifest, {PIPELINE_NAME} and graph of {folder} do not belong together; stage the kit again"
         )
     if (folder / DATASET_METADATA).exists():
-        check_dataset_metadata(read_metadata(folder / DATASET_METADATA))
+        DatasetMetadata.load(folder / DATASET_METADATA)
     for wheel in sorted(folder.glob("*.whl")):
         if not zipfile.is_zipfile(wheel):
             raise DataError(f"{wheel} is not a wheel; build or fetch it again")

@@ -7,17 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from tomopoint.errors import DataError
 from tomopoint.files import is_local_path, sha256_of, write_atomically
-from tomopoint.strict_json import Malformed, build, read, shown
+from tomopoint.strict_json import Malformed, build, read, reading, shown
 
 MANIFEST = "manifest.json"
 MODEL = "ensemble.onnx"
 
-FORMAT = "tomopoint-kit"
-FORMAT_VERSION = 1
+FORMAT: Final = "tomopoint-kit"
 
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!]*")
 """What may reach pip: no option, no path, no address. The notebooks check the same before this can be imported."""
@@ -66,8 +65,8 @@ class Manifest:
     versions: Mapping[str, str]
     files: Mapping[str, KitFile]
     time: Mapping[str, Any] | None = None
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
+    format: Literal["tomopoint-kit"] = FORMAT
+    format_version: Literal[1] = 1
 
     @staticmethod
     def is_ours(path: Path) -> bool:
@@ -87,7 +86,7 @@ class Manifest:
             None there, not one this version reads, or one that names files outside the kit or anything but packages.
         """
         path = folder / MANIFEST
-        try:
+        with reading(path, DataError, "is no kit's manifest", "stage the kit again with build_dataset.py"):
             manifest = build(cls, read(path))
             for name in manifest.files:
                 if not is_local_path(name):
@@ -95,14 +94,6 @@ class Manifest:
             for requirement in manifest.install:
                 if not _REQUIREMENT.fullmatch(requirement):
                     raise Malformed(f"install must name packages as name==version, got {shown(requirement)}")
-        except OSError as error:
-            raise DataError(f"cannot read {path} ({error.strerror}); stage the kit with build_dataset.py") from error
-        except Malformed as error:
-            raise DataError(
-                f"{path} is no kit's manifest ({error}); stage the kit again with build_dataset.py"
-            ) from error
-        if (manifest.format, manifest.format_version) != (FORMAT, FORMAT_VERSION):
-            raise DataError(f"{path} has another format than {FORMAT} {FORMAT_VERSION}; stage the kit again")
         return manifest
 
     def save(self, folder: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import TomopointError
+from tomopoint.strict_json import Malformed, build, read, reading
 
 DATASET_METADATA = "dataset-metadata.json"
 KERNEL_METADATA = "kernel-metadata.json"
@@ -39,6 +40,50 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]*/[a-z0-9][a-z0-9-]*")
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9./-]*@sha256:[0-9a-f]{64}")
 
 
+def slugify(title: str) -> str:
+    """Return the slug Kaggle makes of a title: lower case, runs of anything but letters and digits as one dash."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class License:
+    """A licence by Kaggle's name for it, e.g. ``"CC0-1.0"``."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class DatasetMetadata:
+    """Content of ``dataset-metadata.json``; TomopointError where Kaggle would refuse it.
+
+    Attributes
+    ----------
+    id
+        Address, ``owner/slug``.
+    title, subtitle
+        As shown.
+    licenses
+        Exactly one.
+    """
+
+    id: str
+    title: str
+    subtitle: str
+    licenses: tuple[License, ...]
+
+    def __post_init__(self) -> None:
+        _check_address(self.id, self.title, DATASET_METADATA)
+        _check_length("subtitle", self.subtitle, SUBTITLE_LENGTHS, DATASET_METADATA)
+        if len(self.licenses) != 1 or not self.licenses[0].name:
+            raise TomopointError(f"{DATASET_METADATA} needs exactly one licence with a name, got {self.licenses}")
+
+    @classmethod
+    def load(cls, path: Path) -> DatasetMetadata:
+        """Read the file in a staged kit; TomopointError where it is none."""
+        with reading(path, TomopointError, "is no metadata file", "stage the kit again"):
+            return build(cls, read(path))
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """The dataset that carries package, wheels and graph. Its slug follows from the title."""
@@ -47,11 +92,6 @@ class DatasetSpec:
     subtitle: str
     license: str
 
-    @property
-    def slug(self) -> str:
-        """Last part of the dataset's address."""
-        return slugify(self.title)
-
 
 @dataclass(frozen=True)
 class KernelSpec:
@@ -59,8 +99,6 @@ class KernelSpec:
 
     Attributes
     ----------
-    name
-        Folder under ``kernels/`` and stem of its files.
     title
         As shown; its slug follows from it.
     uses_competition
@@ -69,20 +107,14 @@ class KernelSpec:
         Names of the kernels whose outputs are attached.
     """
 
-    name: str
     title: str
     uses_competition: bool
     outputs_of: tuple[str, ...]
 
-    @property
-    def slug(self) -> str:
-        """Last part of the notebook's address."""
-        return slugify(self.title)
-
 
 @dataclass(frozen=True)
 class KernelsConfig:
-    """What ``kernels.toml`` says.
+    """What ``kernels.toml`` says; TomopointError where Kaggle would refuse it or take another machine.
 
     Attributes
     ----------
@@ -92,8 +124,10 @@ class KernelsConfig:
         Slug of the competition.
     accelerator
         One of ``ACCELERATORS``.
-    dataset, kernels
-        What is uploaded.
+    dataset
+        What carries package, wheels and graph.
+    kernels
+        The notebooks, by name: the folder under ``kernels/`` and the stem of its files.
     image
         Docker image of both notebooks, by digest; empty: each keeps the one of its own first version.
     """
@@ -102,20 +136,33 @@ class KernelsConfig:
     competition: str
     accelerator: str
     dataset: DatasetSpec
-    kernels: tuple[KernelSpec, ...]
+    kernels: Mapping[str, KernelSpec]
     image: str = ""
 
-    def kernel(self, name: str) -> KernelSpec:
-        """Return the kernel called `name`."""
-        for kernel in self.kernels:
-            if kernel.name == name:
-                return kernel
-        raise TomopointError(f"kernels.toml has no kernel {name!r}; it has {', '.join(k.name for k in self.kernels)}")
+    def __post_init__(self) -> None:
+        if self.accelerator not in ACCELERATORS:
+            listed = ", ".join(f"{name} ({what})" for name, what in ACCELERATORS.items())
+            raise TomopointError(
+                f"unknown accelerator {self.accelerator!r}; choose one of {listed} in kernels/kernels.toml"
+            )
+        if self.image and not _IMAGE.fullmatch(self.image):
+            raise TomopointError(
+                f"an image is named by its digest, gcr.io/...@sha256:..., got {self.image!r} in kernels/kernels.toml; "
+                "`kaggle kernels pull OWNER/NOTEBOOK -m` tells the one of a notebook that ran"
+            )
+        for name, kernel in self.kernels.items():
+            _check_address(self.kernel_address(name), kernel.title, f"the notebook {name}")
 
+    @property
+    def dataset_address(self) -> str:
+        """Address of the dataset, ``owner/slug``."""
+        return f"{self.owner}/{slugify(self.dataset.title)}"
 
-def slugify(title: str) -> str:
-    """Return the slug Kaggle makes of a title: lower case, runs of anything but letters and digits as one dash."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    def kernel_address(self, name: str) -> str:
+        """Return the address of a notebook, ``owner/slug``."""
+        if name not in self.kernels:
+            raise TomopointError(f"kernels.toml has no kernel {name!r}; it has {', '.join(self.kernels)}")
+        return f"{self.owner}/{slugify(self.kernels[name].title)}"
 
 
 def load_config(path: Path) -> KernelsConfig:
@@ -124,40 +171,29 @@ def load_config(path: Path) -> KernelsConfig:
     Raises
     ------
     TomopointError
-        Missing, not TOML, or a key missing or unknown.
+        Missing, not TOML, a key missing or unknown, or something that Kaggle would refuse.
     """
-    try:
-        values = tomllib.loads(path.read_text())
-        kernels = tuple(
-            KernelSpec(name=name, **{**table, "outputs_of": tuple(table["outputs_of"])})
-            for name, table in values.pop("kernels").items()
-        )
-        return KernelsConfig(dataset=DatasetSpec(**values.pop("dataset")), kernels=kernels, **values)
-    except OSError as error:
-        raise TomopointError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        raise TomopointError(f"{path} is not as expected ({error}); compare with the repository's") from error
+    with reading(path, TomopointError, "is not as expected", "compare with the repository's"):
+        try:
+            values = tomllib.loads(path.read_text())
+        except ValueError as error:
+            raise Malformed(str(error)) from error
+        return build(KernelsConfig, values)
 
 
-def dataset_metadata(config: KernelsConfig) -> dict[str, Any]:
-    """Return the content of ``dataset-metadata.json``, checked."""
-    metadata = {
-        "id": f"{config.owner}/{config.dataset.slug}",
-        "title": config.dataset.title,
-        "subtitle": config.dataset.subtitle,
-        "licenses": [{"name": config.dataset.license}],
-    }
-    check_dataset_metadata(metadata)
-    return metadata
+def dataset_metadata(config: KernelsConfig) -> DatasetMetadata:
+    """Return the content of ``dataset-metadata.json``."""
+    dataset = config.dataset
+    return DatasetMetadata(config.dataset_address, dataset.title, dataset.subtitle, (License(dataset.license),))
 
 
 def kernel_metadata(config: KernelsConfig, name: str) -> dict[str, Any]:
-    """Return the content of a notebook's ``kernel-metadata.json``, checked."""
-    kernel = config.kernel(name)
-    metadata = {
-        "id": f"{config.owner}/{kernel.slug}",
+    """Return the content of a notebook's ``kernel-metadata.json``."""
+    address, kernel = config.kernel_address(name), config.kernels[name]
+    return {
+        "id": address,
         "title": kernel.title,
-        "code_file": f"{kernel.name}.ipynb",
+        "code_file": f"{name}.ipynb",
         "language": "python",
         "kernel_type": "notebook",
         "is_private": True,
@@ -167,13 +203,11 @@ def kernel_metadata(config: KernelsConfig, name: str) -> dict[str, Any]:
         "machine_shape": config.accelerator,
         "docker_image_pinning_type": "original",
         **({"docker_image": config.image} if config.image else {}),
-        "dataset_sources": [f"{config.owner}/{config.dataset.slug}"],
+        "dataset_sources": [config.dataset_address],
         "competition_sources": [config.competition] if kernel.uses_competition else [],
-        "kernel_sources": [f"{config.owner}/{config.kernel(other).slug}" for other in kernel.outputs_of],
+        "kernel_sources": [config.kernel_address(other) for other in kernel.outputs_of],
         "model_sources": [],
     }
-    check_kernel_metadata(metadata)
-    return metadata
 
 
 def as_json(metadata: Mapping[str, Any]) -> str:
@@ -181,66 +215,15 @@ def as_json(metadata: Mapping[str, Any]) -> str:
     return json.dumps(metadata, indent=2) + "\n"
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Read a metadata file; TomopointError where it is none."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except OSError as error:
-        raise TomopointError(f"cannot read {path} ({error.strerror}); stage the kit again") from error
-    except (ValueError, TypeError) as error:
-        raise TomopointError(f"{path} is no metadata file ({error}); stage the kit again") from error
+def _check_address(address: str, title: str, what: str) -> None:
+    """Raise TomopointError where Kaggle would refuse the address or the title of a dataset or notebook."""
+    _check_length("title", title, TITLE_LENGTHS, what)
+    if not _ID.fullmatch(address):
+        raise TomopointError(f"{what}: id must be owner/slug in lower case, got {address!r}; see kernels/kernels.toml")
+    _check_length(f"the slug of {address!r}", address.partition("/")[2], SLUG_LENGTHS, what)
 
 
-def check_dataset_metadata(metadata: Mapping[str, Any]) -> None:
-    """Raise TomopointError where Kaggle would refuse this ``dataset-metadata.json``."""
-    _check_length(metadata, "title", TITLE_LENGTHS, DATASET_METADATA)
-    _check_id(metadata, DATASET_METADATA)
-    if "subtitle" in metadata:
-        _check_length(metadata, "subtitle", SUBTITLE_LENGTHS, DATASET_METADATA)
-    licenses = metadata.get("licenses")
-    if not isinstance(licenses, list) or len(licenses) != 1 or not licenses[0].get("name"):
-        raise TomopointError(f"{DATASET_METADATA} needs exactly one licence with a name, got {licenses}")
-
-
-def check_kernel_metadata(metadata: Mapping[str, Any]) -> None:
-    """Raise TomopointError where Kaggle would refuse this ``kernel-metadata.json`` or run it on another machine."""
-    _check_length(metadata, "title", TITLE_LENGTHS, KERNEL_METADATA)
-    _check_id(metadata, KERNEL_METADATA)
-    slug = metadata["id"].partition("/")[2]
-    if slugify(metadata["title"]) != slug:
-        raise TomopointError(f"{KERNEL_METADATA}: title {metadata['title']!r} must become the slug of id, {slug!r}")
-    if metadata.get("docker_image_pinning_type") not in ("original", "latest"):
-        raise TomopointError(f"{KERNEL_METADATA}: docker_image_pinning_type must be 'original' or 'latest'")
-    image = metadata.get("docker_image")
-    if image is not None and not _IMAGE.fullmatch(image):
-        raise TomopointError(
-            f"{KERNEL_METADATA}: an image is named by its digest, gcr.io/...@sha256:..., got {image!r}; "
-            "`kaggle kernels pull OWNER/NOTEBOOK -m` tells the one of a notebook that ran"
-        )
-    for key in ("machine_shape", "enable_internet", "is_private", "code_file"):
-        if key not in metadata:
-            raise TomopointError(f"{KERNEL_METADATA} needs {key}: left out, Kaggle chooses for you")
-    if metadata["machine_shape"] not in ACCELERATORS:
-        listed = ", ".join(f"{name} ({what})" for name, what in ACCELERATORS.items())
-        raise TomopointError(
-            f"unknown accelerator {metadata['machine_shape']!r}; choose one of {listed} in kernels/kernels.toml"
-        )
-    for key in ("dataset_sources", "kernel_sources"):
-        for source in metadata.get(key, []):
-            if not _ID.fullmatch(source):
-                raise TomopointError(f"{KERNEL_METADATA}: {key} takes owner/slug, got {source!r}")
-
-
-def _check_id(metadata: Mapping[str, Any], name: str) -> None:
-    identity = str(metadata.get("id", ""))
-    if not _ID.fullmatch(identity):
-        raise TomopointError(f"{name}: id must be owner/slug in lower case, got {identity!r}; see kernels/kernels.toml")
-    low, high = SLUG_LENGTHS
-    if not low <= len(identity.partition("/")[2]) <= high:
-        raise TomopointError(f"{name}: the slug of {identity!r} must have {low} to {high} characters")
-
-
-def _check_length(metadata: Mapping[str, Any], key: str, lengths: tuple[int, int], name: str) -> None:
-    value, (low, high) = metadata.get(key, ""), lengths
+def _check_length(name: str, value: str, lengths: tuple[int, int], what: str) -> None:
+    low, high = lengths
     if not low <= len(value) <= high:
-        raise TomopointError(f"{name}: {key} must have {low} to {high} characters, got {len(value)}: {value!r}")
+        raise TomopointError(f"{what}: {name} must have {low} to {high} characters, got {len(value)}: {value!r}")

@@ -39,10 +39,10 @@ def kernel_files(kernels_folder: Path) -> Mapping[Path, str]:
     """Return path and text of every generated file, from the sources in `kernels_folder`."""
     config = load_config(kernels_folder / "kernels.toml")
     files: dict[Path, str] = {}
-    for kernel in config.kernels:
-        folder = kernels_folder / kernel.name
-        files[folder / f"{kernel.name}.ipynb"] = notebook_text((folder / f"{kernel.name}.py").read_text())
-        files[folder / KERNEL_METADATA] = as_json(kernel_metadata(config, kernel.name))
+    for name in config.kernels:
+        folder = kernels_folder / name
+        files[folder / f"{name}.ipynb"] = notebook_text((folder / f"{name}.py").read_text())
+        files[folder / KERNEL_METADATA] = as_json(kernel_metadata(config, name))
     return files
 
 

@@ -7,7 +7,8 @@ checked here is checked before anything is sent. Pushing a notebook runs it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,10 @@ from tomopoint.kaggle.kit_hours import KitHours, kit_hours
 from tomopoint.kaggle.manifest import MANIFEST, MODEL, Manifest
 from tomopoint.kaggle.metadata import (
     DATASET_METADATA,
+    DatasetMetadata,
     KernelsConfig,
-    KernelSpec,
     dataset_metadata,
     load_config,
-    read_metadata,
 )
 from tomopoint.kaggle.notebooks import kernel_files
 
@@ -58,42 +58,15 @@ class Kit:
         What ``kernels.toml`` says.
     hours
         How long it will take; None where its graph does not say.
+    n_bytes
+        Size of all files that are uploaded.
     """
 
     folder: Path
     manifest: Manifest
     config: KernelsConfig
     hours: KitHours | None
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of all files."""
-        return sum(_sizes(self.folder, self.manifest))
-
-    @property
-    def dataset(self) -> str:
-        """Address of the dataset, ``owner/slug``."""
-        return f"{self.config.owner}/{self.config.dataset.slug}"
-
-    def kernel(self, name: str) -> str:
-        """Address of a notebook, ``owner/slug``."""
-        return f"{self.config.owner}/{self.config.kernel(name).slug}"
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """What :func:`push_all` sent.
-
-    Attributes
-    ----------
-    commands
-        Every call of the kaggle command.
-    submit_version
-        Version of the submit notebook, None in a dry run or where Kaggle did not say.
-    """
-
-    commands: tuple[str, ...]
-    submit_version: int | None
+    n_bytes: int
 
 
 def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = False, with_kernels: bool = True) -> Kit:
@@ -118,60 +91,59 @@ def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = Fa
         Every cause, a sentence each.
     """
     config = load_config(checkout / "kernels" / "kernels.toml")
-    checks: list[Callable[[], object]] = [
-        lambda: check_owner(config),
-        lambda: check_dataset(folder),
-        lambda: check_metadata(folder, config),
-        lambda: check_third_party(folder),
-        lambda: check_limits(_sizes(folder, Manifest.load(folder))),
-        lambda: None if over_time else check_hours(folder),
-        lambda: check_kernels(checkout / "kernels") if with_kernels else None,
-        lambda: cli.check_login(None if config.owner == PLACEHOLDER_OWNER else config.owner),
-    ]
     causes: dict[str, None] = {}  # in order, each once: several checks fail alike where the kit cannot be read
-    for check in checks:
+
+    @contextmanager
+    def noted() -> Iterator[None]:
         try:
-            check()
+            yield
         except TomopointError as error:
             causes[str(error)] = None
+
+    with noted():
+        if config.owner == PLACEHOLDER_OWNER:
+            raise TomopointError(
+                f"kernels/kernels.toml still has the owner {PLACEHOLDER_OWNER!r}: put your Kaggle user name there, "
+                "run `make kernels`, and stage the kit again"
+            )
+    with noted():
+        check_dataset(folder)
+    with noted():
+        path = folder / DATASET_METADATA
+        if DatasetMetadata.load(path) != dataset_metadata(config):
+            raise TomopointError(f"{path} is not what kernels/kernels.toml says now; stage the kit again")
+    with noted():
+        manifest = Manifest.load(folder)
+        sizes = [file.bytes for file in manifest.files.values()] + [(folder / MANIFEST).stat().st_size]
+        with noted():
+            check_limits(sizes)
+        if len(manifest.install) < 2:
+            raise DataError(
+                f"{folder} has no third-party wheels, without which nothing runs on Kaggle: `make wheels`, stage again"
+            )
+    with noted():
+        hours = hours_of(folder)
+        if hours is None and not over_time:
+            raise TomopointError(
+                f"{folder / MODEL} does not say what it costs: export and stage it again, or push with --over-time"
+            )
+        if hours is not None and hours.warning is not None and not over_time:
+            raise TomopointError(f"{hours.warning}\n  - --over-time pushes it as it is")
+    with noted():
+        texts = kernel_files(checkout / "kernels") if with_kernels else {}
+        if old := [str(path) for path, text in texts.items() if not path.is_file() or path.read_text() != text]:
+            raise TomopointError(f"out of date: {', '.join(old)}; run `make kernels`")
+    with noted():
+        cli.check_login(None if config.owner == PLACEHOLDER_OWNER else config.owner)
     if causes:
         count = "1 cause" if len(causes) == 1 else f"{len(causes)} causes"
         raise TomopointError("\n- ".join([f"not pushed, {count}:", *causes]))
-    return Kit(folder, Manifest.load(folder), config, hours_of(folder))
+    return Kit(folder, manifest, config, hours, sum(sizes))
 
 
 def hours_of(folder: Path) -> KitHours | None:
     """Return how long a kit will take, or None where its graph does not say."""
     return kit_hours(folder / MODEL, read_pipeline(folder / MODEL), Manifest.load(folder).install)
-
-
-def _sizes(folder: Path, manifest: Manifest) -> list[int]:
-    """Return the size of every file that is uploaded, bytes."""
-    return [file.bytes for file in manifest.files.values()] + [(folder / MANIFEST).stat().st_size]
-
-
-def check_owner(config: KernelsConfig) -> None:
-    """Raise TomopointError where ``kernels.toml`` names no user."""
-    if config.owner == PLACEHOLDER_OWNER:
-        raise TomopointError(
-            f"kernels/kernels.toml still has the owner {PLACEHOLDER_OWNER!r}: put your Kaggle user name there, "
-            "run `make kernels`, and stage the kit again"
-        )
-
-
-def check_metadata(folder: Path, config: KernelsConfig) -> None:
-    """Raise TomopointError where the kit is another owner's, or of another title."""
-    path = folder / DATASET_METADATA
-    if read_metadata(path) != dataset_metadata(config):
-        raise TomopointError(f"{path} is not what kernels/kernels.toml says now; stage the kit again")
-
-
-def check_third_party(folder: Path) -> None:
-    """Raise DataError where a kit has the package's wheel only."""
-    if len(Manifest.load(folder).install) < 2:
-        raise DataError(
-            f"{folder} has no third-party wheels, without which nothing runs on Kaggle: `make wheels`, stage it again"
-        )
 
 
 def check_limits(sizes: Sequence[int]) -> None:
@@ -184,25 +156,6 @@ def check_limits(sizes: Sequence[int]) -> None:
         )
 
 
-def check_hours(folder: Path) -> None:
-    """Raise TomopointError where the hidden test set would take too long, or nobody knows how long."""
-    hours = hours_of(folder)
-    if hours is None:
-        raise TomopointError(
-            f"{folder / MODEL} does not say what it costs: export and stage it again, or push with --over-time"
-        )
-    if hours.warning is not None:
-        raise TomopointError(f"{hours.warning}\n  - --over-time pushes it as it is")
-
-
-def check_kernels(kernels_folder: Path) -> None:
-    """Raise TomopointError where generated notebooks or their metadata are not what their sources say."""
-    texts = kernel_files(kernels_folder)
-    old = [str(path) for path, text in texts.items() if not path.is_file() or path.read_text() != text]
-    if old:
-        raise TomopointError(f"out of date: {', '.join(old)}; run `make kernels`")
-
-
 def push_dataset(kit: Kit, cli: KaggleCli) -> None:
     """Create the dataset or a new version of it, and wait until Kaggle has it ready.
 
@@ -213,17 +166,23 @@ def push_dataset(kit: Kit, cli: KaggleCli) -> None:
     """
     # A kit has no folders; "skip" is the command's default for them, said here because it would lose them.
     what = ["-p", str(kit.folder), "--dir-mode", "skip"]
-    if cli.exists(kit.dataset):
+    dataset = kit.config.dataset_address
+    if cli.exists(dataset):
         message = f"tomopoint {kit.manifest.tomopoint}, graph {kit.manifest.onnx_sha256[:12]}"
         note = "where there is none yet: datasets create, without -m"
         cli.upload(["datasets", "version", *what, "-m", message], "is being created", note)
     else:
         cli.upload(["datasets", "create", *what], "is being created")
-    cli.wait(["datasets", "status", kit.dataset], f"the dataset {kit.dataset}")
+    cli.wait(["datasets", "status", dataset], f"the dataset {dataset}")
 
 
-def push_all(kit: Kit, checkout: Path, cli: KaggleCli) -> Pushed:
+def push_all(kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
     """Push dataset and engine notebook, wait until it has run, then push the submit notebook.
+
+    Returns
+    -------
+    int or None
+        Version of the submit notebook; None in a dry run or where Kaggle did not say.
 
     Raises
     ------
@@ -231,8 +190,8 @@ def push_all(kit: Kit, checkout: Path, cli: KaggleCli) -> Pushed:
         Anything fails at Kaggle; what comes after it is not pushed.
     """
     push_dataset(kit, cli)
-    _push_kernel(kit.config.kernel(ENGINE_KERNEL), kit, checkout, cli)
-    engine = kit.kernel(ENGINE_KERNEL)
+    _push_kernel(ENGINE_KERNEL, kit, checkout, cli)
+    engine = kit.config.kernel_address(ENGINE_KERNEL)
     try:
         cli.wait(["kernels", "status", engine], f"the notebook {engine}")
     except TomopointError as error:
@@ -241,29 +200,30 @@ def push_all(kit: Kit, checkout: Path, cli: KaggleCli) -> Pushed:
             f"https://www.kaggle.com/code/{engine} too. Once that is complete, `tomopoint push {kit.folder} --only "
             "submit` (`make push ONLY=submit`) pushes the submit notebook alone: nothing is uploaded or built again"
         ) from error
-    return _push_submit(kit, checkout, cli)
+    return _push_kernel(SUBMIT_KERNEL, kit, checkout, cli)
 
 
-def push_submit(kit: Kit, checkout: Path, cli: KaggleCli) -> Pushed:
+def push_submit(kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
     """Push the submit notebook alone, after a dataset and an engine notebook that are at Kaggle already.
+
+    Returns
+    -------
+    int or None
+        Its version, as :func:`push_all`.
 
     Raises
     ------
     TomopointError
         The engine notebook's last run is not complete, or the push fails.
     """
-    engine = kit.kernel(ENGINE_KERNEL)
+    engine = kit.config.kernel_address(ENGINE_KERNEL)
     cli.require_done(["kernels", "status", engine], f"the notebook {engine}, whose output the submit notebook needs,")
-    return _push_submit(kit, checkout, cli)
+    return _push_kernel(SUBMIT_KERNEL, kit, checkout, cli)
 
 
-def _push_submit(kit: Kit, checkout: Path, cli: KaggleCli) -> Pushed:
-    answer = _push_kernel(kit.config.kernel(SUBMIT_KERNEL), kit, checkout, cli)
-    match = _VERSION.search(answer)
-    return Pushed(tuple(cli.lines), int(match.group(1)) if match else None)
-
-
-def _push_kernel(kernel: KernelSpec, kit: Kit, checkout: Path, cli: KaggleCli) -> str:
+def _push_kernel(name: str, kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
+    """Push a notebook, which runs it; return its version where Kaggle says it."""
     # The accelerator is in the metadata, too; the option wins over both and over what Kaggle remembers.
-    words = ["kernels", "push", "-p", str(checkout / "kernels" / kernel.name)]
-    return cli.upload([*words, "--accelerator", kit.config.accelerator], "successfully pushed", "runs it")
+    words = ["kernels", "push", "-p", str(checkout / "kernels" / name), "--accelerator", kit.config.accelerator]
+    match = _VERSION.search(cli.upload(words, "successfully pushed", "runs it"))
+    return int(match.group(1)) if match else None

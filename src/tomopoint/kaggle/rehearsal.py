@@ -165,13 +165,13 @@ def _version_here(name: str) -> str | None:
 
 def _mounts(config: KernelsConfig, layout: str) -> dict[str, str]:
     """Return where Kaggle would mount each input, relative to ``input``."""
-    dataset, engine = config.dataset.slug, config.kernel(FIRST).slug
+    dataset, engine = config.dataset_address, config.kernel_address(FIRST)
     if layout == "flat":
-        return {"dataset": dataset, "competition": config.competition, "engine": engine}
+        return {"dataset": Path(dataset).name, "competition": config.competition, "engine": Path(engine).name}
     return {
-        "dataset": f"datasets/{config.owner}/{dataset}",
+        "dataset": f"datasets/{dataset}",
         "competition": f"competitions/{config.competition}",
-        "engine": f"notebooks/{config.owner}/{engine}",
+        "engine": f"notebooks/{engine}",
     }
 
 

@@ -30,6 +30,7 @@ from tomopoint.files import write_atomically
 from tomopoint.progress import track
 from tomopoint.simulate.options import SimulationOptions, check_shape
 from tomopoint.simulate.particles import PARTICLE_NAMES
+from tomopoint.strict_json import build, read, reading
 
 RECORDS_FOLDER = "simulation"
 TRUTH_FOLDER = "truth"
@@ -233,11 +234,8 @@ def _check_folder(plan: ProjectPlan) -> None:
                 "give another folder"
             )
         return
-    try:
-        recorded = json.loads(settings_path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {settings_path} ({error}); remove the folder or give another one") from error
-    differing = _differences(recorded, plan.settings())
+    with reading(settings_path, DataError, "says nothing of a simulation", "remove the folder or give another one"):
+        differing = _differences(read(settings_path), plan.settings())
     if differing:
         raise DataError(
             f"{plan.out} was simulated with other settings ({'; '.join(differing)}); repeat those, "
@@ -265,10 +263,8 @@ def _record_path(out: Path, split: str, index: int) -> Path:
 
 
 def _read_record(path: Path) -> RunRecord:
-    try:
-        return RunRecord(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is not a record of a simulated run ({error}); remove it and run again") from error
+    with reading(path, DataError, "is not a record of a simulated run", "remove it and run again"):
+        return build(RunRecord, read(path))
 
 
 def _write_sample_submission(plan: ProjectPlan) -> None:

@@ -6,19 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tomopoint.errors import EngineError
 from tomopoint.files import is_local_path, sha256_of, write_atomically
-from tomopoint.strict_json import Malformed, build, parse, shown
+from tomopoint.strict_json import Malformed, build, parse, reading, shown
 
 RECORD_NAME = "engine.json"
 ENGINE_NAME = "ensemble.engine"
 RUNTIME_CACHE_NAME = "runtime.cache"
 """Beside a plan of TensorRT-RTX: the kernels it compiled for one kind of GPU, so that they are not compiled again."""
-
-FORMAT = "tomopoint-engine"
-FORMAT_VERSION = 1
 
 _MAX_SHOWN = 200
 """Characters of a name that goes into one line of a notebook."""
@@ -82,8 +79,8 @@ class EngineRecord:
     options: Mapping[str, Any] = field(default_factory=dict)
     passed_over: tuple[str, ...] = ()
     tomopoint: str = ""
-    format: str = FORMAT
-    format_version: int = FORMAT_VERSION
+    format: Literal["tomopoint-engine"] = "tomopoint-engine"
+    format_version: Literal[1] = 1
 
     def to_json(self) -> str:
         """Return the JSON text, keys sorted."""
@@ -98,20 +95,13 @@ class EngineRecord:
         EngineError
             Not JSON, a field missing, unknown or of another type, or another format version.
         """
-        try:
+        with reading(source, EngineError, "is no engine record", REBUILD):
             record = build(cls, parse(text))
             if min(*record.window_zyx, record.batch) < 1:
                 raise Malformed(f"window {record.window_zyx} and batch {record.batch} must be positive")
             for text_shown in (record.runtime, record.runtime_version, record.compute_capability or "", record.device):
                 if len(text_shown) > _MAX_SHOWN or not text_shown.isprintable():
                     raise Malformed(f"a name must be printable and short, got {shown(text_shown)}")
-        except Malformed as error:
-            raise EngineError(f"{source} is no engine record ({error}); {REBUILD}") from error
-        if (record.format, record.format_version) != (FORMAT, FORMAT_VERSION):
-            raise EngineError(
-                f"{source} has format {shown(record.format)} {record.format_version}, this tomopoint reads "
-                f"{FORMAT} {FORMAT_VERSION}; {REBUILD}"
-            )
         return record
 
     def save(self, folder: Path) -> Path:
@@ -123,10 +113,8 @@ class EngineRecord:
     @classmethod
     def load(cls, path: Path) -> EngineRecord:
         """Read an ``engine.json``; EngineError as for :meth:`from_json`, or where there is none."""
-        try:
+        with reading(path, EngineError, "is no engine record", REBUILD):
             text = path.read_bytes()
-        except OSError as error:
-            raise EngineError(f"cannot read {path} ({error.strerror}); {REBUILD}") from error
         return cls.from_json(text, source=str(path))
 
 
