@@ -320,7 +320,7 @@ WRONG = {
     ],
     "mine.yaml": [
         (("crops", "tomo_types"), ["../.."], "tomo_types must be a plain name"),
-        (("networks",), 5, "networks: expected a list.*got 5"),
+        (("networks",), 5, "networks must be a list.*got 5"),
         (("networks",), [{"name": ["a"]}], r"name"),
         (("fit", "epochs"), "many", "fit.epochs"),
         (("seed",), 2**70, "is too large"),

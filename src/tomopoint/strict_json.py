@@ -70,7 +70,7 @@ def read(path: Path) -> Any:
     return parse(path.read_bytes())
 
 
-def build(cls: type[Part], values: Any, where: str = "", ignore_unknown: bool = False) -> Part:
+def build(cls: type[Part], values: Any, where: str = "", ignore_unknown: bool = False, to_float: bool = False) -> Part:
     """Build a dataclass from parsed JSON.
 
     Parameters
@@ -79,19 +79,22 @@ def build(cls: type[Part], values: Any, where: str = "", ignore_unknown: bool = 
         Its fields are numbers, texts, booleans, None, ``Literal``, dataclasses, tuples or mappings of them, unions of
         these (a value is taken by the first member that fits), or ``Any``.
     values
-        As :func:`parse` returns it. A whole number may stand for a float and stays one, so that the text made of it is
-        the same again; nothing else is converted, and numbers are finite.
+        As :func:`parse` returns it. A whole number may stand for a float; nothing else is converted, and numbers are
+        finite.
     where
         Dotted name of the part, for messages.
     ignore_unknown
         Pass over fields of other names, in files that others write too.
+    to_float
+        Make a float of a whole number that stands for one. Otherwise it stays, so that the text made of it is the same
+        again.
 
     Malformed is raised where a field is missing, unknown or of another type.
     """
     prefix = f"{where}." if where else ""
     if not isinstance(values, dict):
         raise Malformed(f"{where or 'the whole'} must be an object with fields, got {shown(values)}")
-    hints = _hints(cls)
+    hints = _hints(cast(Any, cls))
     if (unknown := sorted(set(values) - set(hints))) and not ignore_unknown:
         names = ", ".join(name if name.isidentifier() and len(name) < 60 else shown(name) for name in unknown[:5])
         raise Malformed(f"unknown field {prefix}{names}; known are {', '.join(sorted(hints))}")
@@ -99,7 +102,8 @@ def build(cls: type[Part], values: Any, where: str = "", ignore_unknown: bool = 
     if missing := sorted(required - set(values)):
         raise Malformed(f"{where or 'it'} lacks {', '.join(missing)}")
     given = {name: values[name] for name in hints if name in values}
-    return cls(**{name: _convert(hints[name], item, f"{prefix}{name}", ignore_unknown) for name, item in given.items()})
+    rules = (ignore_unknown, to_float)
+    return cls(**{name: _convert(hints[name], item, f"{prefix}{name}", *rules) for name, item in given.items()})
 
 
 @cache
@@ -116,20 +120,20 @@ _KINDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _convert(hint: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
+def _convert(hint: Any, value: Any, where: str, ignore_unknown: bool, to_float: bool) -> Any:
     """Return `value` as the annotation `hint` wants it."""
-    origin, of = typing.get_origin(hint), typing.get_args(hint)
+    origin, of, rules = typing.get_origin(hint), typing.get_args(hint), (ignore_unknown, to_float)
     if hint is Any or (hint in _KINDS and _KINDS[hint][1](value)):
-        return value
+        return float(value) if to_float and hint is float else value
     if origin is Literal and any(type(value) is type(one) and value == one for one in of):
         return value
     if is_dataclass(hint):
-        return build(cast(type, hint), value, where, ignore_unknown)
+        return build(cast(type, hint), value, where, *rules)
     if origin in (typing.Union, types.UnionType):
         inner = []
         for one in of:
             try:
-                return _convert(one, value, where, ignore_unknown)
+                return _convert(one, value, where, *rules)
             except Malformed as error:
                 if not str(error).startswith(f"{where} must be "):
                     inner.append(error)  # of the right kind outside, wrong further in
@@ -137,9 +141,9 @@ def _convert(hint: Any, value: Any, where: str, ignore_unknown: bool) -> Any:
             raise inner[0]
     if origin is tuple and isinstance(value, list) and (Ellipsis in of or len(of) == len(value)):
         kinds = of[:1] * len(value) if Ellipsis in of else of
-        return tuple(_convert(kinds[i], item, f"{where}[{i}]", ignore_unknown) for i, item in enumerate(value))
+        return tuple(_convert(kinds[i], item, f"{where}[{i}]", *rules) for i, item in enumerate(value))
     if origin in (Mapping, dict) and isinstance(value, dict):
-        return {name: _convert(of[1], item, f"{where}[{shown(name)}]", ignore_unknown) for name, item in value.items()}
+        return {name: _convert(of[1], item, f"{where}[{shown(name)}]", *rules) for name, item in value.items()}
     raise Malformed(f"{where} must be {_wanted(hint)}, got {shown(value)}")
 
 

@@ -15,19 +15,21 @@ change a network of the base that has its own `batch_size`.
 from __future__ import annotations
 
 import copy
-from argparse import ArgumentError
+import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from tomopoint.errors import TomopointError
-from tomopoint.strict_json import check_plain, shown
+from tomopoint.strict_json import Malformed, build, check_plain
 from tomopoint.training.recipe import OWN_OPTIONS, NetworkRecipe, Recipe
 
 BASE = "base"
 _MAX_VALUES = 10_000
 """Values at one depth of a recipe."""
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)")
+"""Numbers such as ``1e-4``, which YAML 1.1 takes for texts unless they have a point and a sign."""
 
 
 def recipes_folder() -> Path:
@@ -52,21 +54,10 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 def recipe_from_dict(content: Any, source: str) -> Recipe:
     """Build a recipe from parsed YAML; `source` names it in errors (see :func:`load_recipe`)."""
-    from jsonargparse import ArgumentParser
-
-    _refuse_unknown(Recipe, content, source)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe, "recipe")
     try:
-        recipe = parser.instantiate(parser.parse_object({"recipe": _with_own_options(content, source)})).recipe
-    except TomopointError as error:
+        return build(Recipe, _with_own_options(content), to_float=True)
+    except (Malformed, TomopointError) as error:
         raise TomopointError(f"{source}: {error}") from error
-    # jsonargparse lets an option of no value through, and some of its own ValueErrors.
-    except (ArgumentError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).replace("Parser key", "option").replace('"recipe.', '"').split())
-        raise TomopointError(f"{source}: {reason}") from error
-    assert isinstance(recipe, Recipe)
-    return recipe
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -85,11 +76,15 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:
     """Return what a file holds on top of its base; `above` are the files that led here."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Reads ``1e-4`` as the number that it is."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     if path.resolve() in above:
         chain = " -> ".join(str(p) for p in (*above, path.resolve()))
         raise TomopointError(f"recipes go round in a circle: {chain}; take `{BASE}` out of one of them")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Loader)
         check_plain(content, _MAX_VALUES)
     except RecursionError as error:
         raise TomopointError(f"{path} cannot be read as YAML: nested too deeply") from error
@@ -104,10 +99,10 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:
         raise TomopointError(f"{path}: {BASE} is the name or path of one recipe, got {base!r}")
     try:
         below = _read(_find(base, path.parent), (*above, path.resolve()))
+        # What is wrong in a base may lie hidden under the changes, so it is refused here, where its file is known.
+        recipe_from_dict(below, str(_find(base, path.parent)))
     except TomopointError as error:
         raise TomopointError(f"{path}, {BASE}: {error}") from error
-    # What a base holds may lie hidden under the changes, so it is refused here, where its file is known.
-    _refuse_unknown(Recipe, below, f"{path}, {BASE}: {_find(base, path.parent)}")
     changes = {key: value for key, value in content.items() if key != BASE}
     merged = _merge(below, changes)
     if isinstance(merged, dict) and isinstance(changes.get("networks"), list):
@@ -140,20 +135,31 @@ def _title(network: Any) -> str | None:
     return title if isinstance(title, str) else None
 
 
-def _with_own_options(content: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Complete the options that a network has of its own by the recipe's."""
+def _with_own_options(content: Any) -> Any:
+    """Complete the options that a network has of its own by the recipe's; what is no recipe is left as it is."""
+    if not isinstance(content, dict) or not isinstance(content.get("networks"), list):
+        return content
+    for_all = {f.name for f in fields(Recipe)} - {f.name for f in fields(NetworkRecipe)}
     networks = []
-    for index, network in enumerate(content.get("networks") or ()):
-        own = {name: network[name] for name in OWN_OPTIONS if network.get(name) is not None}
+    for index, network in enumerate(content["networks"]):
+        if not isinstance(network, dict):
+            networks.append(network)
+            continue
+        if misplaced := sorted(for_all & set(network)):
+            raise TomopointError(
+                f"networks[{index}]: {misplaced[0]!r} is one for all networks; a network may have its own "
+                f"{', '.join(OWN_OPTIONS)}"
+            )
+        own = {name: network[name] for name in OWN_OPTIONS if isinstance(network.get(name), dict)}
         rates = [network.get("learning_rate"), own.get("optimiser", {}).get("learning_rate")]
         if None not in rates and rates[0] != rates[1]:
             raise TomopointError(
-                f"{source}, networks[{index}]: learning_rate is {rates[0]}, but {rates[1]} in its optimiser; keep one"
+                f"networks[{index}]: learning_rate is {rates[0]}, but {rates[1]} in its optimiser; keep one"
             )
         if rates[0] is not None and "optimiser" in own:
             own["optimiser"] = {**own["optimiser"], "learning_rate": rates[0]}
         networks.append({**network, **{name: _merge(content.get(name) or {}, value) for name, value in own.items()}})
-    return {**content, "networks": networks} if networks else dict(content)
+    return {**content, "networks": networks}
 
 
 def _find(name_or_path: str, beside: Path | None = None) -> Path:
@@ -168,34 +174,3 @@ def _find(name_or_path: str, beside: Path | None = None) -> Path:
         known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.yaml")))
         raise TomopointError(f"unknown recipe {name_or_path!r}; there are {known}, or give the path of a .yaml file")
     return named
-
-
-def _refuse_unknown(cls: type, content: Any, where: str) -> None:
-    """Refuse any key that is no option, at any depth, naming the options there are."""
-    if not isinstance(content, Mapping):
-        raise TomopointError(f"{where}: expected options as 'name: value', got {shown(content)}")
-    hints = get_type_hints(cls)
-    known = [f.name for f in fields(cls)]
-    for key, value in content.items():
-        if key not in known:
-            reason = ""
-            if cls is NetworkRecipe and key in {f.name for f in fields(Recipe)}:
-                reason = f" (it is one for all networks; a network may have its own {', '.join(OWN_OPTIONS)})"
-            raise TomopointError(f"{where}: unknown option {shown(key)}{reason}; allowed here are {', '.join(known)}")
-        hint = _dataclass_in(hints[key])
-        if hint is not None and value is not None:
-            _refuse_unknown(hint, value, f"{where}, {key}")
-        element = get_args(hints[key])[0] if get_origin(hints[key]) is tuple else None
-        if isinstance(element, type) and is_dataclass(element) and value is not None:
-            if not isinstance(value, list | tuple):
-                raise TomopointError(
-                    f"{where}, {key}: expected a list, each with options as '- name: value', got {shown(value)}"
-                )
-            for index, item in enumerate(value):
-                _refuse_unknown(element, item, f"{where}, {key}[{index}]")
-
-
-def _dataclass_in(hint: Any) -> type | None:
-    """Return the dataclass of a hint such as ``FitOptions`` or ``FitOptions | None``."""
-    found = [item for item in (hint, *get_args(hint)) if isinstance(item, type) and is_dataclass(item)]
-    return found[0] if found and get_origin(hint) is not tuple else None
