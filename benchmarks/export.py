@@ -42,7 +42,7 @@ from tomopoint.networks.ensemble import Ensemble
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
 from tomopoint.simulate.command import simulate
-from tomopoint.validation.ensemble_folder import ValidatedEnsemble
+from tomopoint.validation.validated import ValidatedEnsemble
 
 ARCHITECTURES = ("segresnet", "dynunet")
 COMPARE = "192,128,128"

@@ -11,7 +11,7 @@ from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Normalisation, Pipeline, Tiling
 from tomopoint.training.checkpoints import RECIPE, WEIGHTS, MemberRecord, save_weights
 from tomopoint.training.recipe import Recipe
-from tomopoint.validation.ensemble_folder import ValidatedEnsemble
+from tomopoint.validation.validated import ValidatedEnsemble
 
 WINDOW = (32, 32, 40)
 SEGRESNET = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8)

@@ -19,7 +19,7 @@ from tomopoint.inference.engines.load import load_engine
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
-from tomopoint.validation.ensemble_folder import ValidatedEnsemble
+from tomopoint.validation.validated import ValidatedEnsemble
 
 needs_no_gpu = pytest.mark.skipif(bool(find_gpus()), reason="there is a GPU")
 

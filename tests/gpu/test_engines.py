@@ -24,7 +24,7 @@ from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
-from tomopoint.validation.ensemble_folder import ValidatedEnsemble
+from tomopoint.validation.validated import ValidatedEnsemble
 
 WINDOW = (32, 48, 64)
 CONFIGS = (

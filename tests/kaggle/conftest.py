@@ -13,7 +13,7 @@ from tomopoint.kaggle.dataset import stage_dataset
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
-from tomopoint.validation.ensemble_folder import ValidatedEnsemble
+from tomopoint.validation.validated import ValidatedEnsemble
 
 CHECKOUT = Path(__file__).parents[2]
 VOXEL_A = 10.0124

@@ -1,4 +1,4 @@
-"""Fixtures of the validation tests: one project and one validated run folder."""
+"""Fixtures of the validation tests: one project and one validated training folder."""
 
 import sys
 from pathlib import Path

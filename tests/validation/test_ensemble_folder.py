@@ -11,14 +11,15 @@ from tomopoint.errors import PipelineError, TomopointError
 from tomopoint.pipeline import Pipeline
 from tomopoint.training.checkpoints import RECIPE
 from tomopoint.validation.command import validate
-from tomopoint.validation.ensemble_folder import find_folders, load_ensemble, load_validated
+from tomopoint.validation.ensemble_folder import find_folders, load_ensemble
+from tomopoint.validation.validated import load_validated
 
 SMALL = {"window": "16,32,32", "overlap": "8,8,8"}
 
 
 @pytest.fixture(scope="module")
 def together(validated, project, tmp_path_factory):
-    """Two run folders, calibrated as one average: the second's folds are others than the first's."""
+    """Two training folders, calibrated as one average: the second's folds are others than the first's."""
     root = tmp_path_factory.mktemp("several")
     shutil.copytree(validated[0], root / "a", ignore=shutil.ignore_patterns("validation*", "pipeline.json"))
     RECIPE_USED.save(root / "b" / RECIPE)
@@ -43,7 +44,7 @@ def test_every_run_is_predicted_by_all_networks_of_all_folders_that_never_saw_it
     assert {name: record["n_networks"] for name, record in content["predictions"].items()} == dict.fromkeys(RUNS, 3)
 
 
-def test_the_ensemble_folder_and_its_run_folders_name_the_same(together):
+def test_the_ensemble_folder_and_its_training_folders_name_the_same(together):
     root, _ = together
     for given in ([root / "a", root / "b"], [root / "a+b"]):
         merged = load_validated(given)
@@ -53,7 +54,7 @@ def test_the_ensemble_folder_and_its_run_folders_name_the_same(together):
         assert not any(network.training for network in merged.networks)
 
 
-def test_the_order_in_which_run_folders_are_named_does_not_matter(together):
+def test_the_order_in_which_training_folders_are_named_does_not_matter(together):
     root, _ = together
     assert load_validated([root / "b", root / "a"]).pipeline == load_validated([root / "a", root / "b"]).pipeline
 
@@ -67,13 +68,13 @@ def test_folders_of_one_name_are_told_apart(validated, project, tmp_path):
     assert ensemble.groups["x/first/fold0+y/first/fold0"] == ("TS_1",)
 
 
-def test_an_ensemble_folder_belongs_to_its_run_folders(together, validated, project, tmp_path):
+def test_an_ensemble_folder_belongs_to_its_training_folders(together, validated, project, tmp_path):
     shutil.copytree(together[0], tmp_path / "s")
     RECIPE_USED.save(tmp_path / "s" / "c" / RECIPE)
     write_member(tmp_path / "s" / "c", "fold0", SEGRESNET, 91, ("TS_1",), project)
-    with pytest.raises(TomopointError, match="ensemble of other run folders"):
+    with pytest.raises(TomopointError, match="ensemble of other training folders"):
         validate([tmp_path / "s" / "a", tmp_path / "s" / "c"], out=tmp_path / "s" / "a+b", **SMALL)
-    with pytest.raises(TomopointError, match="is one of the run folders"):
+    with pytest.raises(TomopointError, match="is one of the training folders"):
         validate([tmp_path / "s" / "a", tmp_path / "s" / "b"], out=tmp_path / "s" / "b", **SMALL)
 
 
@@ -88,7 +89,7 @@ def test_only_thresholds_may_be_changed_by_hand(validated, tmp_path):
         load_validated([folder])
 
 
-def test_an_ensemble_folder_may_move_with_its_run_folders(together, tmp_path):
+def test_an_ensemble_folder_may_move_with_its_training_folders(together, tmp_path):
     shutil.copytree(together[0], tmp_path / "elsewhere")
     assert find_folders([tmp_path / "elsewhere" / "a+b"])[1][1].resolve() == tmp_path / "elsewhere" / "b"
 
@@ -160,5 +161,5 @@ def test_a_lost_run_folder_is_named(together, tmp_path):
     shutil.copytree(together[0] / "a+b", tmp_path / "a+b")
     with pytest.raises(TomopointError, match=r"ensemble.json names .*a, which is not there"):
         load_validated([tmp_path / "a+b"])
-    with pytest.raises(TomopointError, match="no such run folder"):
+    with pytest.raises(TomopointError, match="no such training folder"):
         load_ensemble([tmp_path / "nowhere"])

@@ -120,6 +120,6 @@ def test_options_are_read_or_refused():
             parse_thresholds(text)
 
 
-def test_no_such_run_folder(tmp_path):
-    with pytest.raises(TomopointError, match="no such run folder"):
+def test_no_such_training_folder(tmp_path):
+    with pytest.raises(TomopointError, match="no such training folder"):
         validate([tmp_path / "nowhere"])

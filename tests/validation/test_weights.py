@@ -20,8 +20,10 @@ from tomopoint.pipeline import Pipeline
 from tomopoint.training.checkpoints import RECIPE
 from tomopoint.validation import weights
 from tomopoint.validation.command import validate
-from tomopoint.validation.ensemble_folder import load_ensemble, load_validated, with_weights
+from tomopoint.validation.ensemble_folder import load_ensemble
 from tomopoint.validation.out_of_fold import engine_of, pipeline_of
+from tomopoint.validation.validated import load_validated
+from tomopoint.validation.weights import with_weights
 
 SMALL = {"window": "16,32,32", "overlap": "8,8,8"}
 MAP_TOLERANCE = 1e-5

@@ -1,4 +1,4 @@
-"""Small networks on small noise tomograms, as run folders that `tomopoint train` might have left."""
+"""Small networks on small noise tomograms, as training folders that `tomopoint train` might have left."""
 
 import torch
 

@@ -27,7 +27,7 @@ from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.networks.config import check_size
 from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import Pipeline
-from tomopoint.validation.ensemble_folder import ValidatedEnsemble, load_validated
+from tomopoint.validation.validated import ValidatedEnsemble, load_validated
 
 WHOLE = "whole graph"
 

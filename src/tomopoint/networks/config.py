@@ -129,19 +129,6 @@ class NetworkConfig:
         """Return the fields as plain JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
-        """Read what :meth:`to_dict` (or a recipe) wrote; TomopointError names an unknown field."""
-        known = {f.name for f in fields(cls)}
-        unknown = set(values) - known
-        if unknown:
-            raise TomopointError(
-                f"a network has no option {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
-            )
-        is_list = {k: isinstance(v, Sequence) and not isinstance(v, str) for k, v in values.items()}
-        options: dict[str, Any] = {k: tuple(v) if is_list[k] else v for k, v in values.items()}
-        return cls(**options)
-
 
 def _check_values(config: NetworkConfig) -> None:
     full = {**_DEFAULTS[config.name], **{k: v for k, v in asdict(config).items() if v is not None}}

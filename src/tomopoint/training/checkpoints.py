@@ -17,9 +17,8 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,6 +30,7 @@ from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import Normalisation
+from tomopoint.strict_json import build, read, reading
 
 logger = logging.getLogger(__name__)
 
@@ -123,19 +123,8 @@ def load_record(folder: Path) -> MemberRecord:
         Missing, or not what this version writes.
     """
     path = folder / RECORD
-    try:
-        content = json.loads(path.read_text())
-        values = {f.name: content[f.name] for f in fields(MemberRecord)}
-        values["network"] = NetworkConfig.from_dict(values["network"])
-        normalisation = values["normalisation"]
-        values["normalisation"] = Normalisation(**{**normalisation, "quantiles": tuple(normalisation["quantiles"])})
-    except OSError as error:
-        raise TomopointError(f"cannot read {path} ({error.strerror}); is {folder} a finished member?") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise TomopointError(f"{path} is damaged or of another version ({error!r}); train the member again") from error
-    for name in ("particles", "training_runs", "validation_runs"):
-        values[name] = tuple(values[name])
-    return MemberRecord(**values)
+    with reading(path, TomopointError, "is damaged or of another version", "train the member again"):
+        return build(MemberRecord, read(path))
 
 
 def load_member(folder: Path) -> tuple[PointNetwork, MemberRecord]:
@@ -158,7 +147,7 @@ def load_member(folder: Path) -> tuple[PointNetwork, MemberRecord]:
     return network.eval().requires_grad_(False), record
 
 
-def find_members(run_folder: Path) -> list[Path]:
+def find_members(training_folder: Path) -> list[Path]:
     """Return the folders of all finished members of a run, sorted by fold and network; say which are not finished.
 
     Raises
@@ -166,15 +155,15 @@ def find_members(run_folder: Path) -> list[Path]:
     TomopointError
         There is none.
     """
-    folders = sorted(path.parent for path in run_folder.glob(f"*/*/{RECORD}"))
+    folders = sorted(path.parent for path in training_folder.glob(f"*/*/{RECORD}"))
     if not folders:
         raise TomopointError(
-            f"{run_folder} holds no finished member (<fold>/<network>/{RECORD}); run `tomopoint train`"
+            f"{training_folder} holds no finished member (<fold>/<network>/{RECORD}); run `tomopoint train`"
         )
-    begun = [path for path in sorted(run_folder.glob("fold*/*")) if path.is_dir() and path not in folders]
+    begun = [path for path in sorted(training_folder.glob("fold*/*")) if path.is_dir() and path not in folders]
     if begun:
-        names = ", ".join(str(path.relative_to(run_folder)) for path in begun)
-        logger.warning("%s: %s not finished, left out; `tomopoint train` goes on with them", run_folder, names)
+        names = ", ".join(str(path.relative_to(training_folder)) for path in begun)
+        logger.warning("%s: %s not finished, left out; `tomopoint train` goes on with them", training_folder, names)
     return folders
 
 
@@ -183,15 +172,6 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> str:
     with whole_or_absent(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
     return sha256_of(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that this package wrote; TomopointError where it is damaged."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise TomopointError(f"cannot read {path}: {error}") from error
-    return content
 
 
 def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from tomopoint.data.folds import make_folds, parse_fold_selection
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
-from tomopoint.strict_json import Malformed, build, read
+from tomopoint.strict_json import build, read, reading
 from tomopoint.training.checkpoints import (
     CANDIDATES,
     RECIPE,
@@ -163,7 +163,10 @@ def open_folder(plan: TrainingPlan) -> None:
                 f"choose another --out, or go on with its own: --recipe {recipe_path}"
             )
     digests = {name: record.digest for name, record in plan.records.items()}
-    earlier = read_digests(data_path) if data_path.exists() else {}
+    earlier: Mapping[str, str] = {}
+    if data_path.exists():
+        with reading(data_path, TomopointError, "is damaged", "restore it, or choose another --out"):
+            earlier = build(TrainedOn, read(data_path)).runs
     changed = [name for name, digest in digests.items() if earlier.get(name, digest) != digest]
     if earlier:
         changed += sorted({name for name in earlier if name.startswith(PREFIX)} ^ set(plan.extra))
@@ -176,14 +179,6 @@ def open_folder(plan: TrainingPlan) -> None:
         plan.recipe.save(recipe_path)
         content = {"data_root": str(plan.data_root.resolve()), "runs": {**earlier, **digests}}
         write_atomically(data_path, json.dumps(content, indent=2) + "\n")
-
-
-def read_digests(path: Path) -> Mapping[str, str]:
-    """Return the digests of the runs that a training folder was made with."""
-    try:
-        return build(TrainedOn, read(path)).runs
-    except (OSError, Malformed) as error:
-        raise TomopointError(f"cannot read {path} ({error}); restore it, or choose another --out") from error
 
 
 def train_members(plan: TrainingPlan, machine: Machine) -> Outcome:

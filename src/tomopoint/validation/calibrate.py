@@ -18,9 +18,10 @@ from tomopoint.errors import TomopointError
 from tomopoint.evaluation.calibration import Calibration, CalibrationOptions, calibrate
 from tomopoint.files import check_output, write_atomically
 from tomopoint.pipeline import PIPELINE_NAME, Decoding, Pipeline, Tiling
-from tomopoint.validation.ensemble_folder import RESULT, EnsembleFolder, save_ensemble, state_of, with_weights
+from tomopoint.validation.ensemble_folder import RESULT, EnsembleFolder, save_ensemble
 from tomopoint.validation.out_of_fold import predict_held_out
-from tomopoint.validation.weights import WeightChoice, choose_weights
+from tomopoint.validation.validated import state_of
+from tomopoint.validation.weights import WeightChoice, choose_weights, with_weights
 
 WEIGHTS = ("equal", "out-of-fold")
 
@@ -125,7 +126,7 @@ def calibrate_ensemble(
     final = calibrated(pipeline, calibration)
     content: dict[str, Any] = {
         "method": choice.method,
-        "run_folders": [str(folder) for folder in ensemble.run_folders],
+        "training_folders": [str(folder) for folder in ensemble.training_folders],
         "data_root": str(project.root.resolve()),
         "simulated": project.is_simulated,
         "weights": weights.to_dict() if weights else None,

@@ -36,8 +36,8 @@ def validate(
     data
         Project folder, where it is no longer the one that was trained on.
     weights
-        Shares of the kinds of networks (architecture, run folder): equal, or out-of-fold: chosen on held-out runs, and
-        taken only if they gain on runs that had no part in the choice. Predicts every run twice.
+        Shares of the kinds of networks (architecture, training folder): equal, or out-of-fold: chosen on held-out runs,
+        and taken only if they gain on runs that had no part in the choice. Predicts every run twice.
     views
         Views to average, e.g. identity,flip_x,flip_y,rot90: better and so many times slower, here and in the graph.
     offset_average

@@ -1,6 +1,6 @@
 """How much each kind of network counts in the average: equal shares, or shares chosen out of fold.
 
-A kind is an architecture of one run folder; its members differ in their fold only, so they share one weight. Each run
+A kind is an architecture of one training folder; its members differ in their fold only and share one weight. Each run
 is predicted once per kind, by the networks of that kind that never saw it; since averaging is linear, the maps of any
 shares follow from these maps without running a network again. (Offsets averaged by score are not linear: while shares
 are chosen, kinds are averaged plainly; the picks that thresholds are then chosen on are those of the real average.)
@@ -32,7 +32,7 @@ from tomopoint.files import write_atomically
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.predict import check_voxel_size, predict_volume
 from tomopoint.inference.tiles import VolumeMaps
-from tomopoint.pipeline import Pipeline
+from tomopoint.pipeline import Member, Pipeline
 from tomopoint.validation.ensemble_folder import EnsembleFolder
 from tomopoint.validation.out_of_fold import FOLDER, engine_of, identity_of, pipeline_of, record_if_done
 
@@ -121,6 +121,14 @@ def choose_weights(
     truth = ensemble.read_truth(project)
     picks_of = [pd.concat(table, ignore_index=True) for table in tables]
     return _choose(candidates, picks_of, truth, ensemble.groups, pipeline, options)
+
+
+def with_weights(
+    members: Sequence[Member], kinds: Mapping[str, tuple[int, ...]], shares: Mapping[str, float]
+) -> tuple[Member, ...]:
+    """Return the members, each with the weight of its kind."""
+    of_member = {index: shares[kind] for kind, indices in kinds.items() for index in indices}
+    return tuple(replace(member, weight=of_member[index]) for index, member in enumerate(members))
 
 
 def _picks_of_run(
