@@ -191,6 +191,7 @@ def find_folders(given: Sequence[Path], out: Path | None = None) -> tuple[Path, 
 
 
 def training_folders_in(folder: Path) -> tuple[Path, ...]:
+    """Return the training folders that a folder stands for: itself, or those of its ``ensemble.json``."""
     record = folder / ENSEMBLE
     if not record.is_file():
         return (folder,)
