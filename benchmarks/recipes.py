@@ -99,12 +99,12 @@ class AxisSwappedSampler(CropSampler):
         origin = super().draw(position, rng)
         if self.is_centred(position):
             return origin
-        depth, height, width = self.runs[origin.run].shape_zyx
+        depth, height, width = self.tomograms[origin.run].shape_zyx
         z, y, x = origin.centre_zyx / (depth, height, width)
         return CropOrigin(origin.run, origin.tomo_type, np.array([z * height, y * depth, x * width]))
 
     def _centre_range(self, run: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        shape = np.array(self.runs[run].shape_zyx, dtype=np.float64)
+        shape = np.array(self.tomograms[run].shape_zyx, dtype=np.float64)
         return np.zeros(3), shape
 
 

@@ -70,7 +70,7 @@ class NetworkConfig:
     learning_rate
         Peak learning rate of this network, instead of the recipe's.
     label
-        Name of the network's folder in a run, where two networks of one recipe share `name`. None: `name`.
+        Name of the network's folder in a training folder, where two networks of one recipe share `name`. None: `name`.
     """
 
     name: str = "segresnet"

@@ -148,7 +148,7 @@ def load_member(folder: Path) -> tuple[PointNetwork, MemberRecord]:
 
 
 def find_members(training_folder: Path) -> list[Path]:
-    """Return the folders of all finished members of a run, sorted by fold and network; say which are not finished.
+    """Return the folders of all finished members, sorted by fold and network; say which are not finished.
 
     Raises
     ------

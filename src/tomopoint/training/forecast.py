@@ -1,4 +1,4 @@
-"""How long a run takes: how much there is to do, said before the first step, and in hours once a step was measured."""
+"""How long a training takes: how much there is to do at once, and in hours as soon as a step was measured."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Forecast:
     Parameters
     ----------
     members
-        All members of the run, finished ones too, in their order.
+        All members that are trained, finished ones too, in their order.
     finished
         Labels of those that need nothing more.
     """

@@ -81,7 +81,7 @@ class Machine:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether training runs on a GPU."""
+        """Whether a GPU trains."""
         return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
 
     @property

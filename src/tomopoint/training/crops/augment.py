@@ -61,10 +61,12 @@ class Crop:
         )
 
 
-def vary(crop: Crop, rng: np.random.Generator, options: AugmentationOptions, runs: Sequence[TrainingTomogram]) -> Crop:
-    """Apply copy-paste, erasing and intensity changes as drawn; `runs` are where pasted particles come from."""
+def vary(
+    crop: Crop, rng: np.random.Generator, options: AugmentationOptions, tomograms: Sequence[TrainingTomogram]
+) -> Crop:
+    """Apply copy-paste, erasing and intensity changes as drawn; `tomograms` are where pasted particles come from."""
     if options.copy_paste and rng.random() < options.copy_paste:
-        crop = paste_particles(crop, rng, runs)
+        crop = paste_particles(crop, rng, tomograms)
     if options.erase and rng.random() < options.erase:
         crop = erase_cuboid(crop, rng)
     volume = crop.volume_zyx
@@ -76,7 +78,7 @@ def vary(crop: Crop, rng: np.random.Generator, options: AugmentationOptions, run
     return replace(crop, volume_zyx=volume)
 
 
-def paste_particles(crop: Crop, rng: np.random.Generator, runs: Sequence[TrainingTomogram]) -> Crop:
+def paste_particles(crop: Crop, rng: np.random.Generator, tomograms: Sequence[TrainingTomogram]) -> Crop:
     """Paste up to three particles, drawn class by class, where nothing is annotated within a patch.
 
     The patch is copied voxel by voxel, so the particle's centre moves by whole voxels only.
@@ -84,8 +86,8 @@ def paste_particles(crop: Crop, rng: np.random.Generator, runs: Sequence[Trainin
     volume = crop.volume_zyx.clone()
     centres, labels = list(crop.centres_zyx), list(crop.labels)
     size = np.array(volume.shape)
-    # All runs of a training have one voxel size. An even edge, so that the patch lies on whole voxels.
-    edge = 2 * round(PATCH_A / runs[0].voxel_A / 2)
+    # All tomograms of a training have one voxel size. An even edge, so that the patch lies on whole voxels.
+    edge = 2 * round(PATCH_A / tomograms[0].voxel_A / 2)
     if (size < edge).any():
         return crop
     for _ in range(int(rng.integers(1, MAX_PASTED + 1))):
@@ -93,9 +95,9 @@ def paste_particles(crop: Crop, rng: np.random.Generator, runs: Sequence[Trainin
         middle = corner + edge / 2
         if any(np.linalg.norm(centre - middle) < edge for centre in centres):
             continue
-        patch, patch_centres, patch_labels = _draw_patch(rng, runs, edge)
+        patch, patch_centres, patch_labels = _draw_patch(rng, tomograms, edge)
         target = volume[tuple(slice(a, a + edge) for a in corner)]
-        target.lerp_(patch, _ball(edge, EDGE_A / runs[0].voxel_A))
+        target.lerp_(patch, _ball(edge, EDGE_A / tomograms[0].voxel_A))
         centres.extend(patch_centres + corner)
         labels.extend(patch_labels)
     return replace(
@@ -118,13 +120,13 @@ def erase_cuboid(crop: Crop, rng: np.random.Generator) -> Crop:
 
 
 def _draw_patch(
-    rng: np.random.Generator, runs: Sequence[TrainingTomogram], edge: int
+    rng: np.random.Generator, tomograms: Sequence[TrainingTomogram], edge: int
 ) -> tuple[Tensor, Matrix, npt.NDArray[np.int64]]:
     """Cut a patch around a particle; return it with all particles in its ball.
 
     The chosen one lies within half a voxel of the middle.
     """
-    filled = [run for run in runs if (run.labels >= 0).any()]
+    filled = [run for run in tomograms if (run.labels >= 0).any()]
     run = filled[int(rng.integers(len(filled)))]
     label = rng.choice(np.unique(run.labels[run.labels >= 0]))
     chosen = run.centres_zyx[rng.choice(np.flatnonzero(run.labels == label))]

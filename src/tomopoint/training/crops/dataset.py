@@ -1,7 +1,7 @@
 """Crops as a dataset in which (epoch, position) decides everything, and batches of them.
 
 No generator is carried along: the crop at a position of an epoch is the same whatever came before it, in whichever
-process it is made. That is what makes a resumed run equal to an uninterrupted one.
+process it is made. That is what makes a resumed training equal to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class CropBatch:
 
 
 class CropDataset(data.Dataset[Crop]):
-    """Crops of some runs; indexed by (epoch, position).
+    """Crops of some tomograms; indexed by (epoch, position).
 
     Parameters
     ----------
-    runs
+    tomograms
         Where crops are taken.
     crops
         Their size and places.
@@ -78,19 +78,19 @@ class CropDataset(data.Dataset[Crop]):
 
     def __init__(
         self,
-        runs: Sequence[TrainingTomogram],
+        tomograms: Sequence[TrainingTomogram],
         crops: CropOptions,
         augmentation: AugmentationOptions,
         seed: int,
         sampler: Sampler | None = None,
         radii_vox: Sequence[float] | None = None,
     ) -> None:
-        self.runs = runs
+        self.tomograms = tomograms
         self.border_vox = None if radii_vox is None else BORDER_RADII * np.array(radii_vox)
         self.crops = crops
         self.augmentation = augmentation
         self.seed = seed
-        self.sampler = sampler or CropSampler(runs, crops)
+        self.sampler = sampler or CropSampler(tomograms, crops)
 
     def __getitem__(self, key: tuple[int, int]) -> Crop:
         """Return the crop at (epoch, position)."""
@@ -101,7 +101,7 @@ class CropDataset(data.Dataset[Crop]):
         if options.mixup and rng.random() < options.mixup:
             second = np.random.default_rng((self.seed, epoch + MIXUP_EPOCH_OFFSET, position))
             crop = crop.blend(self._cut(position, second, crop.scale), share=rng.uniform(0.4, 0.6))
-        return vary(crop, rng, options, self.runs)
+        return vary(crop, rng, options, self.tomograms)
 
     def _cut(self, position: int, rng: np.random.Generator, scale: float | None = None) -> Crop:
         """Take one crop with its particles; the one resampling of the volume happens here.
@@ -109,7 +109,7 @@ class CropDataset(data.Dataset[Crop]):
         A particle is kept where its centre lies in the crop: it has a cell of its own there.
         """
         origin = self.sampler.draw(position, rng)
-        run = self.runs[origin.run]
+        run = self.tomograms[origin.run]
         transform = draw_transform(rng, self.augmentation, origin.centre_zyx, self.crops.size_zyx, scale)
         centres_zyx = transform.to_crop(run.centres_zyx)
         kept, labels = self._listed(centres_zyx, run.labels, transform.scale)
@@ -176,10 +176,10 @@ def collate_crops(crops: Sequence[Crop]) -> CropBatch:
 
 
 def fixed_batches(
-    runs: Sequence[TrainingTomogram], crops: CropOptions, n_crops: int, batch_size: int, radii_vox: Sequence[float]
+    tomograms: Sequence[TrainingTomogram], crops: CropOptions, n_crops: int, batch_size: int, radii_vox: Sequence[float]
 ) -> list[CropBatch]:
     """Return the same few crops every time, not augmented: what the validation loss is measured on."""
     plain = replace(crops, tomo_types=crops.tomo_types[:1])
-    dataset = CropDataset(runs, plain, NO_AUGMENTATION, seed=0, radii_vox=radii_vox)
+    dataset = CropDataset(tomograms, plain, NO_AUGMENTATION, seed=0, radii_vox=radii_vox)
     taken = [dataset[0, position] for position in range(n_crops)]
     return [collate_crops(taken[start : start + batch_size]) for start in range(0, n_crops, batch_size)]

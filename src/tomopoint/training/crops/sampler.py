@@ -56,15 +56,15 @@ class CropSampler:
         Particle-centred crops are wanted and the runs have no particle.
     """
 
-    def __init__(self, runs: Sequence[TrainingTomogram], options: CropOptions) -> None:
-        self.runs = runs
+    def __init__(self, tomograms: Sequence[TrainingTomogram], options: CropOptions) -> None:
+        self.tomograms = tomograms
         self.options = options
-        certain = [run.labels >= 0 for run in runs]
-        self._run_of_particle = np.repeat(np.arange(len(runs)), [int(chosen.sum()) for chosen in certain])
-        self._centres_zyx = np.concatenate([run.centres_zyx[c] for run, c in zip(runs, certain, strict=True)])
-        labels = np.concatenate([run.labels[c] for run, c in zip(runs, certain, strict=True)])
+        certain = [run.labels >= 0 for run in tomograms]
+        self._run_of_particle = np.repeat(np.arange(len(tomograms)), [int(chosen.sum()) for chosen in certain])
+        self._centres_zyx = np.concatenate([run.centres_zyx[c] for run, c in zip(tomograms, certain, strict=True)])
+        labels = np.concatenate([run.labels[c] for run, c in zip(tomograms, certain, strict=True)])
         if options.centred_fraction > 0 and len(labels) == 0:
-            raise DataError(f"the runs {', '.join(run.name for run in runs)} have no picks to centre crops on")
+            raise DataError(f"the runs {', '.join(run.name for run in tomograms)} have no picks to centre crops on")
         counts = np.bincount(labels)
         # A class's share is count^(1-b); each of its particles gets an equal part of that: count^(-b).
         weights = counts[labels] ** -float(options.class_balance) if len(labels) else np.zeros(0)
@@ -79,7 +79,7 @@ class CropSampler:
         """Return the origin of the crop at `position`; equal `rng` states give equal crops."""
         tomo_type = self.options.tomo_types[int(rng.integers(len(self.options.tomo_types)))]
         if not self.is_centred(position):
-            run = int(rng.integers(len(self.runs)))
+            run = int(rng.integers(len(self.tomograms)))
             return CropOrigin(run, tomo_type, rng.uniform(*self._centre_range(run)))
         particle = int(rng.choice(len(self._probabilities), p=self._probabilities))
         run = int(self._run_of_particle[particle])
@@ -90,7 +90,7 @@ class CropSampler:
 
     def _centre_range(self, run: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return lowest and highest allowed centre; the middle, twice, along an axis shorter than the crop."""
-        shape = np.array(self.runs[run].shape_zyx, dtype=np.float64)
+        shape = np.array(self.tomograms[run].shape_zyx, dtype=np.float64)
         half = np.array(self.options.size_zyx) * (0.5 - OVERHANG)
         low = np.minimum(half, shape / 2)
         return low, shape - low
