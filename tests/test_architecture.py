@@ -110,3 +110,17 @@ def test_commands_are_light_to_import():
         if path.stem == "command" or path.stem.endswith("_command")
     ]
     assert _loaded_after([*modules, "tomopoint.__main__"], HEAVY) == []
+
+
+def test_recipes_are_read_without_torch():
+    assert _loaded_after(["tomopoint.training.recipe_files", "tomopoint.networks.config"], HEAVY) == []
+
+
+def test_validation_takes_from_training_what_it_wrote_and_nothing_else():
+    taken = {
+        name.removeprefix("tomopoint.training.").split(".")[0]
+        for path in (SOURCE / "validation").glob("*.py")
+        for name in _imports(path)
+        if name.startswith("tomopoint.training.")
+    }
+    assert taken <= {"checkpoints", "recipe", "recipe_files", "machine"}
