@@ -75,10 +75,10 @@ format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py and kernels.toml
-	$(BIN)/python -m tomopoint.kaggle.notebooks
+	$(BIN)/python -m tomopoint kernels
 
 wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks; DRY=1 only says which, TENSORRT=index or wheel
-	$(BIN)/python -m tomopoint.kaggle.wheels $(if $(TENSORRT),--tensorrt $(TENSORRT)) $(if $(DRY),--dry-run)
+	$(BIN)/python -m tomopoint wheels $(if $(TENSORRT),--tensorrt $(TENSORRT)) $(if $(DRY),--dry-run)
 
 push: $(READY)  ## upload the kit and both notebooks to Kaggle; DRY=1 lists what is in the way, KIT=folder, OVERTIME=1, WAIT=minutes, ONLY=submit
 	$(BIN)/python -m tomopoint push $(or $(KIT),dist/kaggle-dataset) $(if $(DRY),--dry-run) $(if $(OVERTIME),--over-time) \

@@ -1,6 +1,8 @@
-"""Stage what Kaggle needs: ``python build_dataset.py --model ensemble.onnx --out dist/kaggle-dataset``."""
+"""Short for ``tomopoint stage``: ``python build_dataset.py --model ensemble.onnx --out dist/kaggle-dataset``."""
 
-from tomopoint.__main__ import run_script
+import sys
+
+from tomopoint.__main__ import main
 
 if __name__ == "__main__":
-    run_script("tomopoint.kaggle.command:build_dataset")
+    main(["stage", *sys.argv[1:]])

@@ -160,7 +160,7 @@ def machine() -> Figures:
 
 def tests(scratch: Path) -> Figures:
     """The tests marked `gpu`."""
-    for name in ("pytest", "hypothesis", "monai", "lightning", "zarr", "jsonargparse", "onnxruntime", "onnxscript"):
+    for name in ("pytest", "hypothesis", "monai", "lightning", "zarr", "cyclopts", "onnxruntime", "onnxscript"):
         importlib.import_module(name)  # without one of them the tests would fail where they are collected
     report = scratch / "tests.xml"
     report.unlink(missing_ok=True)

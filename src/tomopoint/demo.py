@@ -20,11 +20,10 @@ from typing import Any
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
+from tomopoint.kaggle.checkout import checkout_root
 from tomopoint.strict_json import read
 
 logger = logging.getLogger(__name__)
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,10 @@ FULL = DemoSize(train_runs=16, test_runs=4, shape="128,320,320", window="128,192
 QUICK = DemoSize(train_runs=2, test_runs=2, shape="96,160,160", window="96,96,96", recipe="demo-quick")
 
 
-def demo(out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -> CommandResult:
-    """Walk the whole road on simulated tomograms: simulate, train, validate, export, stage, rehearse, score, report.
+def demo(*, out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -> CommandResult:
+    """Walk the whole road on simulated tomograms.
+
+    Simulate, train, validate, export, stage, rehearse, score, report.
 
     Parameters
     ----------
@@ -66,15 +67,14 @@ def demo(out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -> C
     quick
         Small volumes and a few training steps, about two minutes: shows that everything runs, not how well.
     """
-    if not (CHECKOUT / "export_onnx.py").is_file():
-        raise TomopointError("the demo needs a checkout of tomopoint (it builds the Kaggle dataset); run it from one")
+    checkout_root()  # staging needs it: better said now than after the training
     start = time.monotonic()
     size = QUICK if quick else FULL
     out = out.resolve()
     _refuse_other_demo(out, {"seed": seed, "quick": quick})
     paths = {
         "data": out / "data",
-        "run": out / "runs" / "demo",
+        "trained": out / "runs" / "demo",
         "model": out / "ensemble.onnx",
         "dataset": out / "kaggle-dataset",
         "rehearsal": out / "kaggle",
@@ -95,18 +95,17 @@ def _steps(size: DemoSize, seed: int, paths: dict[str, Path]) -> list[tuple[str,
     p = {name: str(path) for name, path in paths.items()}
     runs = ["--train-runs", str(size.train_runs), "--test-runs", str(size.test_runs)]
     sources = ["--data", p["data"], "--submission", p["submission"], "--truth", p["truth"]]
-    train = [*tomopoint, "train", "--data", p["data"], "--recipe", size.recipe, "--out", p["run"]]
-    script = [sys.executable, str(CHECKOUT / "export_onnx.py")]
-    stage = [sys.executable, str(CHECKOUT / "build_dataset.py"), "--model", p["model"], "--out", p["dataset"]]
+    train = [*tomopoint, "train", "--data", p["data"], "--recipe", size.recipe, "--out", p["trained"]]
     rehearse = [*tomopoint, "rehearse", "--dataset", p["dataset"], "--data", p["data"], "--out", p["rehearsal"]]
+    report = [*tomopoint, "report", *sources, "--trained", p["trained"], "--model", p["model"], "--out", p["report"]]
     return [
         ("simulate", [[*tomopoint, "simulate", p["data"], *runs, "--shape", size.shape, "--seed", str(seed)]]),
         ("train", [[*train, "--folds", fold] for fold in ("0", "1")]),
-        ("validate", [[*tomopoint, "validate", p["run"], "--window", size.window]]),
-        ("export", [[*script, p["run"], "-o", p["model"]]]),
-        ("stage", [stage]),
+        ("validate", [[*tomopoint, "validate", p["trained"], "--window", size.window]]),
+        ("export", [[*tomopoint, "export", p["trained"], "-o", p["model"]]]),
+        ("stage", [[*tomopoint, "stage", "--model", p["model"], "--out", p["dataset"]]]),
         ("rehearse", [rehearse]),
-        ("report", [[*tomopoint, "report", *sources, "--run", p["run"], "--model", p["model"], "--out", p["report"]]]),
+        ("report", [report]),
     ]
 
 
@@ -119,7 +118,7 @@ def _run_step(name: str, commands: Sequence[Sequence[str]]) -> float:
     processes = []
     for words in commands:
         logger.info("demo, step %s: %s", name, _shown(words))
-        processes.append(subprocess.Popen(words, cwd=CHECKOUT, stdout=sys.stderr, env=environment))
+        processes.append(subprocess.Popen(words, stdout=sys.stderr, env=environment))
     try:
         statuses = [process.wait() for process in processes]
     finally:

@@ -71,6 +71,16 @@ def run_folder(tmp_path, project):
     return folder
 
 
+def sources(root, folder):
+    """Return what every report needs, and its page in `folder`."""
+    return {
+        "data": root,
+        "submission": folder / "prediction" / "submission.csv",
+        "truth": root / "truth",
+        "out": folder / "report.html",
+    }
+
+
 def test_page_is_whole_self_contained_and_says_simulated(project, run_folder, tmp_path):
     root, _ = project
     prediction = tmp_path / "prediction"
@@ -80,7 +90,7 @@ def test_page_is_whole_self_contained_and_says_simulated(project, run_folder, tm
         {"event": "joined", "n_picks": 19, "total_seconds": 14.0},
     ]
     (prediction / "log.jsonl").write_text("\n".join(map(json.dumps, events)) + '\n{"event": "do')
-    result = report(root, prediction / "submission.csv", root / "truth", tmp_path / "report.html", run=run_folder)
+    result = report(**sources(root, tmp_path), trained=run_folder)
     page = (tmp_path / "report.html").read_text()
     assert len(page) < LARGEST_MB * 1e6
     assert not re.search(r'(src|href)="(?!data:)', page)
@@ -98,7 +108,7 @@ def test_page_is_whole_self_contained_and_says_simulated(project, run_folder, tm
 def test_without_run_and_log_those_sections_are_left_out(project, tmp_path):
     root, _ = project
     (root / SIMULATION_RECORD).unlink()
-    report(root, tmp_path / "prediction" / "submission.csv", root / "truth", tmp_path / "report.html")
+    report(**sources(root, tmp_path))
     page = (tmp_path / "report.html").read_text()
     assert "SIMULATED" not in page
     assert "Threshold curves" not in page
@@ -108,7 +118,6 @@ def test_without_run_and_log_those_sections_are_left_out(project, tmp_path):
 
 def test_parity_comes_from_the_graph(project, tmp_path):
     root, _ = project
-    submission, out = tmp_path / "prediction" / "submission.csv", tmp_path / "report.html"
     info = onnx.helper.make_tensor_value_info("volume", onnx.TensorProto.FLOAT, [1])
     same = onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [1])
     node = onnx.helper.make_node("Identity", ["volume"], ["scores"])
@@ -117,29 +126,29 @@ def test_parity_comes_from_the_graph(project, tmp_path):
     metadata = graph_metadata(Pipeline(COMPETITION_PARTICLES, VOXEL_A), [row], {})
     onnx.helper.set_model_props(model, metadata)
     onnx.save(model, tmp_path / "ensemble.onnx")
-    report(root, submission, root / "truth", out, model=tmp_path / "ensemble.onnx")
-    page = out.read_text()
+    report(**sources(root, tmp_path), model=tmp_path / "ensemble.onnx")
+    page = (tmp_path / "report.html").read_text()
     assert "2.5e-05" in page
     assert "within tolerance" in page
     with pytest.raises(EngineError, match="nowhere"):
-        report(root, submission, root / "truth", out, model=tmp_path / "nowhere.onnx")
+        report(**sources(root, tmp_path), model=tmp_path / "nowhere.onnx")
 
 
 def test_missing_data_and_damaged_validation_are_refused(project, run_folder, tmp_path):
     root, _ = project
-    where = (tmp_path / "prediction" / "submission.csv", root / "truth", tmp_path / "r.html")
+    given = sources(root, tmp_path)
     with pytest.raises(DataError, match="no such folder"):
-        report(tmp_path / "nowhere", *where)
+        report(**{**given, "data": tmp_path / "nowhere"})
     for content, message in (("{", "is damaged"), ("{}", "lacks curves")):
         (run_folder / "validation.json").write_text(content)
         with pytest.raises(DataError, match=message):
-            report(root, *where, run=run_folder)
+            report(**given, trained=run_folder)
 
 
 def test_a_run_that_was_not_validated_is_refused(project, tmp_path):
     root, _ = project
     with pytest.raises(TomopointError, match="run `tomopoint validate` first"):
-        report(root, tmp_path / "prediction" / "submission.csv", root / "truth", tmp_path / "r.html", run=tmp_path)
+        report(**sources(root, tmp_path), trained=tmp_path)
 
 
 def test_picks_are_sorted_into_found_wrong_and_missed():

@@ -40,7 +40,7 @@ def project(tmp_path):
 
 @pytest.mark.parametrize("level", ["", "train", "train/overlay", "train/overlay/ExperimentRuns"])
 def test_truth_is_found_at_every_level_of_a_project(project, submission, level):
-    figures = score(submission, project / level).figures
+    figures = score(submission, truth=project / level).figures
     # TP 1, FP 1, FN 1: precision and recall one half, F4 one half, one seventh of the weights.
     assert figures["score"] == pytest.approx(0.5 / 7)
     assert figures["per_class"]["ribosome"]["fp"] == 1
@@ -51,7 +51,7 @@ def test_truth_is_found_at_every_level_of_a_project(project, submission, level):
 def test_truth_is_found_in_plain_folders(tmp_path, submission):
     write_picks(tmp_path / "truth" / "TS_1" / "ribosome.json", "TS_1", "ribosome", RIBOSOMES)
     write_picks(tmp_path / "truth" / "TS_1" / "apo-ferritin.json", "TS_1", "apo-ferritin", [])
-    assert score(submission, tmp_path / "truth").figures["score"] == pytest.approx(0.5 / 7)
+    assert score(submission, truth=tmp_path / "truth").figures["score"] == pytest.approx(0.5 / 7)
     truth = read_truth(tmp_path / "truth", NAMES)
     assert truth["TS_1"]["ribosome"].tolist() == RIBOSOMES
     assert truth["TS_1"]["apo-ferritin"].shape == (0, 3)
@@ -60,11 +60,11 @@ def test_truth_is_found_in_plain_folders(tmp_path, submission):
 def test_particles_come_from_the_pipeline_beside_the_submission(tmp_path, project, submission):
     particles = (Particle("ribosome", 10.0, 1.0, 0.25, 10.0), Particle("apo-ferritin", 60.0, 3.0, 0.25, 60.0))
     Pipeline(particles, voxel_A=10.0).save(tmp_path / "pipeline.json")
-    result = score(submission, project)
+    result = score(submission, truth=project)
     assert result.figures["score"] == pytest.approx(0.5 / 4)  # one of the two weighs 1 of 4
     assert "not its score" in result.text
     Pipeline(COMPETITION_PARTICLES, voxel_A=10.0).save(tmp_path / "other.json")
-    official = score(submission, project, tmp_path / "other.json")
+    official = score(submission, truth=project, pipeline=tmp_path / "other.json")
     assert official.figures["score"] == pytest.approx(0.5 / 7)
     assert "not its score" not in official.text
 
@@ -90,7 +90,7 @@ def test_command_line_prints_a_table_and_json(project, submission, capsys):
 
 def test_a_score_against_simulated_truth_is_called_simulated(project, submission):
     (project / "simulation.json").write_text("{}")
-    result = score(submission, project / "train" / "overlay")
+    result = score(submission, truth=project / "train" / "overlay")
     assert result.figures["simulated"] is True
     assert "simulated score: 0.0714" in result.text
 

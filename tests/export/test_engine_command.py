@@ -61,7 +61,7 @@ def test_a_graph_in_float32_is_told_apart(graphs):
 @needs_no_gpu
 def test_without_a_gpu_it_says_so_and_what_can_be_done(graphs, tmp_path):
     with pytest.raises(EngineError, match=r"--check-only\) needs an NVIDIA GPU .*there is no GPU here"):
-        engine(graphs / "fp16" / "ensemble.onnx", tmp_path / "engine")
+        engine(graphs / "fp16" / "ensemble.onnx", out=tmp_path / "engine")
     assert not (tmp_path / "engine").exists()
 
 
@@ -72,7 +72,7 @@ def test_a_graph_that_is_not_its_references_is_refused(graphs, tmp_path):
     data[len(data) // 2] ^= 1
     (tmp_path / "ensemble.onnx").write_bytes(data)
     with pytest.raises(EngineError, match="not the graph its reference was made with"):
-        engine(tmp_path / "ensemble.onnx", tmp_path / "engine")
+        engine(tmp_path / "ensemble.onnx", out=tmp_path / "engine")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def stand_in(monkeypatch, graphs):
 
 
 def test_an_engine_that_reproduces_pytorch_is_published_with_its_record(graphs, tmp_path, stand_in):
-    result = engine(graphs / "fp16" / "ensemble.onnx", tmp_path, flavour="tensorrt_rtx")
+    result = engine(graphs / "fp16" / "ensemble.onnx", out=tmp_path, flavour="tensorrt_rtx")
     record = EngineRecord.load(tmp_path / RECORD_NAME)
     assert record.parity["ok"]
     assert 0 < record.parity["scores_max"] < 0.03

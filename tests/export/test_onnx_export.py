@@ -14,7 +14,7 @@ import torch
 from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.export import onnx_export
-from tomopoint.export.command import export_onnx
+from tomopoint.export.command import export
 from tomopoint.export.cost import project, read_cost
 from tomopoint.export.graph_cost import count_graph
 from tomopoint.export.onnx_export import ExportOptions, export_merged, reference_windows
@@ -162,11 +162,11 @@ def test_export_from_the_command_line(write_run, tmp_path):
 
 
 def test_the_export_says_what_the_graph_costs_and_warns(write_run, tmp_path, monkeypatch):
-    result = export_onnx([write_run("a", seeds=(0,))], tmp_path / "e.onnx")
+    result = export([write_run("a", seeds=(0,))], out=tmp_path / "e.onnx")
     assert "windows per tomogram" in result.text
     assert f"ONNX Runtime CUDA {result.figures['hours']['onnxruntime-cuda']:.1f} h" in result.text
     assert "warning" not in result.text
     monkeypatch.setattr("tomopoint.export.cost.HOURS_TO_WARN", 0.6)
-    result = export_onnx([tmp_path / "a"], tmp_path / "e.onnx", precision="fp32")
+    result = export([tmp_path / "a"], out=tmp_path / "e.onnx", precision="fp32")
     assert "above 0.6 h" in result.text
     assert "--precision fp16" in result.text

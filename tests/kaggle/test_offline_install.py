@@ -59,7 +59,7 @@ def empty_environment(folder: Path, version: str) -> Path:
 def full_kit(exported, checkout, tmp_path):
     """Return a kit staged with every locked wheel."""
     copy = Path(shutil.copytree(checkout, tmp_path / "checkout"))
-    fetch(copy / "wheels")
+    fetch(folder=copy / "wheels")
     stage_dataset(exported.path, tmp_path / "kit", copy)
     return tmp_path / "kit"
 

@@ -30,7 +30,7 @@ from tomopoint.files import sha256_of
 from tomopoint.inference.engines.graph_metadata import COST_KEY
 from tomopoint.kaggle.checkout import checkout_root
 from tomopoint.kaggle.cli import KaggleCli, Waiting, is_failure, state_in
-from tomopoint.kaggle.command import build_dataset
+from tomopoint.kaggle.command import stage
 from tomopoint.kaggle.dataset import stage_dataset
 from tomopoint.kaggle.manifest import KitFile, Manifest
 from tomopoint.kaggle.notebooks import write_kernels
@@ -457,7 +457,7 @@ def test_staging_says_the_hours_warns_above_ten_and_keeps_them_in_the_manifest(s
         "tensorrt": 9.0,
         "onnxruntime-cuda": 16.0,
     }
-    result = build_dataset(check=slow_kit)
+    result = stage(check=slow_kit)
     assert "TensorRT 9.0 h (at 9 TFLOP/s); ONNX Runtime CUDA 16.0 h" in result.text
     assert "warning: 16.0 h are estimated" in result.text
     assert result.figures["time"] == time
@@ -561,5 +561,5 @@ def test_a_dry_run_on_the_command_line_ends_with_its_causes_and_says_what_pins_t
     alone = run(str(full_kit), "--only", "submit")
     assert "kernels push" in alone.stdout
     assert "datasets" not in alone.stdout
-    assert "--only takes submit, got 'engine'" in run(str(full_kit), "--only", "engine").stderr
+    assert 'Invalid value "engine" for --only. Choose from: "submit".' in run(str(full_kit), "--only", "engine").stderr
     assert kaggle.calls == []

@@ -226,10 +226,10 @@ class Index:
         (project / "index.html").write_text(f"<html><body>{links}</body></html>")
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run the command that ``make wheels`` runs, with this index in the place of the public one."""
+        """Run a command of tomopoint with this index in the place of the public one."""
         environment = {**os.environ, "PIP_INDEX_URL": self.address, "PIP_CONFIG_FILE": os.devnull}
         return subprocess.run(
-            [sys.executable, "-m", "tomopoint.kaggle.wheels", *words],
+            [sys.executable, "-m", "tomopoint", *words],
             env=environment,
             capture_output=True,
             text=True,
@@ -270,7 +270,7 @@ def locked(public, tmp_path_factory):
     folder = tmp_path_factory.mktemp("locked")
     (folder / "kernel.in").write_text(f"thing\nnumpy\ntensorrt_cu12_bindings=={VERSION}  # why\n")
     (folder / "image.txt").write_text("numpy==2.0.2\n")
-    done = public.run("lock", "--folder", str(folder))
+    done = public.run("lock-wheels", "--folder", str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -298,7 +298,7 @@ def test_lock_and_fetch_end_to_end_with_tensorrts_libraries_from_the_vendors_ind
     earlier.write_bytes(b"")
     (wished / "thing-0.9-py3-none-any.whl").write_bytes(b"an earlier version")
 
-    done = public.run("--folder", str(wished), "--tensorrt", vendor.address)
+    done = public.run("wheels", "--folder", str(wished), "--tensorrt", vendor.address)
     assert done.returncode == 0, done.stderr
     assert names_in(wished) == {"thing-1.0-py3-none-any.whl", *BOTH_BINDINGS, SLIM}
     with zipfile.ZipFile(wished / SLIM) as archive:
@@ -314,7 +314,7 @@ def test_lock_and_fetch_end_to_end_with_tensorrts_libraries_from_the_vendors_ind
 
     # Called again, nothing is fetched: there is nothing in these indexes.
     empty = Index(tmp_path / "empty")
-    again = empty.run("--folder", str(wished), "--tensorrt", empty.address)
+    again = empty.run("wheels", "--folder", str(wished), "--tensorrt", empty.address)
     assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
@@ -322,17 +322,17 @@ def test_where_the_vendors_index_does_not_answer_the_rest_is_fetched_and_one_lin
     public, wished, tmp_path
 ):
     for source in (f"file://{tmp_path}/nowhere", "http://127.0.0.1:9/simple"):  # nobody listens on port 9
-        done = public.run("--folder", str(wished), "--tensorrt", source)
+        done = public.run("wheels", "--folder", str(wished), "--tensorrt", source)
         assert done.returncode == 0, done.stderr
         assert names_in(wished) == {"thing-1.0-py3-none-any.whl", *BOTH_BINDINGS}
         (line,) = [line for line in done.stdout.splitlines() if "TensorRT" in line]
         assert line.startswith(f"without TensorRT's libraries ({source} does not answer or has no wheel of them): ")
-        assert "by how many hours build_dataset.py says" in line
+        assert "by how many hours `tomopoint stage` says" in line
 
 
 def test_a_dry_run_says_what_would_be_fetched_with_sizes_and_fetches_nothing(public, wished):
     (wished / "kernel.lock").write_text(re.sub("# .*MB", "# 1.50 + 2.25 MB", (wished / "kernel.lock").read_text()))
-    done = public.run("--folder", str(wished), "--dry-run")
+    done = public.run("wheels", "--folder", str(wished), "--dry-run")
     assert done.returncode == 0, done.stderr
     assert names_in(wished) == set()
     assert re.search(r" 3\.75 MB  thing 1\.0\n", done.stdout)
@@ -342,14 +342,14 @@ def test_a_dry_run_says_what_would_be_fetched_with_sizes_and_fetches_nothing(pub
 
 def test_a_downloaded_library_wheel_is_taken_and_one_of_another_version_refused(public, wished, libs):
     other = Path(shutil.copy(libs, libs.with_name(libs.name.replace(VERSION, "10.9.0.34"))))
-    done = public.run("--folder", str(wished), "--tensorrt", str(other))
+    done = public.run("wheels", "--folder", str(wished), "--tensorrt", str(other))
     assert done.returncode == 1
     assert f"give tensorrt_cu12_libs {VERSION}" in done.stderr
-    done = public.run("--folder", str(wished), "--tensorrt", str(libs))
+    done = public.run("wheels", "--folder", str(wished), "--tensorrt", str(libs))
     assert done.returncode == 0, done.stderr
     assert SLIM in names_in(wished)
     # For another card: the earlier reduction goes.
-    done = public.run("--folder", str(wished), "--tensorrt", str(libs), "--compute-capability", "8.0")
+    done = public.run("wheels", "--folder", str(wished), "--tensorrt", str(libs), "--compute-capability", "8.0")
     assert done.returncode == 0, done.stderr
     assert {name for name in names_in(wished) if "libs" in name} == {SLIM.replace("sm75", "sm80")}
 
@@ -359,4 +359,4 @@ def test_make_hands_its_variables_on():
         pytest.skip("no make here")
     words = ["make", "-n", "wheels", "TENSORRT=https://index.example", "DRY=1"]
     shown = subprocess.run(words, cwd=WHEELS.parent, capture_output=True, text=True, check=True).stdout
-    assert "-m tomopoint.kaggle.wheels --tensorrt https://index.example --dry-run" in shown
+    assert "-m tomopoint wheels --tensorrt https://index.example --dry-run" in shown

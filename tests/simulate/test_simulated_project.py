@@ -148,7 +148,6 @@ def test_bad_shapes_are_refused(tmp_path: Path, text: str) -> None:
         ({"train_runs": -1}, "neither may be negative"),
         ({"seed": -1}, "seed must not be negative"),
         ({"workers": -2}, "workers must not be negative"),
-        ({"device": "tpu"}, "auto, cpu or cuda"),
     ],
 )
 def test_bad_options_are_refused(tmp_path: Path, values: dict[str, object], words: str) -> None:

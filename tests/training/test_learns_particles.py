@@ -72,7 +72,7 @@ def trained_engine(folder: Path, runs: Runs, labels: list[dict[str, np.ndarray]]
         for name, xyz_A in points.items():
             write_picks(run.picks_folder / f"{name}.json", run.name, name, xyz_A)
     (folder / "recipe.yaml").write_text(RECIPE)
-    assert train(folder / "data", folder / "run", str(folder / "recipe.yaml"), curves="none").ok
+    assert train(data=folder / "data", out=folder / "run", recipe=str(folder / "recipe.yaml"), curves="none").ok
     (member,) = find_members(folder / "run")
     network, _ = load_member(member)
     return TorchEngine(network, PIPELINE.tiling.window_zyx)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tomopoint.command import CommandResult
 
 
-def score(submission: Path, truth: Path, pipeline: Path | None = None) -> CommandResult:
+def score(submission: Path, /, *, truth: Path, pipeline: Path | None = None) -> CommandResult:
     """Compute the official score of a submission.
 
     Runs of the submission that the truth does not hold are left out, as in the official metric; runs of the truth
@@ -18,7 +18,7 @@ def score(submission: Path, truth: Path, pipeline: Path | None = None) -> Comman
     submission
         CSV with experiment, particle_type, x, y, z (Angstrom).
     truth
-        Folder of true picks: a project, its overlay, or any folder with <run>/<particle>.json.
+        Folder of true picks: a project, its overlay, or any folder with RUN/PARTICLE.json.
     pipeline
         pipeline.json with the particles, their radii and weights; default the one beside the submission, else the
         competition's particles.
@@ -46,15 +46,18 @@ def score(submission: Path, truth: Path, pipeline: Path | None = None) -> Comman
 
 
 def report(
+    *,
     data: Path,
     submission: Path,
     truth: Path,
     out: Path = Path("report.html"),
-    run: Path | None = None,
+    trained: Path | None = None,
     prediction: Path | None = None,
     model: Path | None = None,
 ) -> CommandResult:
-    """Write one HTML page about a submission: scores, counts, slices with picks, curves, timings. It opens offline.
+    """Write one HTML page about a submission.
+
+    It holds scores, counts, slices with picks, curves and timings, and opens offline.
 
     Parameters
     ----------
@@ -63,11 +66,11 @@ def report(
     submission
         CSV with experiment, particle_type, x, y, z (Angstrom).
     truth
-        Folder of true picks: a project, its overlay, or any folder with <run>/<particle>.json.
+        Folder of true picks: a project, its overlay, or any folder with RUN/PARTICLE.json.
     out
         The page.
-    run
-        Validated training run, e.g. runs/first: adds threshold curves and out-of-fold scores.
+    trained
+        Validated training folder, e.g. runs/first: adds threshold curves and out-of-fold scores.
     prediction
         Folder that `tomopoint predict` wrote: adds timings; default the folder of the submission.
     model
@@ -79,7 +82,7 @@ def report(
     from tomopoint.pipeline import PIPELINE_NAME
 
     check_output(out, [submission, submission.with_name(PIPELINE_NAME), *([model] if model else [])])
-    sources = ReportSources(data, submission, truth, run, prediction or submission.parent, model)
+    sources = ReportSources(data, submission, truth, trained, prediction or submission.parent, model)
     built = build_report(sources)
     write_atomically(out, built.html)
     kind = "simulated score" if built.simulated else "score"

@@ -1,11 +1,13 @@
-"""``export_onnx.py``: trained folds as one averaged graph; ``tomopoint engine``: a TensorRT engine from it."""
+"""``tomopoint export``: trained folds as one averaged graph; ``tomopoint engine``: a TensorRT engine from it."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import EngineError
@@ -15,14 +17,18 @@ if TYPE_CHECKING:
     from tomopoint.export.engine_build import BuildOptions
 
 
-def export_onnx(
-    runs: list[Path],
-    out: Path = Path("ensemble.onnx"),
+def export(
+    folders: list[Path],
+    /,
+    *,
+    out: Annotated[Path, Parameter(alias="-o")] = Path("ensemble.onnx"),
     batch: int = 1,
-    precision: str = "fp16",
+    precision: Literal["fp16", "fp32"] = "fp16",
     tomogram: Path | None = None,
 ) -> CommandResult:
-    """Merge the networks of all folds into one ONNX graph that averages them, and prove that it equals PyTorch.
+    """Merge all networks into one ONNX graph that equals PyTorch.
+
+    The graph averages the networks of all folds. It is compared with PyTorch, and not written where it differs.
 
     The graph is what `tomopoint validate` calibrated: window, overlap, views, weights of the networks and the way
     offsets are averaged are options of that command, not of this one. What it costs is printed, with the hours that
@@ -30,15 +36,15 @@ def export_onnx(
 
     Parameters
     ----------
-    runs
-        Run folders that `tomopoint train` filled and `tomopoint validate` calibrated, all of them together; or the
-        ensemble folder it made of several.
+    folders
+        Training folders that `tomopoint validate` calibrated, all of them together; or the ensemble folder it made of
+        several.
     out
-        File to write (also -o); reference.npz is written beside it.
+        File to write; reference.npz is written beside it.
     batch
         Windows per call, fixed in the graph.
     precision
-        fp16: networks in float16, sigmoid and averages in float32; or fp32: float32 throughout.
+        fp16: networks in float16, sigmoid and averages in float32; fp32: float32 throughout.
     tomogram
         Store whose middle serves for the comparison with PyTorch; synthetic noise with dips unless given.
     """
@@ -46,12 +52,7 @@ def export_onnx(
     from tomopoint.export.onnx_export import ExportOptions, export_ensemble
     from tomopoint.export.parity import format_table
 
-    options = ExportOptions(
-        batch=batch,
-        precision=precision,
-        tomogram_path=tomogram,
-    )
-    report = export_ensemble(runs, out, options)
+    report = export_ensemble(folders, out, ExportOptions(batch=batch, precision=precision, tomogram_path=tomogram))
     members = ", ".join(f"{member.fold}/{member.network}" for member in report.pipeline.members)
     lines = [format_table(report.rows), format_projections(report.cost, report.pipeline)]
     warning = time_warning(report.cost, report.pipeline)
@@ -59,7 +60,7 @@ def export_onnx(
         f"{report.path}: {len(report.pipeline.members)} networks averaged ({members}), {precision}, "
         f"{report.n_bytes / 1e6:.1f} MB, {report.seconds:.0f} s\n"
         + "".join(f"{line}\n" for line in (*lines, *([warning] if warning else [])))
-        + f"next: python build_dataset.py --model {report.path} --out dist/kaggle-dataset"
+        + f"next: tomopoint stage --model {report.path} --out dist/kaggle-dataset"
     )
     figures = {
         "model": str(report.path),
@@ -78,26 +79,28 @@ def export_onnx(
 
 def engine(
     model: Path,
+    /,
+    *,
     out: Path = Path("engine"),
-    flavour: str = "auto",
+    flavour: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto",
     check_only: bool = False,
     workspace_gib: float = 4.0,
     optimization_level: int = 4,
     compute_capability: str = T4_COMPUTE_CAPABILITY,
 ) -> CommandResult:
-    """Build a TensorRT engine from a graph on this machine's GPU, compare it with PyTorch there, and write engine.json.
+    """Build a TensorRT engine and check it on this machine's GPU.
 
-    An engine serves one TensorRT version and one kind of GPU. Without a GPU, --check-only says whether the graph would
-    build.
+    It is compared with PyTorch and timed there; engine.json says the result. An engine serves one TensorRT version and
+    one kind of GPU. Without a GPU, --check-only says whether the graph would build.
 
     Parameters
     ----------
     model
-        Graph that export_onnx.py wrote, with reference.npz beside it.
+        Graph that `tomopoint export` wrote, with reference.npz beside it.
     out
         Folder for ensemble.engine and engine.json.
     flavour
-        tensorrt, tensorrt_rtx, or auto: what is installed.
+        Which TensorRT; auto: the one that is installed.
     check_only
         Write nothing: parse and compile the graph with TensorRT-RTX, which needs no GPU.
     workspace_gib

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
 
 
 def predict(
+    *,
     data: Path,
     model: Path,
     out: Path,
-    split: str = "test",
+    split: Literal["train", "test"] = "test",
     runs: str = "",
     workers: int = 0,
-    provider: str = "auto",
+    provider: Literal["auto", "tensorrt", "cuda", "cpu"] = "auto",
     tomo_type: str | None = None,
     limit_hours: float | None = None,
     engine: Path | None = None,
 ) -> CommandResult:
-    """Pick particles in every tomogram of a split and write submission.csv.
+    """Pick particles in many tomograms; write submission.csv.
 
     Run the same command again after a stop: runs that are done are not repeated.
 
@@ -33,13 +35,13 @@ def predict(
     out
         Folder for parts, picks.csv (all picks with scores), submission.csv and log.jsonl.
     split
-        train or test.
+        Which tomograms.
     runs
         Only these runs, by name, separated by commas.
     workers
         Processes; 0: one per GPU, or one where there is none. They share the CPU's cores.
     provider
-        auto, tensorrt, cuda or cpu. auto: TensorRT with --engine, else CUDA, beside a GPU; the CPU only without one.
+        What computes the graph; auto: TensorRT with --engine, else CUDA, beside a GPU; the CPU only without one.
     tomo_type
         Reconstruction to read; default the one the graph was validated on.
     limit_hours
@@ -61,9 +63,16 @@ def predict(
 
 
 def rethreshold(
-    picks: Path, out: Path = Path("submission.csv"), thresholds: str = "", pipeline: Path | None = None
+    picks: Path,
+    /,
+    *,
+    out: Path = Path("submission.csv"),
+    thresholds: str = "",
+    pipeline: Path | None = None,
 ) -> CommandResult:
-    """Write another submission from the picks of a prediction with other thresholds, in seconds and without a GPU.
+    """Write another submission with other thresholds, without a GPU.
+
+    It is made from all picks of a prediction, in seconds.
 
     Parameters
     ----------

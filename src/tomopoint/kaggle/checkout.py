@@ -18,4 +18,7 @@ def checkout_root() -> Path:
     for folder in (Path(__file__).resolve().parents[3], Path.cwd()):
         if (folder / "pyproject.toml").is_file() and (folder / "kernels" / "kernels.toml").is_file():
             return folder
-    raise TomopointError(f"{Path.cwd()} is no checkout of tomopoint (no kernels/kernels.toml); change into one first")
+    raise TomopointError(
+        "this needs a checkout of tomopoint, for its source, kernels/ and wheels/; "
+        f"{Path.cwd()} is none (no kernels/kernels.toml): change into one first"
+    )

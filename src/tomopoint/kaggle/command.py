@@ -1,9 +1,9 @@
-"""``build_dataset.py``, ``tomopoint rehearse`` and ``tomopoint push``."""
+"""The commands ``kernels``, ``stage``, ``rehearse`` and ``push``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
@@ -12,7 +12,22 @@ if TYPE_CHECKING:
     from tomopoint.kaggle.manifest import Manifest
 
 
-def build_dataset(
+def kernels() -> CommandResult:
+    """Write both notebooks and their metadata from their sources.
+
+    These are the .py files and kernels.toml in kernels/ of the checkout.
+    """
+    from tomopoint.kaggle.checkout import checkout_root
+    from tomopoint.kaggle.notebooks import write_kernels
+
+    folder = checkout_root() / "kernels"
+    changed = [str(path.relative_to(folder.parent)) for path in write_kernels(folder)]
+    text = "\n".join(f"wrote {name}" for name in changed) or "notebooks are up to date"
+    return CommandResult(text, {"changed": changed})
+
+
+def stage(
+    *,
     model: Path | None = None,
     out: Path = Path("dist/kaggle-dataset"),
     check: Path | None = None,
@@ -20,12 +35,15 @@ def build_dataset(
     dry_run: bool = False,
     over_time: bool = False,
 ) -> CommandResult:
-    """Stage the Kaggle dataset: package wheel, third-party wheels, graph, reference, manifest.
+    """Stage the Kaggle dataset, or check or upload a staged one.
+
+    It holds the package's wheel, third-party wheels, graph, reference and manifest. Staging builds the package's
+    wheel, so it needs a checkout of tomopoint; checking does not.
 
     Parameters
     ----------
     model
-        Graph that export_onnx.py wrote, with reference.npz beside it.
+        Graph that `tomopoint export` wrote, with reference.npz beside it.
     out
         Folder to make; an earlier kit there is replaced.
     check
@@ -96,20 +114,23 @@ def _push_dataset(folder: Path, dry_run: bool, over_time: bool) -> CommandResult
 
 def push(
     dataset: Path,
+    /,
+    *,
     dry_run: bool = False,
     over_time: bool = False,
     wait_minutes: float | None = None,
     poll_seconds: float = 30.0,
-    only: str | None = None,
+    only: Literal["submit"] | None = None,
 ) -> CommandResult:
-    """Upload the kit and both notebooks: dataset, engine notebook, wait until it has run, submit notebook.
+    """Upload the kit and both notebooks to Kaggle.
 
-    Calls the kaggle command, which must be installed and logged in. Pushing a notebook runs it, on your GPU quota.
+    In this order: dataset, engine notebook, wait until it has run, submit notebook. Calls the kaggle command, which
+    must be installed and logged in. Pushing a notebook runs it, on your GPU quota.
 
     Parameters
     ----------
     dataset
-        Kit that build_dataset.py staged.
+        Kit that `tomopoint stage` made.
     dry_run
         Check everything, list all that is in the way at once, and print the commands; send nothing.
     over_time
@@ -120,7 +141,7 @@ def push(
     poll_seconds
         Time between two questions.
     only
-        "submit": push the submit notebook alone, once the engine notebook is complete; nothing is uploaded or built
+        submit: push the submit notebook alone, once the engine notebook is complete; nothing is uploaded or built
         again.
     """
     from tomopoint.kaggle.checkout import checkout_root
@@ -130,8 +151,6 @@ def push(
     wait_minutes = WAIT_MINUTES if wait_minutes is None else wait_minutes
     if wait_minutes <= 0 or poll_seconds < 0:
         raise TomopointError("--wait-minutes must be positive and --poll-seconds not negative")
-    if only not in (None, SUBMIT_KERNEL):
-        raise TomopointError(f"--only takes {SUBMIT_KERNEL}, got {only!r}; without it everything is pushed")
     checkout = checkout_root()
     cli = KaggleCli(dry_run, Waiting(wait_minutes, poll_seconds))
     kit = check_kit(dataset, checkout, cli, over_time)
@@ -168,19 +187,21 @@ def _missing_wheels(install: tuple[str, ...]) -> str:
     return "no third-party wheels: enough for a rehearsal here, Kaggle needs those of wheels/README.md\n"
 
 
-def rehearse(dataset: Path, data: Path, out: Path, layout: str = "flat") -> CommandResult:
-    """Execute both notebooks unchanged in a copy of Kaggle's folders, the first one's output attached to the second.
+def rehearse(*, dataset: Path, data: Path, out: Path, layout: Literal["flat", "nested"] = "flat") -> CommandResult:
+    """Run both notebooks here, in a copy of Kaggle's folders.
+
+    They run unchanged, the first one's output attached to the second.
 
     Parameters
     ----------
     dataset
-        Kit that build_dataset.py staged.
+        Kit that `tomopoint stage` made.
     data
         Project with test/static, standing for the competition's data.
     out
         Folder to make; out/working/submission.csv is the result, executed notebooks stay in out/executed.
     layout
-        flat (input/SLUG) or nested (input/datasets/OWNER/SLUG): Kaggle mounts inputs in either way.
+        flat: input/SLUG; nested: input/datasets/OWNER/SLUG. Kaggle mounts inputs in either way.
     """
     from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.rehearsal import rehearse as run_rehearsal

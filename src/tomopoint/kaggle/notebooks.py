@@ -1,18 +1,16 @@
 """Notebooks from their ``.py``: people edit ``kernels/<name>/<name>.py``, everything else there is generated.
 
-``python -m tomopoint.kaggle.notebooks`` (``make kernels``) writes ``<name>.ipynb`` and ``kernel-metadata.json``. The
+``tomopoint kernels`` (``make kernels``) writes ``<name>.ipynb`` and ``kernel-metadata.json``. The
 same text always gives the same bytes: no outputs, no time, and cell ids made from position and content.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from tomopoint.files import write_atomically
-from tomopoint.kaggle.checkout import checkout_root
 from tomopoint.kaggle.metadata import KERNEL_METADATA, as_json, kernel_metadata, load_config
 
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -59,15 +57,3 @@ def write_kernels(kernels_folder: Path) -> list[Path]:
 def _cell_id(position: int, kind: str, source: str) -> str:
     """Return an id that depends on nothing but the cell: random ones would make every regeneration a diff."""
     return hashlib.sha256(f"{position}\n{kind}\n{source}".encode()).hexdigest()[:_ID_LENGTH]
-
-
-def main() -> None:
-    """Write the generated files of the checkout's ``kernels/`` and say which changed."""
-    folder = checkout_root() / "kernels"
-    changed = write_kernels(folder)
-    lines = [f"wrote {path.relative_to(folder.parent)}" for path in changed] or ["notebooks are up to date"]
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Third-party wheels for Kaggle: ``make wheels``, or ``python -m tomopoint.kaggle.wheels [fetch|lock]``.
+"""Third-party wheels for Kaggle: ``tomopoint wheels`` (``make wheels``) and ``tomopoint lock-wheels``.
 
 ``wheels/kernel.in`` says what is wanted, ``image.txt`` what Kaggle's image has and nobody may replace, ``kernel.lock``
 what exactly is fetched: the wheels of each for every Python that the image may have, by hash. TensorRT's libraries are
@@ -95,6 +95,7 @@ def normal_name(name: str) -> str:
 
 
 def fetch(
+    *,
     folder: Path = Path("wheels"),
     tensorrt: str = TENSORRT_INDEX,
     compute_capability: str = T4_COMPUTE_CAPABILITY,
@@ -127,7 +128,7 @@ def fetch(
     return CommandResult("\n".join([_table(wheels), *filter(None, [note])]), figures)
 
 
-def lock(folder: Path = Path("wheels")) -> CommandResult:
+def lock(*, folder: Path = Path("wheels")) -> CommandResult:
     """Resolve kernel.in for Kaggle's Pythons against the packages of its image, and write kernel.lock.
 
     Parameters
@@ -285,7 +286,7 @@ def _without_tensorrt(reason: str) -> str:
     """Say in one line what is missing and what it costs."""
     return (
         f"without TensorRT's libraries ({' '.join(reason.split())}): a submission must rely on ONNX Runtime's CUDA "
-        "provider, which is slower, by how many hours build_dataset.py says; to add them run `make wheels` where "
+        "provider, which is slower, by how many hours `tomopoint stage` says; to add them run `make wheels` where "
         "NVIDIA's index answers, or `make wheels TENSORRT=WHEEL` (wheels/README.md)"
     )
 
@@ -337,21 +338,3 @@ def _pip(verb: str, python: str, *words: str) -> None:
 def _table(wheels: Sequence[Wheel]) -> str:
     rows = [f"{wheel.n_bytes / 1e6:9.2f} MB  {wheel.path.name}" for wheel in wheels]
     return "\n".join([*rows, f"{sum(wheel.n_bytes for wheel in wheels) / 1e6:9.2f} MB  in all"])
-
-
-def main() -> None:
-    """Run one of the two commands; `fetch` where none is named."""
-    from tomopoint.__main__ import run_script
-
-    words = sys.argv[1:]
-    named = bool(words) and not words[0].startswith("-")
-    commands = ("fetch", "lock")
-    name = words[0] if named else "fetch"
-    if name not in commands:
-        sys.stderr.write(f"unknown command {name!r}; there are {', '.join(commands)}\n")
-        sys.exit(2)
-    run_script(f"tomopoint.kaggle.wheels:{name}", words[1:] if named else words)
-
-
-if __name__ == "__main__":
-    main()

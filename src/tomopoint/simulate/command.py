@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
 
 from tomopoint.command import CommandResult, parse_zyx
 from tomopoint.errors import DataError
 from tomopoint.simulate.options import SimulationOptions
 
+CONTENT = Group("What the runs hold", sort_key=0)
 DEFAULT_SHAPE = "96,320,320"
 DEFAULT_OPTIONS = SimulationOptions()
 
 
 def simulate(
     out: Path,
+    /,
+    *,
     train_runs: int = 6,
     test_runs: int = 2,
     shape: str = DEFAULT_SHAPE,
     seed: int = 0,
     workers: int = 0,
-    device: str = "auto",
-    content: SimulationOptions = DEFAULT_OPTIONS,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    content: Annotated[SimulationOptions, Parameter(group=CONTENT)] = DEFAULT_OPTIONS,
 ) -> CommandResult:
     """Write simulated tomograms as a project in the competition's layout.
 
@@ -41,15 +47,13 @@ def simulate(
     workers
         Processes; 0 chooses by cores, memory and the amount of work.
     device
-        Where the FFTs run: auto, cpu or cuda.
+        Where the FFTs run.
     content
         What the runs hold: contrast, crowding, label mistakes, reconstruction types.
     """
     from tomopoint.simulate.particles import PARTICLE_NAMES
     from tomopoint.simulate.project import ProjectPlan, write_project
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise DataError(f"device must be auto, cpu or cuda, got {device!r}")
     if workers < 0:
         raise DataError(f"workers must not be negative, got {workers}; 0 chooses a number")
     plan = ProjectPlan(out, train_runs, test_runs, parse_zyx("shape", shape), seed, content, device)

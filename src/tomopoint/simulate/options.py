@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tomopoint.errors import DataError
 
-TOMO_TYPES: tuple[str, ...] = ("denoised", "wbp", "ctfdeconvolved", "isonetcorrected")
+TomoType = Literal["denoised", "wbp", "ctfdeconvolved", "isonetcorrected"]
+TOMO_TYPES: tuple[TomoType, ...] = get_args(TomoType)
 """The four reconstructions the competition ships of a training run."""
 
 VOXEL_A = 10.012444309
@@ -81,7 +82,7 @@ class SimulationOptions:
     variation: float = 1.0
     crowding: tuple[float, float] = (0.005, 0.02)
     labels: LabelImperfections = field(default_factory=LabelImperfections)
-    tomo_types: tuple[str, ...] = ("denoised",)
+    tomo_types: tuple[TomoType, ...] = ("denoised",)
 
     def __post_init__(self) -> None:
         _require(0.1 <= self.difficulty <= 10, f"difficulty must lie in [0.1, 10], got {self.difficulty}")

@@ -15,6 +15,7 @@ PSEUDO_THRESHOLD = 0.5
 
 
 def train(
+    *,
     data: Path,
     out: Path,
     recipe: str = "default",
