@@ -1,7 +1,7 @@
 # %% [markdown]
 # # tomopoint: build the engine
 #
-# Needs one input, the dataset staged by `build_dataset.py`. Leaves `engine.json`: which runtime may be trusted with
+# Needs one input, the dataset staged by `tomopoint stage`. Leaves `engine.json`: which runtime may be trusted with
 # the graph on this machine and is the fastest of those, how far it is from PyTorch, and how many hours the
 # competition's tomograms would take. Ends in an error where that is more than a notebook has. Attach its output to
 # *tomopoint submit*.
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(os.environ.get("KAGGLE_ROOT", "/kaggle"))
 manifests = [*ROOT.glob("input/*/manifest.json"), *ROOT.glob("input/datasets/*/*/manifest.json")]
 kits = [path.parent for path in manifests if b"tomopoint-kit" in path.read_bytes()]
-assert kits, f"no kit in {ROOT}/input: attach the dataset of build_dataset.py (Add Input > Datasets), then run again"
+assert kits, f"no kit in {ROOT}/input: attach the dataset of `tomopoint stage` (Add Input > Datasets), then run again"
 
 # %%
 packages = ROOT / "temp" / "packages"  # beside the image's packages, never over them

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # tomopoint: submit
 #
-# Needs the competition's data, the dataset staged by `build_dataset.py` and, to save time, the output of
+# Needs the competition's data, the dataset staged by `tomopoint stage` and, to save time, the output of
 # *tomopoint build engine*. Leaves `submission.csv`.
 # Generated from `kernels/submit/submit.py`; edit that file, then `make kernels`.
 
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(os.environ.get("KAGGLE_ROOT", "/kaggle"))
 manifests = [*ROOT.glob("input/*/manifest.json"), *ROOT.glob("input/datasets/*/*/manifest.json")]
 kits = [path.parent for path in manifests if b"tomopoint-kit" in path.read_bytes()]
-assert kits, f"no kit in {ROOT}/input: attach the dataset of build_dataset.py (Add Input > Datasets), then run again"
+assert kits, f"no kit in {ROOT}/input: attach the dataset of `tomopoint stage` (Add Input > Datasets), then run again"
 
 # %%
 packages = ROOT / "temp" / "packages"  # beside the image's packages, never over them

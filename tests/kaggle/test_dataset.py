@@ -115,7 +115,7 @@ def test_metadata_that_kaggle_refuses_is_found(kit):
 
 
 def test_a_folder_without_manifest_is_no_kit(tmp_path):
-    with pytest.raises(DataError, match=r"build_dataset\.py"):
+    with pytest.raises(DataError, match="tomopoint stage"):
         check_dataset(tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_a_pipeline_whose_window_is_not_the_graphs_is_not_staged(exported, tmp_p
         stage_dataset(model, tmp_path / "kit", checkout)
 
 
-def test_build_dataset_checks_from_the_command_line(kit):
+def test_staging_checks_from_the_command_line(kit):
     words = [sys.executable, str(CHECKOUT / "build_dataset.py"), "--check", str(kit), "--json"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

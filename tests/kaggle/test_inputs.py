@@ -47,7 +47,7 @@ def test_another_datasets_manifest_is_no_kit(tmp_path):
     other = tmp_path / "input" / "other"
     other.mkdir(parents=True)
     (other / "manifest.json").write_text('{"name": "web app"}')
-    with pytest.raises(DataError, match=r"build_dataset.*attached now: other"):
+    with pytest.raises(DataError, match=r"tomopoint stage.*attached now: other"):
         find_kit(tmp_path)
 
 

@@ -100,7 +100,7 @@ class GraphCost:
         EngineError
             Damaged: not JSON, a field missing, unknown or out of range.
         """
-        with reading(source, EngineError, "holds no cost of a graph", "write the graph with export_onnx.py"):
+        with reading(source, EngineError, "holds no cost of a graph", "write the graph with `tomopoint export`"):
             cost = build(cls, parse(text))
             figures = (cost.flop, cost.unfused_bytes, cost.convolution_bytes, cost.peak_activation_bytes)
             if min(*cost.window_zyx, cost.n_networks) < 1 or min(*figures, cost.weight_bytes) < 0:

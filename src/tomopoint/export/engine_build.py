@@ -157,7 +157,7 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
 def _parse(onnx_path: Path, trt: TensorRT, builder: Any, options: BuildOptions) -> tuple[Any, Any]:
     """Return the parsed network, and the parser, which must live as long: it owns the weights."""
     if not onnx_path.is_file():
-        raise EngineError(f"no graph {onnx_path}; write one with export_onnx.py")
+        raise EngineError(f"no graph {onnx_path}; write one with `tomopoint export`")
     flags = 1 << int(trt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = trt.module.OnnxParser(network, logger_of(trt))

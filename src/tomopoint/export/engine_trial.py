@@ -251,7 +251,7 @@ def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions
     Parameters
     ----------
     model_path
-        Graph of ``export_onnx.py``, with its ``reference.npz`` beside it.
+        Graph of ``tomopoint export``, with its ``reference.npz`` beside it.
     out
         Folder for ``ensemble.engine`` and ``engine.json``; an engine that is not published is removed from it.
     flavour

@@ -87,7 +87,7 @@ def export_ensemble(run_folders: Sequence[Path], out: Path, options: ExportOptio
         be replaced, see :func:`~tomopoint.files.check_output`.
     """
     if not run_folders:
-        raise TomopointError("name one or more run folders, e.g. `python export_onnx.py runs/demo -o ensemble.onnx`")
+        raise TomopointError("name one or more training folders, e.g. `tomopoint export runs/demo -o ensemble.onnx`")
     read = [path for run in run_folders for kind in ("json", "safetensors") for path in run.rglob(f"*.{kind}")]
     for path in (out, out.with_name(REFERENCE_NAME)):
         check_output(path, read)

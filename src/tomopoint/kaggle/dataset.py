@@ -37,7 +37,7 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
     Parameters
     ----------
     model_path
-        Written by ``export_onnx.py``, with its ``reference.npz`` beside it.
+        Written by ``tomopoint export``, with its ``reference.npz`` beside it.
     out
         The kit's folder. The same inputs give the same files.
     checkout
@@ -95,7 +95,7 @@ def check_model(model_path: Path, reference_path: Path) -> Pipeline:
     from tomopoint.inference.engines.load import load_engine
 
     if not model_path.is_file():
-        raise DataError(f"no graph {model_path}; write one with export_onnx.py")
+        raise DataError(f"no graph {model_path}; write one with `tomopoint export`")
     reference = Reference.load(reference_path)
     reference.require_graph(sha256_of(model_path), model_path)
     engine, pipeline = load_engine(model_path, prefer="cpu")

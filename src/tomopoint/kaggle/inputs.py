@@ -16,7 +16,7 @@ from tomopoint.kaggle.manifest import MANIFEST, Manifest
 
 
 def find_kit(root: Path) -> Path:
-    """Return the folder of the dataset that ``build_dataset.py`` staged.
+    """Return the folder of the dataset that ``tomopoint stage`` staged.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def find_kit(root: Path) -> Path:
         raise DataError(f"several tomopoint kits are attached ({listed}); remove all but one from the inputs")
     if not kits:
         raise DataError(
-            f"no tomopoint kit ({MANIFEST}) under {root / 'input'}: attach the dataset made by build_dataset.py "
+            f"no tomopoint kit ({MANIFEST}) under {root / 'input'}: attach the dataset made by `tomopoint stage` "
             f"(Add Input > Datasets, or dataset_sources in kernel-metadata.json) and run again; {_attached(root)}"
         )
     return next(iter(kits.values()))

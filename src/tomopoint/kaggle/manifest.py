@@ -86,7 +86,7 @@ class Manifest:
             None there, not one this version reads, or one that names files outside the kit or anything but packages.
         """
         path = folder / MANIFEST
-        with reading(path, DataError, "is no kit's manifest", "stage the kit again with build_dataset.py"):
+        with reading(path, DataError, "is no kit's manifest", "stage the kit again with `tomopoint stage`"):
             manifest = build(cls, read(path))
             for name in manifest.files:
                 if not is_local_path(name):

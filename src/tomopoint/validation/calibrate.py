@@ -146,7 +146,7 @@ def calibrate_ensemble(
         )
     lines = [validation_text(calibration, project.is_simulated)]
     lines += [f"weights, {weights.reason}"] if weights else []
-    lines += [f"wrote {path}", f"next: python export_onnx.py {ensemble.folder} -o ensemble.onnx"]
+    lines += [f"wrote {path}", f"next: tomopoint export {ensemble.folder} -o ensemble.onnx"]
     figures = {name: value for name, value in content.items() if name not in ("curves", "per_group")}
     return CommandResult("\n".join(lines), {**figures, "pipeline": str(path)})
 

@@ -35,7 +35,9 @@ def read_pipeline(model_path: Path) -> Pipeline:
 def pipeline_in(metadata: Mapping[str, str], model_path: Path) -> Pipeline:
     """Return the Pipeline in `metadata`, which is that of `model_path`; PipelineError where there is none."""
     if PIPELINE_KEY not in metadata:
-        raise PipelineError(f"{model_path} carries no Pipeline in its metadata; write the graph with export_onnx.py")
+        raise PipelineError(
+            f"{model_path} carries no Pipeline in its metadata; write the graph with `tomopoint export`"
+        )
     return Pipeline.from_json(metadata[PIPELINE_KEY], source=f"the metadata of {model_path}")
 
 
@@ -61,9 +63,9 @@ def read_metadata(path: Path) -> dict[str, str]:
                 else:
                     stream.seek(length, os.SEEK_CUR)
     except OSError as error:
-        raise EngineError(f"cannot read {path} ({error.strerror}); write the graph with export_onnx.py") from error
+        raise EngineError(f"cannot read {path} ({error.strerror}); write the graph with `tomopoint export`") from error
     except ValueError as error:
-        raise EngineError(f"{path} is not an ONNX file ({error}); write the graph with export_onnx.py") from error
+        raise EngineError(f"{path} is not an ONNX file ({error}); write the graph with `tomopoint export`") from error
     return found
 
 

@@ -134,7 +134,7 @@ class OnnxEngine:
 
 def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
     if not path.is_file():
-        raise EngineError(f"no such graph: {path}; write one with export_onnx.py")
+        raise EngineError(f"no such graph: {path}; write one with `tomopoint export`")
     if PROVIDERS[provider] not in onnxruntime.get_available_providers():
         raise EngineError(_no_such_build(provider))
     if provider != "cpu":
@@ -194,11 +194,11 @@ def _check_signature(session: Any, pipeline: Pipeline, path: Path) -> tuple[int,
     outputs = {node.name: list(node.shape) for node in session.get_outputs()}
     shape = inputs.get(INPUT, [])
     if len(shape) != 5 or not all(isinstance(size, int) for size in shape):
-        raise PipelineError(f"{path} takes {inputs}, not one static input {INPUT!r}; write it with export_onnx.py")
+        raise PipelineError(f"{path} takes {inputs}, not one static input {INPUT!r}; write it with `tomopoint export`")
     # Arrays are bound by their address, so a wrong type would be read and written as if it were right.
     wrong = [node.name for node in (*session.get_inputs(), *session.get_outputs()) if node.type != "tensor(float)"]
     if wrong:
-        raise PipelineError(f"{', '.join(wrong)} of {path} must be float32; write the graph with export_onnx.py")
+        raise PipelineError(f"{', '.join(wrong)} of {path} must be float32; write the graph with `tomopoint export`")
     batch, channels, *window = shape
     cells = [size // pipeline.stride for size in window]
     expected = {SCORES: [batch, len(pipeline.particles), *cells], OFFSETS: [batch, 3, *cells]}

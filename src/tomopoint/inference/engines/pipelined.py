@@ -217,6 +217,6 @@ def _check_ports(ports: Mapping[str, Port]) -> dict[str, Port]:
         listed = ", ".join(f"{name} {port.shape} {port.dtype}" for name, port in ports.items())
         raise EngineError(
             f"the engine's ports are {listed}; wanted are volume (B, 1, D, H, W), scores (B, C, d, h, w) and offsets "
-            "(B, 3, d, h, w), static, float32 or float16: build it from a graph of export_onnx.py"
+            "(B, 3, d, h, w), static, float32 or float16: build it from a graph of `tomopoint export`"
         )
     return dict(ports)
