@@ -20,9 +20,9 @@ from tomopoint.inference.predict import predict_tomogram
 from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import Pipeline, Tiling
 from tomopoint.training.checkpoints import RECIPE, find_members, load_member
-from tomopoint.validation.calibrate import parse_thresholds
 from tomopoint.validation.command import validate
 from tomopoint.validation.ensemble_folder import load_ensemble
+from tomopoint.validation.result import parse_thresholds
 
 TABLE_ROUNDING = 1e-3  # pick tables hold 3 decimals of an Angstrom; 5 of a score
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from tomopoint import __version__
 from tomopoint.command import CommandResult, parse_zyx
 from tomopoint.errors import TomopointError
+
+logger = logging.getLogger(__name__)
 
 
 def validate(
@@ -56,39 +62,99 @@ def validate(
         Where to predict.
     """
     from tomopoint.data.tomograms import describe_tomogram
-    from tomopoint.evaluation.calibration import CalibrationOptions
+    from tomopoint.evaluation.calibration import calibrate
+    from tomopoint.files import check_output, write_atomically
     from tomopoint.inference.tiles import choose_tiling
+    from tomopoint.pipeline import PIPELINE_NAME, Pipeline
     from tomopoint.training.machine import Machine
-    from tomopoint.validation.calibrate import (
-        ValidationOptions,
-        adopt_thresholds,
-        base_pipeline,
-        calibrate_ensemble,
-        parse_thresholds,
-    )
-    from tomopoint.validation.ensemble_folder import load_ensemble
+    from tomopoint.validation.ensemble_folder import RESULT, load_ensemble, save_ensemble
+    from tomopoint.validation.out_of_fold import predict_held_out
+    from tomopoint.validation.result import calibrated, parse_thresholds, validation_text
+    from tomopoint.validation.validated import state_of
+    from tomopoint.validation.weights import choose_weights, with_weights
 
-    calibration = parse_thresholds(thresholds)
-    if isinstance(calibration, Path) and weights != "equal":
+    calibration_options = parse_thresholds(thresholds)
+    if isinstance(calibration_options, Path) and weights != "equal":
         raise TomopointError(
             f"--weights {weights} needs picks to judge by, but --thresholds {thresholds} predicts nothing; "
             "give one of them"
         )
-    options = ValidationOptions(
-        views=tuple(name.strip() for name in views.split(",")),
-        offset_average=offset_average,
-        weights=weights,
-        calibration=calibration if isinstance(calibration, CalibrationOptions) else CalibrationOptions(),
-        device="cuda" if Machine(device).on_gpu else "cpu",
-    )
-    window_zyx = None if window is None else parse_zyx("window", window)
-    overlap_zyx = None if overlap is None else parse_zyx("overlap", overlap)
+    processor = "cuda" if Machine(device).on_gpu else "cpu"
+
+    # The networks, and the Pipeline of their average as the submission will compute it, not yet calibrated.
     ensemble = load_ensemble(folders, out)
     project = ensemble.project(data)
     names = [held_out.name for held_out in ensemble.held_out] or [run.name for run in project.runs("train")]
     shapes = [describe_tomogram(project.run(n, "train").tomogram_path(ensemble.tomo_type)).shape_zyx for n in names]
-    tiling = choose_tiling(shapes, ensemble.divisor, window_zyx, overlap_zyx)
-    pipeline = base_pipeline(ensemble, tiling, options)
-    if isinstance(calibration, Path):
-        return adopt_thresholds(ensemble, pipeline, calibration)
-    return calibrate_ensemble(ensemble, pipeline, project, options)
+    window_zyx = None if window is None else parse_zyx("window", window)
+    overlap_zyx = None if overlap is None else parse_zyx("overlap", overlap)
+    pipeline = Pipeline(
+        particles=ensemble.particles,
+        voxel_A=ensemble.records[0].voxel_A,
+        stride=ensemble.records[0].stride,
+        normalisation=ensemble.records[0].normalisation,
+        tiling=choose_tiling(shapes, ensemble.divisor, window_zyx, overlap_zyx),
+        tomo_type=ensemble.tomo_type,
+        views=tuple(name.strip() for name in views.split(",")),
+        offset_average=offset_average,
+        members=ensemble.members,
+    )
+    path = ensemble.folder / PIPELINE_NAME
+
+    # Thresholds of another validation: nothing is predicted, so there is nothing to score.
+    if isinstance(calibration_options, Path):
+        check_output(path, [calibration_options])
+        other = Pipeline.load(calibration_options)
+        decoding = replace(pipeline.decoding, residual_xyz_A=other.decoding.residual_xyz_A)
+        adopted = replace(pipeline, decoding=decoding).with_thresholds(other.thresholds)
+        (ensemble.folder / RESULT).unlink(missing_ok=True)  # of thresholds that are no longer the ensemble's
+        save_ensemble(ensemble)
+        adopted.save(path)
+        text = f"wrote {path} with the thresholds of {calibration_options}; nothing was predicted, so it holds no score"
+        return CommandResult(text, {"pipeline": str(path), "thresholds": adopted.thresholds})
+    if not ensemble.held_out:
+        raise TomopointError(
+            f"no network of {ensemble.command()} holds a run out, so thresholds cannot be measured; "
+            "take those of a validated training folder with --thresholds FOLDER/pipeline.json"
+        )
+
+    # How much each kind of network counts.
+    calibration_options = replace(calibration_options, floor=pipeline.decoding.floor)
+    chosen = None
+    if weights == "out-of-fold":
+        chosen = choose_weights(ensemble, pipeline, project, processor, calibration_options)
+        pipeline = replace(pipeline, members=with_weights(pipeline.members, ensemble.kinds, chosen.shares))
+        logger.info("weights: %s", chosen.reason)
+
+    # Predict every held-out run, and choose thresholds on all of these picks.
+    truth = ensemble.read_truth(project)
+    picks, records = predict_held_out(ensemble, pipeline, project, processor)
+    calibration = calibrate(truth, picks, ensemble.groups, pipeline.particles, calibration_options)
+    final = calibrated(pipeline, calibration)
+    for name in calibration.best_at_floor:
+        logger.warning(
+            "F4 of %s still rises at %.3f, the lowest score that picks are kept at, so its threshold is no choice: the "
+            "networks hardly know this particle; train longer, or show more of it (crops.class_balance)",
+            *(name, pipeline.decoding.floor),
+        )
+
+    # Write: the Pipeline last, from then on it is what is exported.
+    content = {
+        "method": calibration_options.method,
+        "training_folders": [str(folder) for folder in ensemble.training_folders],
+        "data_root": str(project.root.resolve()),
+        "simulated": project.is_simulated,
+        "weights": chosen.to_dict() if chosen else None,
+        "predictions": records,
+        **calibration.to_dict(),
+    }
+    record = {"tomopoint": __version__, "pipeline_sha256": final.digest, "state_sha256": state_of(final), **content}
+    save_ensemble(ensemble)
+    write_atomically(ensemble.folder / RESULT, json.dumps(record) + "\n")
+    final.save(path)
+
+    lines = [validation_text(calibration, project.is_simulated)]
+    lines += [f"weights, {chosen.reason}"] if chosen else []
+    lines += [f"wrote {path}", f"next: tomopoint export {ensemble.folder} -o ensemble.onnx"]
+    figures = {name: value for name, value in content.items() if name not in ("curves", "per_group")}
+    return CommandResult("\n".join(lines), {**figures, "pipeline": str(path)})
