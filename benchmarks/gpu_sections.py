@@ -434,8 +434,9 @@ def graph(size: Size, scratch: Path) -> Figures:
     """
     import torch
 
-    from tomopoint.export.graph import OPSET, Graph, graph_form
+    from tomopoint.export.graph import OPSET, Graph
     from tomopoint.export.graph_cost import cost_of
+    from tomopoint.export.graph_form import graph_form
     from tomopoint.export.metadata import graph_metadata
     from tomopoint.export.parity import Outputs
     from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows

@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from tomopoint.data.tables import PICK_COLUMNS, passing, read_pick_table
+from tomopoint.data.truth import read_truth
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.score import score_picks
-from tomopoint.evaluation.truth import read_truth
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 from tomopoint.training.checkpoints import RECIPE, find_members
 

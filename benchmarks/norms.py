@@ -28,9 +28,8 @@ from tomopoint.command import parse_zyx
 from tomopoint.export.engine_build import BuildOptions, build_plan
 from tomopoint.export.graph import OPSET, Graph
 from tomopoint.export.graph_cost import count_graph
-from tomopoint.export.norms import with_graph_norms
+from tomopoint.export.graph_form import with_graph_norms, with_half_networks
 from tomopoint.export.parity import FP16, Outputs, compare
-from tomopoint.export.precision import with_half_networks
 from tomopoint.export.reference import synthetic_windows
 from tomopoint.inference.engines.tensorrt_module import load_tensorrt
 from tomopoint.networks.build import build_network

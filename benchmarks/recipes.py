@@ -38,9 +38,9 @@ from tomopoint.data.folds import Fold
 from tomopoint.data.normalisation import normalise
 from tomopoint.data.project import Project
 from tomopoint.data.tomograms import read_tomogram
+from tomopoint.data.truth import read_truth
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.score import TruthMapping
-from tomopoint.evaluation.truth import read_truth
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.inference.tiles import MapMerger, TilePlan

@@ -19,8 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from tomopoint.command import CommandResult
+from tomopoint.data.project import TRUTH_FOLDER
 from tomopoint.errors import TomopointError
+from tomopoint.inference.engines.graph_metadata import GRAPH_NAME
+from tomopoint.inference.folder import SUBMISSION_NAME
 from tomopoint.kaggle.checkout import checkout_root
+from tomopoint.kaggle.inputs import WORKING
 from tomopoint.strict_json import read
 
 logger = logging.getLogger(__name__)
@@ -67,6 +71,8 @@ def demo(*, out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -
     quick
         Small volumes and a few training steps, about two minutes: shows that everything runs, not how well.
     """
+    from tomopoint.evaluation.command import REPORT_NAME
+
     checkout_root()  # staging needs it: better said now than after the training
     start = time.monotonic()
     size = QUICK if quick else FULL
@@ -75,12 +81,12 @@ def demo(*, out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -
     paths = {
         "data": out / "data",
         "trained": out / "runs" / "demo",
-        "model": out / "ensemble.onnx",
+        "model": out / GRAPH_NAME,
         "dataset": out / "kaggle-dataset",
         "rehearsal": out / "kaggle",
-        "submission": out / "kaggle" / "working" / "submission.csv",
-        "truth": out / "data" / "truth",
-        "report": out / "report.html",
+        "submission": out / "kaggle" / WORKING / SUBMISSION_NAME,
+        "truth": out / "data" / TRUTH_FOLDER,
+        "report": out / REPORT_NAME,
     }
     seconds: dict[str, float] = {}
     for name, commands in _steps(size, seed, paths):

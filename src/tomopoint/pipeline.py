@@ -138,9 +138,6 @@ class Tiling:
     edge_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("window_zyx", "overlap_zyx"):
-            value = getattr(self, name)
-            _require(len(value) == 3, f"{name} needs three numbers (z, y, x), got {value}")
         for window, overlap in zip(self.window_zyx, self.overlap_zyx, strict=True):
             _require(window > 0, f"window_zyx must be positive, got {self.window_zyx}")
             _require(0 <= overlap < window, f"overlap_zyx {self.overlap_zyx} must be smaller than {self.window_zyx}")
@@ -168,7 +165,6 @@ class Decoding:
     def __post_init__(self) -> None:
         _require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
         _require(self.max_picks > 0, f"max_picks must be positive, got {self.max_picks}")
-        _require(len(self.residual_xyz_A) == 3, f"residual_xyz_A needs three numbers, got {self.residual_xyz_A}")
 
 
 @dataclass(frozen=True)

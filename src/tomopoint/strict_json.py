@@ -79,15 +79,12 @@ def build(cls: type[Part], values: Any, where: str = "", ignore_unknown: bool = 
         Its fields are numbers, texts, booleans, None, ``Literal``, dataclasses, tuples or mappings of them, unions of
         these (a value is taken by the first member that fits), or ``Any``.
     values
-        As :func:`parse` returns it. A whole number may stand for a float; nothing else is converted, and numbers are
-        finite.
+        As :func:`parse` returns it. Numbers are finite. A whole number may stand for a float, and stays one, so that
+        the text made of it is the same again, unless `to_float`; nothing else is converted.
     where
         Dotted name of the part, for messages.
     ignore_unknown
         Pass over fields of other names, in files that others write too.
-    to_float
-        Make a float of a whole number that stands for one. Otherwise it stays, so that the text made of it is the same
-        again.
 
     Malformed is raised where a field is missing, unknown or of another type.
     """
@@ -168,8 +165,7 @@ def check_plain(value: Any, max_values: int | None = None) -> None:
     Parameters
     ----------
     value, max_values
-        Parsed JSON or YAML, and the most values at one depth: a few lines of YAML, with names for parts, may stand for
-        billions.
+        Parsed JSON or YAML, and the most values at one depth: in YAML a few lines may stand for billions.
 
     Raises
     ------

@@ -156,9 +156,9 @@ def test_picks_are_sorted_into_found_wrong_and_missed():
     rows = [("ribosome", 100.0, 200.0, 370.0), ("ribosome", 100.0, 200.0, 380.0)]
     picks = pd.DataFrame(rows, columns=["particle_type", *"xyz"])
     judged = judge_picks(truth, picks, COMPETITION_PARTICLES, VOXEL_A)
-    assert judged.found["ribosome"].tolist() == [[10.0, 20.0, 37.0]]  # 70 A away, within 75
-    assert judged.wrong["ribosome"].tolist() == [[10.0, 20.0, 38.0]]
-    assert judged.missed["ribosome"].tolist() == [[50.0, 50.0, 10.0]]
+    assert judged["found"]["ribosome"].tolist() == [[10.0, 20.0, 37.0]]  # 70 A away, within 75
+    assert judged["wrong"]["ribosome"].tolist() == [[10.0, 20.0, 38.0]]
+    assert judged["missed"]["ribosome"].tolist() == [[50.0, 50.0, 10.0]]
 
 
 def test_slabs_show_the_fullest_depths_and_average_the_right_slices():
@@ -169,7 +169,7 @@ def test_slabs_show_the_fullest_depths_and_average_the_right_slices():
     judged = judge_picks({"ribosome": centres}, nothing, COMPETITION_PARTICLES, VOXEL_A)
     tomogram = Tomogram(volume, VOXEL_A, None)
     first, second = choose_slabs(tomogram, judged, "TS_1")
-    assert (len(first.missed["ribosome"]), len(second.missed["ribosome"])) == (3, 2)
+    assert (len(first.marks["missed"]["ribosome"]), len(second.marks["missed"]["ribosome"])) == (3, 2)
     for view, middle in ((first, 10.5), (second, 45.5)):
         low, high = map(int, re.search(r"slices (\d+)-(\d+)", view.title).groups())
         assert view.image_yx[0, 0] == pytest.approx((low + high) / 2)

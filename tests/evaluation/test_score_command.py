@@ -7,9 +7,9 @@ import pytest
 
 from tomopoint.__main__ import main
 from tomopoint.data.picks import write_picks
+from tomopoint.data.truth import find_run_folders, read_truth
 from tomopoint.errors import DataError
 from tomopoint.evaluation.command import score
-from tomopoint.evaluation.truth import find_run_folders, read_truth
 from tomopoint.pipeline import COMPETITION_PARTICLES, Particle, Pipeline
 
 NAMES = ("ribosome", "apo-ferritin")

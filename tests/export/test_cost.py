@@ -9,18 +9,17 @@ import pytest
 from onnx import TensorProto, helper
 
 from tomopoint.errors import EngineError
+from tomopoint.export.advice import advice, time_warning
 from tomopoint.export.cost import (
     COMPETITION,
     GraphCost,
-    Measured,
+    Projection,
     Workload,
-    advice,
     format_projections,
     measured_hours,
     n_windows,
     project,
     read_cost,
-    time_warning,
 )
 from tomopoint.inference.engines.graph_metadata import COST_KEY
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
@@ -126,7 +125,7 @@ def by_hand(kind, factor=1.0):
 
 def test_a_measured_time_corrects_every_way_and_is_the_reason_for_fewer_networks():
     # Estimated 8.58 h with TensorRT, measured 12.3: a factor of 1.43, and TensorRT is no way out.
-    text = advice(TEN, pipeline_of(), kit_runtime="tensorrt", measured=Measured("tensorrt", 12.3))
+    text = advice(TEN, pipeline_of(), kit_runtime="tensorrt", measured=Projection("tensorrt", 12.3))
     factor = 12.3 / by_hand("tensorrt")
     assert text.startswith("what would help (estimates, times the 1.4 by which TensorRT missed its):\n  - ")
     larger = factor * hours_of(replace(TEN, flop=4 * TEN.flop), pipeline_of((192, 256, 256)))["tensorrt"]
@@ -145,14 +144,14 @@ def test_where_the_window_is_large_already_only_fewer_networks_help():
     cost = replace(TEN, window_zyx=(192, 256, 256), flop=4 * TEN.flop, unfused_bytes=4 * TEN.unfused_bytes)
     pipeline = pipeline_of((192, 256, 256))
     host = measured_hours(0, pipeline) * 12.3 / hours_of(cost, pipeline)["tensorrt"]
-    text = advice(cost, pipeline, kit_runtime="tensorrt", measured=Measured("tensorrt", 12.3))
+    text = advice(cost, pipeline, kit_runtime="tensorrt", measured=Projection("tensorrt", 12.3))
     assert text.splitlines()[1:] == [
         f"  - fewer networks: of 10, {int(10 * (10 - host) / (12.3 - host))} with TensorRT fit into 10 h"
     ]
-    tighter = advice(cost, pipeline, kit_runtime="tensorrt", measured=Measured("tensorrt", 9.0), limit_hours=5.0)
+    tighter = advice(cost, pipeline, kit_runtime="tensorrt", measured=Projection("tensorrt", 9.0), limit_hours=5.0)
     host *= 9.0 / 12.3
     assert f"of 10, {int(10 * (5 - host) / (9 - host))} with TensorRT fit into 5 h" in tighter
-    slowest = advice(cost, pipeline, kit_runtime="tensorrt", measured=Measured("tensorrt", 1e4), limit_hours=0.5)
+    slowest = advice(cost, pipeline, kit_runtime="tensorrt", measured=Projection("tensorrt", 1e4), limit_hours=0.5)
     assert "of 10, 0 with TensorRT" in slowest
     assert advice(cost, pipeline, kit_runtime="tensorrt") == "nothing has to change for 10 h"
 
@@ -160,7 +159,7 @@ def test_where_the_window_is_large_already_only_fewer_networks_help():
 def test_where_no_way_is_enough_the_networks_that_fit_with_all_of_them_are_said():
     views = ("identity", "flip_x")
     cost = replace(TEN, n_networks=20, flop=2 * TEN.flop)
-    text = advice(cost, pipeline_of(views=views), kit_runtime="tensorrt", measured=Measured("tensorrt", 60.0))
+    text = advice(cost, pipeline_of(views=views), kit_runtime="tensorrt", measured=Projection("tensorrt", 60.0))
     factor = 60 / hours_of(cost, pipeline_of(views=views))["tensorrt"]
     large = pipeline_of((192, 256, 256))
     both = hours_of(replace(TEN, flop=4 * TEN.flop), large)["tensorrt"] * factor
@@ -170,7 +169,7 @@ def test_where_no_way_is_enough_the_networks_that_fit_with_all_of_them_are_said(
     assert f"of 10, {now} with TensorRT fit into 10 h, with all of the above {then} with TensorRT" in text
 
 
-@pytest.mark.parametrize("measured", [None, Measured("onnxruntime-cuda", 15.0)])
+@pytest.mark.parametrize("measured", [None, Projection("onnxruntime-cuda", 15.0)])
 def test_tensorrt_is_proposed_only_to_a_kit_without_it(measured):
     factor = 1.0 if measured is None else 15.0 / by_hand("onnxruntime-cuda")
     now, better = by_hand("onnxruntime-cuda", factor), by_hand("tensorrt", factor)
@@ -182,8 +181,8 @@ def test_tensorrt_is_proposed_only_to_a_kit_without_it(measured):
 
 @pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt_rtx", "onnxruntime-tensorrt"])
 def test_what_tensorrt_builds_is_measured_as_tensorrt(runtime):
-    assert Measured.of_engine(runtime, 3.0) == Measured("tensorrt", 3.0)
-    assert Measured.of_engine("onnxruntime-cuda", 3.0) == Measured("onnxruntime-cuda", 3.0)
+    assert Projection.of_engine(runtime, 3.0) == Projection("tensorrt", 3.0)
+    assert Projection.of_engine("onnxruntime-cuda", 3.0) == Projection("onnxruntime-cuda", 3.0)
 
 
 def test_advice_on_float32_is_float16():

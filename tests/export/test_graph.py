@@ -8,10 +8,9 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from tomopoint.export.graph import OPSET, Graph, graph_form
-from tomopoint.export.norms import with_graph_norms
+from tomopoint.export.graph import OPSET, Graph
+from tomopoint.export.graph_form import HalfNetwork, graph_form, with_graph_norms, with_half_networks
 from tomopoint.export.parity import FP16, Outputs, compare
-from tomopoint.export.precision import HalfNetwork, with_half_networks
 from tomopoint.export.reference import synthetic_windows
 from tomopoint.networks.ensemble import Ensemble
 

@@ -166,7 +166,7 @@ def test_the_export_says_what_the_graph_costs_and_warns(write_run, tmp_path, mon
     assert "windows per tomogram" in result.text
     assert f"ONNX Runtime CUDA {result.figures['hours']['onnxruntime-cuda']:.1f} h" in result.text
     assert "warning" not in result.text
-    monkeypatch.setattr("tomopoint.export.cost.HOURS_TO_WARN", 0.6)
+    monkeypatch.setattr("tomopoint.export.advice.HOURS_TO_WARN", 0.6)
     result = export([tmp_path / "a"], out=tmp_path / "e.onnx", precision="fp32")
     assert "above 0.6 h" in result.text
     assert "--precision fp16" in result.text

@@ -7,14 +7,13 @@ import pytest
 
 from tomopoint.errors import EngineError
 from tomopoint.inference.engines import onnx
-from tomopoint.inference.engines.onnx import OnnxEngine, SessionOptions
-from tomopoint.inference.engines.ort_tensorrt import build_options
+from tomopoint.inference.engines.onnx import OnnxEngine, SessionOptions, tensorrt_build_options
 
 SWITCHES = {"trt_engine_cache_enable", "trt_dump_ep_context_model", "trt_timing_cache_enable"}
 
 
 def test_building_leaves_engine_and_context_in_one_folder(tmp_path):
-    options = build_options(tmp_path, workspace_gib=1.5, optimization_level=3)
+    options = tensorrt_build_options(tmp_path, workspace_gib=1.5, optimization_level=3)
     assert options["trt_max_workspace_size"] == str(3 << 29)
     assert options["trt_builder_optimization_level"] == "3"
     assert options["trt_ep_context_file_path"] == str(tmp_path / "ensemble_ctx.onnx")
@@ -26,7 +25,7 @@ def test_building_leaves_engine_and_context_in_one_folder(tmp_path):
 
 def test_values_are_what_the_provider_reads(tmp_path):
     """ONNX Runtime 1.26.0: "The value for the key 'trt_engine_cache_enable' should be 'True' or 'False'"."""
-    options = build_options(tmp_path, workspace_gib=4, optimization_level=4)
+    options = tensorrt_build_options(tmp_path, workspace_gib=4, optimization_level=4)
     assert options["trt_auxiliary_streams"] == "0"  # "-1", the provider's own, gives branches memory of their own
     assert {options[name] for name in SWITCHES} == {"True"}
     assert all(isinstance(value, str) and value for value in options.values())

@@ -23,7 +23,6 @@ from tomopoint.errors import EngineError, PipelineError, TomopointError
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.folder import PredictionFolder
-from tomopoint.inference.submission import Joined
 from tomopoint.inference.summary import PredictionSummary, RunOutcome
 from tomopoint.inference.workers import PredictOptions, predict_runs
 
@@ -111,7 +110,7 @@ def test_missing_chunks_are_said_with_the_picks(blob_project, blob_model, tmp_pa
 
 def test_a_note_of_many_runs_is_one_line(tmp_path):
     outcomes = tuple(RunOutcome(f"TS_{n}", "done", notes=("stored as int16",)) for n in range(12))
-    summary = PredictionSummary(outcomes, Joined(0, 0, {}), PredictionFolder(tmp_path), 1.0, 0.0, 0)
+    summary = PredictionSummary(outcomes, 0, {}, PredictionFolder(tmp_path), 1.0, 0.0, 0)
     assert summary.remarks == [f"stored as int16: {', '.join(f'TS_{n}' for n in range(10))} and 2 more"]
 
 

@@ -28,7 +28,7 @@ from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, TensorRT
-from tomopoint.kaggle import engine_kernel
+from tomopoint.kaggle import engine_kernel, kit_hours
 from tomopoint.kaggle.engine_kernel import CANDIDATES, run, why_no_gpu
 from tomopoint.kaggle.manifest import KitFile, Manifest
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
@@ -276,7 +276,7 @@ def test_the_second_try_of_tensorrt_chooses_among_other_kernels():
 
 def test_too_slow_a_graph_stops_the_notebook_unless_told_otherwise(root, here, with_gpu, timed, kit, monkeypatch):
     counted = cost.GraphCost((24, 32, 32), 10, "fp16", 1e13, 1e11, 1e10, 1e9, 1e9)
-    monkeypatch.setattr(engine_kernel, "read_cost", lambda model: counted)
+    monkeypatch.setattr(kit_hours, "read_cost", lambda model: counted)
     pipeline = Pipeline.load(kit / PIPELINE_NAME)
     seconds = 12 * 3600 / (250 * cost.n_windows(pipeline, COMPETITION.shape_zyx))
     timed["native"] = seconds
@@ -291,7 +291,7 @@ def test_too_slow_a_graph_stops_the_notebook_unless_told_otherwise(root, here, w
     fits = int(10 * (10 - host) / (hours - host))
     assert f"fewer networks: of 10, {max(0, fits)} with TensorRT fit into 10 h" in report.why_not
     assert "TensorRT in the kit (`make wheels`): " not in report.why_not  # it was what ran
-    monkeypatch.setattr(engine_kernel, "read_cost", lambda model: None)  # a graph of an earlier version
+    monkeypatch.setattr(kit_hours, "read_cost", lambda model: None)  # a graph of an earlier version
     assert "export the graph again" in run(root, [candidate("native", needs_gpu=True)]).why_not
     assert run(root, [candidate("native", needs_gpu=True)], max_hours=None).ok
     timed["native"] = seconds * 0.5
@@ -410,10 +410,10 @@ def test_the_cpu_is_not_waited_for_where_something_works_on_the_gpu(root, here, 
     assert len(report.text[report.text.index("scores max") :].splitlines()) == 2  # one row
 
 
-def _classic(monkeypatch, flavour=CLASSIC):
-    trt = TensorRT(flavour, None, "10.16.1.11")
-    monkeypatch.setattr(engine_trial, "load_tensorrt", lambda flavour: trt)
-    monkeypatch.setattr(tensorrt, "load_tensorrt", lambda flavour: trt)
+def _classic(monkeypatch, name=CLASSIC):
+    trt = TensorRT(name, None, "10.16.1.11")
+    monkeypatch.setattr(engine_trial, "load_tensorrt", lambda name: trt)
+    monkeypatch.setattr(tensorrt, "load_tensorrt", lambda name: trt)
 
 
 def test_a_plan_that_is_built_but_cannot_be_loaded_is_not_recorded(root, here, with_gpu, monkeypatch):

@@ -18,7 +18,7 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 
 @pytest.fixture
 def config():
-    return load_config(KERNELS / "kernels.toml")
+    return load_config(KERNELS)
 
 
 def test_submit_attaches_all_it_needs_and_asks_for_the_t4_without_internet(config):
@@ -117,4 +117,4 @@ def test_a_key_too_many_in_kernels_toml_is_named(tmp_path):
     path = tmp_path / "kernels.toml"
     path.write_text((KERNELS / "kernels.toml").read_text().replace("owner =", "onwer ="))
     with pytest.raises(TomopointError, match="onwer"):
-        load_config(path)
+        load_config(tmp_path)

@@ -220,7 +220,8 @@ def test_the_speed_is_projected_to_the_hidden_runs_and_said_clearly_where_that_i
     def said(seconds, ran_on=("tensorrt", "tensorrt"), in_kit="tensorrt", **changes):
         summary = replace(done, mean_run_seconds=seconds, **{"n_workers": 1, **changes})
         events = [{"event": "engine", "worker": worker, "runtime": name} for worker, name in enumerate(ran_on)]
-        return submit._hidden_runs(summary, 11.5, costly, events, in_kit, on_gpu=True)
+        install = ["tensorrt_cu12_libs==10.16.1.11"] if in_kit == "tensorrt" else ["onnxruntime_gpu==1.26.0"]
+        return submit._hidden_runs(summary, 11.5, costly, events, install, on_gpu=True)
 
     # 500 runs * 36 s / 1 worker = 5 h.
     assert said(36.0) == ["500 such runs would take 5.0 h of 11.5 h"]

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from tomopoint.errors import TomopointError
 from tomopoint.files import sha256_of
@@ -21,10 +22,8 @@ from tomopoint.kaggle.wheels import (
     PYTHON_VERSIONS,
     TENSORRT_INDEX,
     check_wheels,
-    normal_name,
-    pip_words,
     read_image,
-    read_lock,
+    read_locks,
     refuse_image_packages,
 )
 
@@ -72,50 +71,58 @@ def libs(tmp_path):
 
 
 def test_the_checkouts_lock_fits_its_wishes_and_leaves_the_image_alone():
-    pins = read_lock(WHEELS / "kernel.lock")
+    pins = read_locks(WHEELS)
     refuse_image_packages(pins, WHEELS / "image.txt")
     for wish in (WHEELS / "kernel.in").read_text().splitlines():
         if wish and wish[0] != "#":
             name, exact, version = re.fullmatch(r"([\w.-]+)(==)?([\d.]+)?.*", wish).groups()
-            assert normal_name(name) in pins
-            assert not exact or pins[normal_name(name)].version == version
+            assert canonicalize_name(name) in pins
+            assert not exact or pins[canonicalize_name(name)].version == version
     assert {"torch", "numpy", "scipy", "pandas", "pycuda"} <= read_image(WHEELS / "image.txt")
     assert pins["onnxruntime-gpu"].version == "1.26.0"  # the last for CUDA 12
 
 
 def test_every_locked_package_has_a_wheel_for_each_of_kaggles_pythons():
-    pins = read_lock(WHEELS / "kernel.lock")
+    pins = read_locks(WHEELS)
     assert PYTHON_VERSIONS == ("3.12", "3.13")
     for name, pin in pins.items():
-        assert len(set(pin.sha256)) == len(pin.sha256) == len(pin.sizes_mb), name
-        assert len(pin.sha256) in (1, len(PYTHON_VERSIONS)), name  # one that serves all, or one for each
+        assert len(pin.sizes) in (1, len(PYTHON_VERSIONS)), name  # one that serves all, or one for each
+        assert min(pin.sizes.values()) > 0
     # Compiled for one Python each; TensorRT-RTX's libraries, without Python code of their own, serve all.
-    assert {len(pins[name].sha256) for name in ("numcodecs", "onnxruntime-gpu", "tensorrt-rtx-cu12-bindings")} == {2}
-    assert len(pins["tensorrt-rtx-cu12-libs"].sha256) == 1
+    assert {len(pins[name].sizes) for name in ("numcodecs", "onnxruntime-gpu", "tensorrt-rtx-cu12-bindings")} == {2}
+    assert len(pins["tensorrt-rtx-cu12-libs"].sizes) == 1
     assert pins["tensorrt-rtx-cu12-libs"].version == pins["tensorrt-rtx-cu12-bindings"].version
 
 
-def test_pip_is_asked_for_wheels_of_kaggles_python_only():
-    words = pip_words("download", "3.13")
-    assert "--only-binary=:all:" in words
-    assert words[words.index("--python-version") + 1] == "3.13"
-    assert "manylinux2014_x86_64" in words
-
-
 @pytest.mark.parametrize(
-    "line",
+    ("text", "sentence"),
     [
-        "zarr==3.1.6",
-        "zarr==3.1.6  # --hash=sha256:" + "0" * 64,
-        "zarr>=3 --hash=sha256:" + "0" * 64,
-        "zarr==3 --hash=md5:0",
-        "-e .",
+        ("lock-version = 1", "packages"),
+        ('[[packages]]\nname = "thing"\nwheels = []', "version"),
+        ('[[packages]]\nname = "thing"\nversion = "1.0"\nwheels = [{hashes = {md5 = "0"}}]', "sha256"),
+        ('[[packages]]\nname = "thing"\nversion = "2.0"\nwheels = []', "thing 2.0, but 1.0 in another lock"),
+        ("packages = [1]", "TypeError"),
+        ("= what", "TOMLDecodeError"),
+        (None, "No such file"),
     ],
 )
-def test_a_lock_without_hash_or_version_is_refused(tmp_path, line):
-    (tmp_path / "kernel.lock").write_text(f"# comment\n{line}\n")
-    with pytest.raises(TomopointError, match="no pin with its hashes"):
-        read_lock(tmp_path / "kernel.lock")
+def test_a_lock_without_hash_or_version_or_that_contradicts_the_other_is_refused(folder, text, sentence):
+    path = folder / "pylock.cp313.toml"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(TomopointError, match=rf"pylock\.cp313\.toml is no lock \(.*{sentence}.*lock again"):
+        read_locks(folder)
+
+
+def write_locks(folder: Path, packages: dict[tuple[str, str], str]) -> None:
+    """Write the same lock for each Python: name and version of each package, and the hash of its one wheel."""
+    parts = [
+        f'[[packages]]\nname = "{name}"\nversion = "{version}"\nwheels = [{{hashes = {{sha256 = "{digest}"}}}}]\n'
+        for (name, version), digest in packages.items()
+    ]
+    for python in PYTHON_VERSIONS:
+        (folder / f"pylock.cp{python.replace('.', '')}.toml").write_text("\n".join(parts))
 
 
 @pytest.fixture
@@ -125,23 +132,21 @@ def folder(tmp_path):
     folder.mkdir()
     wheel = folder / "thing-1.0-py3-none-any.whl"
     wheel.write_bytes(b"wheel")
-    (folder / "kernel.lock").write_text(
-        f"thing==1.0 --hash=sha256:{sha256_of(wheel)}\ntensorrt_cu12_bindings=={VERSION} --hash=sha256:{'0' * 64}\n"
-    )
+    write_locks(folder, {("thing", "1.0"): sha256_of(wheel), ("tensorrt_cu12_bindings", VERSION): "0" * 64})
     (folder / "image.txt").write_text("# what is there\nNumPy==2.0.2  # exactly\ntyping_extensions\n")
     return folder
 
 
 def complete(folder: Path) -> Path:
     """Lock no more than what lies there."""
-    (folder / "kernel.lock").write_text((folder / "kernel.lock").read_text().splitlines()[0] + "\n")
+    write_locks(folder, {("thing", "1.0"): sha256_of(folder / "thing-1.0-py3-none-any.whl")})
     return folder
 
 
 def test_a_complete_folder_passes_with_and_without_tensorrts_libraries(folder, libs):
-    assert [wheel.name for wheel in check_wheels(complete(folder))] == ["thing"]
+    assert [wheel.name for wheel in check_wheels(complete(folder))] == ["thing-1.0-py3-none-any.whl"]
     shutil.copy(libs, folder)
-    assert [wheel.name for wheel in check_wheels(folder)] == ["tensorrt-cu12-libs", "thing"]
+    assert [wheel.name for wheel in check_wheels(folder)] == [libs.name, "thing-1.0-py3-none-any.whl"]
 
 
 def test_what_is_missing_or_does_not_belong_is_named(folder):
@@ -149,7 +154,7 @@ def test_what_is_missing_or_does_not_belong_is_named(folder):
         check_wheels(folder)
     complete(folder)
     for name, sentence in {
-        "thing-2.0-py3-none-any.whl": r"thing-2\.0-py3-none-any\.whl is not what .*kernel\.lock locks",
+        "thing-2.0-py3-none-any.whl": r"thing-2\.0-py3-none-any\.whl is not what the locks beside it name",
         "other-1.0-py3-none-any.whl": r"other-1\.0-py3-none-any\.whl is not what",
         "numpy-2.1.0-cp312-cp312-any.whl": r"numpy would replace what Kaggle's image has",
         "typing.extensions-1-py3-none-any.whl": r"typing-extensions would replace",
@@ -167,34 +172,35 @@ def test_what_is_missing_or_does_not_belong_is_named(folder):
 
 def test_the_slim_wheel_keeps_what_a_t4_needs_and_says_so(libs, tmp_path):
     slim = slim_wheel(libs, tmp_path, "7.5")
-    assert slim.path.name == f"tensorrt_cu12_libs-{VERSION}-1sm75-py3-none-manylinux_2_28_x86_64.whl"
-    assert set(slim.kept) == {
-        "libnvinfer.so.10",
-        "libnvinfer_plugin.so.10",  # the bindings are linked against it
-        "libnvonnxparser.so.10",
-        "libnvinfer_builder_resource_sm75.so.10.16.1",
-    }
-    assert set(slim.dropped) == set(LIBRARIES) - set(slim.kept)
-    with zipfile.ZipFile(slim.path) as archive:
+    assert slim == tmp_path / f"tensorrt_cu12_libs-{VERSION}-1sm75-py3-none-manylinux_2_28_x86_64.whl"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    with zipfile.ZipFile(slim) as archive:
         names = archive.namelist()
+        assert {name.partition("/")[2] for name in names if ".so" in name} == {
+            "libnvinfer.so.10",
+            "libnvinfer_plugin.so.10",  # the bindings are linked against it
+            "libnvonnxparser.so.10",
+            "libnvinfer_builder_resource_sm75.so.10.16.1",
+        }
         info = f"tensorrt_cu12_libs-{VERSION}.dist-info"
-        assert b"Build: 1sm75\nTag: py3-none-manylinux_2_28_x86_64" in archive.read(f"{info}/WHEEL")
+        wheel = archive.read(f"{info}/WHEEL").decode().splitlines()
+        assert {"Build: 1sm75", "Tag: py3-none-manylinux_2_28_x86_64"} <= set(wheel)
         rows = list(csv.reader(io.StringIO(archive.read(f"{info}/RECORD").decode())))
         assert sorted(row[0] for row in rows) == sorted(names)
-        for name, digest, size in rows[:-1]:
-            data = archive.read(name)
-            assert (digest, int(size)) == (f"sha256={digest_of(data)}", len(data))
-        assert rows[-1] == [f"{info}/RECORD", "", ""]
+        for name, digest, size in rows:
+            if name != f"{info}/RECORD":
+                data = archive.read(name)
+                assert (digest, int(size)) == (f"sha256={digest_of(data)}", len(data))
         assert archive.read("tensorrt_libs/libnvinfer.so.10") == LIBRARIES["libnvinfer.so.10"]
 
 
 def test_pip_installs_the_slim_wheel(libs, tmp_path):
     slim = slim_wheel(libs, tmp_path, "8.0")
     target = tmp_path / "target"
-    words = ["install", "--quiet", "--no-index", "--no-deps", "--target", str(target), str(slim.path)]
+    words = ["install", "--quiet", "--no-index", "--no-deps", "--target", str(target), str(slim)]
     subprocess.run([sys.executable, "-m", "pip", *words], check=True)
     found = {path.name for path in (target / "tensorrt_libs").glob("*.so*")}
-    assert found == set(slim.kept)
+    assert len(found) == 4
     assert "libnvinfer_builder_resource_sm80.so.10.16.1" in found
 
 
@@ -202,9 +208,15 @@ def test_a_wheel_of_another_layout_is_refused(libs, tmp_path):
     with pytest.raises(TomopointError, match=r"no libnvinfer_builder_resource_sm89\.so, only libnvinfer\.so\.10, "):
         slim_wheel(libs, tmp_path, "8.9")
     (tmp_path / "junk.whl").write_bytes(b"junk")
-    with pytest.raises(TomopointError, match="is no wheel"):
+    with pytest.raises(TomopointError, match=r"wheel could not unpack .*junk\.whl \(is it a wheel, and whole\?\)"):
         slim_wheel(tmp_path / "junk.whl", tmp_path, "7.5")
-    assert not list(tmp_path.glob("*.partial"))
+    damaged = tmp_path / libs.name
+    with zipfile.ZipFile(libs) as archive, zipfile.ZipFile(damaged, "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(name, archive.read(name) + b"more" * ("nvinfer_plugin" in name))
+    with pytest.raises(TomopointError, match=r"(?s)wheel could not unpack .*libnvinfer_plugin"):
+        slim_wheel(damaged, tmp_path, "7.5")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 class Index:
@@ -219,7 +231,7 @@ class Index:
         return f"file://{self.folder}"
 
     def add(self, wheel: Path) -> None:
-        project = self.folder / normal_name(wheel.name.split("-")[0])
+        project = self.folder / canonicalize_name(wheel.name.split("-")[0])
         project.mkdir(exist_ok=True)
         shutil.copy(wheel, project)
         links = "".join(f'<a href="{path.name}">{path.name}</a>' for path in sorted(project.glob("*.whl")))
@@ -227,7 +239,9 @@ class Index:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command of tomopoint with this index in the place of the public one."""
-        environment = {**os.environ, "PIP_INDEX_URL": self.address, "PIP_CONFIG_FILE": os.devnull}
+        pip = {"PIP_INDEX_URL": self.address, "PIP_CONFIG_FILE": os.devnull}
+        uv = {"UV_DEFAULT_INDEX": self.address, "UV_NO_CONFIG": "1", "UV_NO_CACHE": "1"}
+        environment = {**os.environ, **pip, **uv}
         return subprocess.run(
             [sys.executable, "-m", "tomopoint", *words],
             env=environment,
@@ -290,8 +304,8 @@ def names_in(folder: Path) -> set[str]:
 
 def test_lock_and_fetch_end_to_end_with_tensorrts_libraries_from_the_vendors_index(public, wished, libs, tmp_path):
     """A stand-in archive of the real layout, through the one command that a user gives."""
-    pins = read_lock(wished / "kernel.lock")
-    assert {name: len(pin.sha256) for name, pin in pins.items()} == {"thing": 1, "tensorrt-cu12-bindings": 2}
+    pins = read_locks(wished)
+    assert {name: len(pin.sizes) for name, pin in pins.items()} == {"thing": 1, "tensorrt-cu12-bindings": 2}
     vendor = Index(tmp_path / "vendor")
     vendor.add(libs)
     earlier = wished / "tensorrt_cu12_libs-10.9.0.34-1sm75-py3-none-manylinux_2_28_x86_64.whl"
@@ -331,12 +345,13 @@ def test_where_the_vendors_index_does_not_answer_the_rest_is_fetched_and_one_lin
 
 
 def test_a_dry_run_says_what_would_be_fetched_with_sizes_and_fetches_nothing(public, wished):
-    (wished / "kernel.lock").write_text(re.sub("# .*MB", "# 1.50 + 2.25 MB", (wished / "kernel.lock").read_text()))
+    for path, size in zip(sorted(wished.glob("pylock.*.toml")), (1_500_000, 2_250_000), strict=True):
+        path.write_text(re.sub("hashes = ", f"size = {size}, hashes = ", path.read_text()))
     done = public.run("wheels", "--folder", str(wished), "--dry-run")
     assert done.returncode == 0, done.stderr
     assert names_in(wished) == set()
-    assert re.search(r" 3\.75 MB  thing 1\.0\n", done.stdout)
-    assert re.search(r" 7\.50 MB  to fetch, for Python 3\.12 and 3\.13\n", done.stdout)
+    assert re.search(r" 2\.25 MB  thing 1\.0\n", done.stdout)
+    assert re.search(r" 6\.00 MB  to fetch, for Python 3\.12 and 3\.13\n", done.stdout)
     assert f"tensorrt_cu12_libs {VERSION} from {TENSORRT_INDEX}: about 4.3 GB, of which 0.4 GB are kept" in done.stdout
 
 

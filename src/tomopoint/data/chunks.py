@@ -37,14 +37,6 @@ _NO_CHUNK = 2**64 - 1
 
 
 @dataclass(frozen=True)
-class Completeness:
-    """How many chunks an array has, and how many of them are nowhere, which Zarr reads as the fill value."""
-
-    n_chunks: int
-    n_missing: int
-
-
-@dataclass(frozen=True)
 class _Encoding:
     """How a chunk became bytes, as far as its length goes.
 
@@ -72,7 +64,7 @@ class _Shards:
     n_bytes: int
 
 
-def check_chunks(array: Any, folder: Path) -> Completeness:
+def check_chunks(array: Any, folder: Path) -> tuple[int, int]:
     """Check every chunk file of an array without decoding it.
 
     The work is bounded by the files that are there, however many chunks the metadata claim.
@@ -83,6 +75,11 @@ def check_chunks(array: Any, folder: Path) -> Completeness:
         A ``zarr.Array`` of Zarr v2 or v3.
     folder
         Where its chunks are.
+
+    Returns
+    -------
+    n_chunks, n_missing : int
+        Chunks of the array, and those that are nowhere, which Zarr reads as the fill value.
 
     Raises
     ------
@@ -111,7 +108,7 @@ def check_chunks(array: Any, folder: Path) -> Completeness:
             f"{folder}: of the {n_chunks} chunks of a shape of {'x'.join(map(str, array.shape))}, {n_missing} are "
             "missing; copy or download the store again, or correct the shape in its metadata"
         )
-    return Completeness(n_chunks, n_missing)
+    return n_chunks, n_missing
 
 
 def _encoding(array: Any, folder: Path) -> tuple[_Encoding, _Shards | None]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +86,8 @@ def write_picks(path: Path, run: str, particle: str, points_xyz_A: npt.ArrayLike
     points_xyz_A
         ``(N, 3)``: centres x, y, z, Angstrom.
     """
-    points = np.asarray(points_xyz_A, dtype=np.float64).reshape(-1, 3)
+    points = np.asarray(points_xyz_A, dtype=np.float64).reshape(-1, 3).tolist()
+    identity = np.eye(4).tolist()
     content = {
         "pickable_object_name": particle,
         "user_id": "curation",
@@ -95,7 +95,9 @@ def write_picks(path: Path, run: str, particle: str, points_xyz_A: npt.ArrayLike
         "run_name": run,
         "voxel_spacing": None,
         "unit": "angstrom",
-        "points": [_point(*map(float, point)) for point in points],
+        "points": [
+            {"location": {"x": x, "y": y, "z": z}, "transformation_": identity, "instance_id": 0} for x, y, z in points
+        ],
         "trust_orientation": True,
     }
     write_atomically(path, json.dumps(content))
@@ -134,8 +136,3 @@ def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, P
             )
         found[picks.particle] = np.concatenate([found[picks.particle], picks.points_xyz_A])
     return found
-
-
-def _point(x: float, y: float, z: float) -> dict[str, Any]:
-    identity = [[1.0 if row == column else 0.0 for column in range(4)] for row in range(4)]
-    return {"location": {"x": x, "y": y, "z": z}, "transformation_": identity, "instance_id": 0}

@@ -13,12 +13,18 @@ from pathlib import Path
 
 from tomopoint.errors import DataError
 
-VOXEL_FOLDER = "VoxelSpacing10.000"
+SPLITS = ("train", "test")
+STATIC, OVERLAY = "static", "overlay"
+"""In a split: what the microscope gave, and what was picked in it."""
 RUNS_FOLDER = "ExperimentRuns"
+VOXEL_FOLDER = "VoxelSpacing10.000"
+PICKS_FOLDER = "Picks"
 SAMPLE_SUBMISSION = "sample_submission.csv"
 DEFAULT_TOMO_TYPE = "denoised"
 SIMULATION_RECORD = "simulation.json"
 """In the root of a simulated project: how it was made. Scores on such data are always called simulated."""
+TRUTH_FOLDER = "truth"
+"""In the root of a simulated project: the true picks of its test runs."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,11 @@ class Run:
     @property
     def picks_folder(self) -> Path:
         """Folder of the run's picks; it need not exist for test runs."""
-        return self.root / self.split / "overlay" / RUNS_FOLDER / self.name / "Picks"
+        return self.root / self.split / OVERLAY / RUNS_FOLDER / self.name / PICKS_FOLDER
 
     def tomogram_path(self, tomo_type: str = DEFAULT_TOMO_TYPE) -> Path:
         """Path of the store of one reconstruction type; it need not exist."""
-        return self.root / self.split / "static" / RUNS_FOLDER / self.name / VOXEL_FOLDER / f"{tomo_type}.zarr"
+        return self.root / self.split / STATIC / RUNS_FOLDER / self.name / VOXEL_FOLDER / f"{tomo_type}.zarr"
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Project:
         """
         if not self.root.is_dir():
             raise DataError(f"no such folder: {self.root}; --data takes the folder that holds train/ and test/")
-        folder = self.root / split / "static" / RUNS_FOLDER
+        folder = self.root / split / STATIC / RUNS_FOLDER
         names = sorted(entry.name for entry in folder.iterdir() if _is_run(entry)) if folder.is_dir() else []
         if not names:
             raise DataError(f"{folder} holds no runs; --data takes the folder that holds train/ and test/")

@@ -110,9 +110,9 @@ def read_tomogram(path: Path) -> Tomogram:
     """
     array, voxel_A = _open_finest(path)
     notes = []
-    chunks = check_chunks(array, path / "0")
-    if chunks.n_missing:
-        notes.append(f"incomplete: {chunks.n_missing} of {chunks.n_chunks} chunks missing, read as {array.fill_value}")
+    n_chunks, n_missing = check_chunks(array, path / "0")
+    if n_missing:
+        notes.append(f"incomplete: {n_missing} of {n_chunks} chunks missing, read as {array.fill_value}")
     if array.dtype.name in INTEGERS:
         notes.append(f"stored as {array.dtype.name}, the competition's are float32")
     for note in notes:

@@ -39,6 +39,9 @@ from tomopoint.evaluation.thresholds import (
 )
 from tomopoint.pipeline import Particle
 
+VALIDATION_NAME, OUT_OF_FOLD_FOLDER = "validation.json", "validation"
+"""In a validated training folder: the outcome of its calibration, and the pick table of each run."""
+
 Method = Literal["curve", "counts"]
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tomopoint.command import CommandResult
 
+REPORT_NAME = "report.html"
+
 
 def score(submission: Path, /, *, truth: Path, pipeline: Path | None = None) -> CommandResult:
     """Compute the official score of a submission.
@@ -24,9 +26,8 @@ def score(submission: Path, /, *, truth: Path, pipeline: Path | None = None) -> 
         competition's particles.
     """
     from tomopoint.data.tables import read_pick_table
-    from tomopoint.evaluation.score import score_picks
-    from tomopoint.evaluation.score_text import score_figures, score_text
-    from tomopoint.evaluation.truth import is_simulated_truth, pipeline_beside, read_truth
+    from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth
+    from tomopoint.evaluation.score import score_figures, score_picks, score_text
     from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
 
     table = read_pick_table(submission)
@@ -50,7 +51,7 @@ def report(
     data: Path,
     submission: Path,
     truth: Path,
-    out: Path = Path("report.html"),
+    out: Path = Path(REPORT_NAME),
     trained: Path | None = None,
     prediction: Path | None = None,
     model: Path | None = None,
@@ -77,7 +78,7 @@ def report(
         The exported graph: adds its parity with PyTorch.
     """
     from tomopoint.evaluation.report import ReportSources, build_report
-    from tomopoint.evaluation.score_text import score_figures
+    from tomopoint.evaluation.score import score_figures
     from tomopoint.files import check_output, write_atomically
     from tomopoint.pipeline import PIPELINE_NAME
 

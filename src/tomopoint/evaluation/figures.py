@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tomopoint.evaluation.slices import SliceView
 
-FOUND, WRONG, MISSED = "#1fb6ff", "#ffc400", "#ff2e93"
+COLOURS = {"found": "#1fb6ff", "wrong": "#ffc400", "missed": "#ff2e93"}
 """Blue, yellow, magenta: apart from each other for every kind of colour vision, and all bright on grey."""
 
 INK, FAINT, ACCENT = "#1f2933", "#cbd2d9", "#2563a8"
@@ -78,7 +78,8 @@ def draw_curves(particles: Sequence[str], validation: Mapping[str, Any], thresho
         if choice["from_curve"]:
             axes.axvspan(choice["flat_low"], choice["flat_high"], color=ACCENT, alpha=0.10, lw=0)
         axes.axvline(thresholds[name], color=INK, lw=1.2)
-        _finish(axes, name, ("threshold", ""), (0, 1), (0, 1.03))
+        axes.set_ylim(0, 1.03)
+        _finish(axes, name, "threshold", "")
     _legend(figure, panels[0])
     return _svg(figure)
 
@@ -103,7 +104,7 @@ def draw_histograms(picks: pd.DataFrame, particles: Sequence[str], thresholds: M
         axes.hist([right, wrong], bins=bins, stacked=True, color=[ACCENT, "#f0b429"], label=["right", "wrong"])
         axes.axvline(thresholds[name], color=INK, lw=1.2)
         _count_axis(axes)
-        _finish(axes, name, ("score", "picks"), (0, 1), None)
+        _finish(axes, name, "score", "picks")
     _legend(figure, panels[0])
     return _svg(figure)
 
@@ -114,8 +115,8 @@ def _draw_slab(axes: Axes, view: SliceView, particles: Sequence[tuple[str, float
     height, width = view.image_yx.shape
     axes.imshow(view.image_yx, cmap="gray", vmin=low, vmax=high, origin="lower", extent=(0, width, 0, height))
     for index, (name, radius_A) in enumerate(particles):
-        for points, colour in ((view.found, FOUND), (view.wrong, WRONG), (view.missed, MISSED)):
-            xy = points.get(name, np.zeros((0, 2)))
+        for kind, colour in COLOURS.items():
+            xy = view.marks[kind].get(name, np.zeros((0, 2)))
             _draw_marks(axes, xy, marker_of(index), colour, radius_A / view.voxel_A)
     _draw_scale_bar(axes, view.voxel_A, height)
     axes.set_xlim(0, width)
@@ -158,19 +159,11 @@ def _grid(count: int) -> tuple[Figure, list[Axes]]:
     return figure, panels[:count]
 
 
-def _finish(
-    axes: Axes,
-    title: str,
-    labels: tuple[str, str],
-    x_limits: tuple[float, float],
-    y_limits: tuple[float, float] | None,
-) -> None:
+def _finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     axes.set_title(title, fontsize=10, color=INK, loc="left")
-    axes.set_xlabel(labels[0], fontsize=8, color=INK)
-    axes.set_ylabel(labels[1], fontsize=8, color=INK)
-    axes.set_xlim(*x_limits)
-    if y_limits is not None:
-        axes.set_ylim(*y_limits)
+    axes.set_xlabel(x_label, fontsize=8, color=INK)
+    axes.set_ylabel(y_label, fontsize=8, color=INK)
+    axes.set_xlim(0, 1)
     axes.tick_params(labelsize=8, colors=INK)
     axes.grid(color=FAINT, lw=0.5)
     axes.set_axisbelow(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,17 +15,16 @@ from typing import Any
 import pandas as pd
 
 from tomopoint import __version__
-from tomopoint.data.project import DEFAULT_TOMO_TYPE, Project, Run
+from tomopoint.data.project import DEFAULT_TOMO_TYPE, SPLITS, Project, Run
 from tomopoint.data.tables import read_pick_table
 from tomopoint.data.tomograms import read_tomogram
+from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth
 from tomopoint.errors import DataError
-from tomopoint.evaluation.figures import FOUND, MISSED, WRONG, draw_slices, marker_of
+from tomopoint.evaluation.figures import COLOURS, draw_slices, marker_of
+from tomopoint.evaluation.history import parity_section, read_validation, timings_section, validation_sections
 from tomopoint.evaluation.page import Markup, number, page, paragraph, picture, section, table, tiles
 from tomopoint.evaluation.score import Score, score_picks
 from tomopoint.evaluation.slices import choose_slabs, judge_picks
-from tomopoint.evaluation.timings import timings_section
-from tomopoint.evaluation.training_sections import parity_section, read_validation, validation_sections
-from tomopoint.evaluation.truth import is_simulated_truth, pipeline_beside, read_truth
 from tomopoint.files import sha256_of
 from tomopoint.pipeline import COMPETITION_PARTICLES, PIPELINE_NAME, Particle, Pipeline
 
@@ -35,7 +35,7 @@ LISTED_RUNS = 30
 """Runs with a row in the table of runs; beyond that the lowest scores are listed."""
 
 SYMBOLS = {"o": "●", "^": "▲", "s": "■", "D": "◆", "h": "⬢", "v": "▼", "p": "⬟", "*": "★"}
-PACKAGES = ("tomopoint", "numpy", "scipy", "pandas", "zarr", "torch", "monai", "onnxruntime", "matplotlib")
+PACKAGES = ("numpy", "scipy", "pandas", "zarr", "torch", "monai", "onnxruntime", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ReportSources:
     data
         Project folder with the tomograms.
     submission
-        The CSV.
+        ``submission.csv``: experiment, particle_type and x, y, z in Angstrom.
     truth
         Folder of true picks.
     run
@@ -183,11 +183,12 @@ def _pictures(score: Score, truth: Mapping[str, Any], picks: pd.DataFrame, sourc
     marks = [(p.name, p.radius_A) for p in sources.particles]
     shown: list[Markup] = []
     for name in chosen:
-        run = _find_run(Project(sources.data), name, sources.tomo_type)
-        if run is None:
+        places = (Run(name, split, sources.data).tomogram_path(sources.tomo_type) for split in reversed(SPLITS))
+        store = next((place for place in places if place.is_dir()), None)
+        if store is None:
             shown.append(paragraph(f"{sources.data} has no {sources.tomo_type} tomogram of {name}.", soft=True))
             continue
-        tomogram = read_tomogram(run.tomogram_path(sources.tomo_type))
+        tomogram = read_tomogram(store)
         own = picks.loc[picks["experiment"] == name]
         judged = judge_picks(truth[name], own, sources.particles, tomogram.voxel_A)
         views = choose_slabs(tomogram, judged, name)
@@ -196,18 +197,9 @@ def _pictures(score: Score, truth: Mapping[str, Any], picks: pd.DataFrame, sourc
 
 
 def _key(names: Sequence[str]) -> Markup:
-    colours = (("found", FOUND), ("wrong", WRONG), ("missed", MISSED))
-    dots = "".join(f'<span><i class="dot" style="border-color:{colour}"></i>{what}</span>' for what, colour in colours)
+    dots = "".join(f'<span><i class="dot" style="border-color:{c}"></i>{kind}</span>' for kind, c in COLOURS.items())
     shapes = "".join(f"<span>{SYMBOLS[marker_of(index)]} {name}</span>" for index, name in enumerate(names))
     return Markup(f'<p class="key">{dots}</p><p class="key soft">{shapes}</p>')
-
-
-def _find_run(project: Project, name: str, tomo_type: str) -> Run | None:
-    for split in ("test", "train"):
-        run = Run(name, split, project.root)
-        if run.tomogram_path(tomo_type).is_dir():
-            return run
-    return None
 
 
 def _provenance(sources: ReportSources, simulated: bool) -> Markup:
@@ -225,15 +217,9 @@ def _provenance(sources: ReportSources, simulated: bool) -> Markup:
             ("tiling", f"window {tiling.window_zyx}, overlap {tiling.overlap_zyx}, views {', '.join(pipeline.views)}"),
             *((f"{m.fold}/{m.network}", f"weights sha256 {m.weights_sha256}") for m in pipeline.members),
         ]
-    rows.append(("software", f"Python {platform.python_version()}, {', '.join(_versions())}"))
-    return section("Where this comes from", table(("what", "value"), rows, text=(1,)))
-
-
-def _versions() -> list[str]:
-    found = []
+    software = [f"Python {platform.python_version()}", f"tomopoint {__version__}"]
     for name in PACKAGES:
-        try:
-            found.append(f"{name} {__version__ if name == 'tomopoint' else version(name)}")
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            software.append(f"{name} {version(name)}")
+    rows.append(("software", ", ".join(software)))
+    return section("Where this comes from", table(("what", "value"), rows, text=(1,)))

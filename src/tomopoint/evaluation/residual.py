@@ -39,12 +39,7 @@ class Residual:
         return x, y, z
 
 
-def estimate_residual(
-    truth: TruthMapping,
-    picks: pd.DataFrame,
-    particles: Sequence[Particle],
-    distance_multiplier: float = DISTANCE_MULTIPLIER,
-) -> Residual:
+def estimate_residual(truth: TruthMapping, picks: pd.DataFrame, particles: Sequence[Particle]) -> Residual:
     """Estimate the mean error over the nearest pick of every found centre, all particles and runs alike.
 
     Parameters
@@ -55,8 +50,6 @@ def estimate_residual(
         Out-of-fold picks that pass their thresholds (``experiment, particle_type, x, y, z``).
     particles
         Whose radii decide what is found.
-    distance_multiplier
-        Share of the radius within which a centre counts as found.
     """
     errors: list[npt.NDArray[np.float64]] = [np.zeros((0, 3))]
     for run, own in truth.items():
@@ -64,7 +57,7 @@ def estimate_residual(
         for particle in particles:
             points = own.get(particle.name, np.zeros((0, 3)))
             found = rows.loc[rows["particle_type"] == particle.name, list(COORDINATES)].to_numpy(dtype=np.float64)
-            truth_index, pick_index, _ = match_points(points, found, particle.radius_A * distance_multiplier).nearest()
+            truth_index, pick_index, _ = match_points(points, found, particle.radius_A * DISTANCE_MULTIPLIER).nearest()
             errors.append(found[pick_index] - points[truth_index])
     stacked = np.concatenate(errors)
     n = len(stacked)

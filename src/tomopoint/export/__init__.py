@@ -1,1 +1,1 @@
-"""Trained networks as one averaged ONNX graph, and the proof that it computes what PyTorch computed."""
+"""Trained networks as one averaged ONNX graph, proven to compute what PyTorch computes; engines from it; its cost."""

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from tomopoint.command import CommandResult
 from tomopoint.errors import EngineError
 from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
+from tomopoint.inference.engines.graph_metadata import GRAPH_NAME
 
 if TYPE_CHECKING:
     from tomopoint.export.engine_build import BuildOptions
@@ -21,7 +22,7 @@ def export(
     folders: list[Path],
     /,
     *,
-    out: Annotated[Path, Parameter(alias="-o")] = Path("ensemble.onnx"),
+    out: Annotated[Path, Parameter(alias="-o")] = Path(GRAPH_NAME),
     batch: int = 1,
     precision: Literal["fp16", "fp32"] = "fp16",
     tomogram: Path | None = None,
@@ -48,7 +49,8 @@ def export(
     tomogram
         Store whose middle serves for the comparison with PyTorch; synthetic noise with dips unless given.
     """
-    from tomopoint.export.cost import COMPETITION, format_projections, n_windows, project, time_warning
+    from tomopoint.export.advice import time_warning
+    from tomopoint.export.cost import COMPETITION, format_projections, n_windows, project
     from tomopoint.export.onnx_export import ExportOptions, export_ensemble
     from tomopoint.export.parity import format_table
 
@@ -113,6 +115,7 @@ def engine(
     from tomopoint.export.cost import COMPETITION
     from tomopoint.export.engine_build import BuildOptions
     from tomopoint.export.engine_trial import make_engine
+    from tomopoint.inference.engines.engine_record import RECORD_NAME
 
     options = BuildOptions(workspace_gib, optimization_level, compute_capability=compute_capability)
     if check_only:
@@ -123,7 +126,7 @@ def engine(
         f"{out}: {record.runtime} {record.runtime_version} for compute capability {record.compute_capability} "
         f"({record.device}) reproduces PyTorch, {record.seconds_per_tile:.3g} s per window: {hours} "
         f"for {COMPETITION.n_tomograms} tomograms of the competition on {COMPETITION.n_gpus} of these\n"
-        f"next: tomopoint predict --data ROOT --model {model} --engine {out / 'engine.json'} --out OUT"
+        f"next: tomopoint predict --data ROOT --model {model} --engine {out / RECORD_NAME} --out OUT"
     )
     return CommandResult(text, {"engine": str(out), **json.loads(record.to_json())})
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import EngineError
-from tomopoint.export.build_progress import make_monitor
 from tomopoint.files import whole_or_absent
 from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
 from tomopoint.inference.engines.tensorrt_module import CLASSIC, TensorRT, logger_of, register_plugins, require_gpu
@@ -117,7 +116,7 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
     trt
         From :func:`~tomopoint.inference.engines.tensorrt_module.load_tensorrt`.
     options
-        How.
+        Scratch memory, effort, target and what else the builder can be told.
 
     Raises
     ------
@@ -125,7 +124,7 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
         No GPU where one is needed, a graph that TensorRT cannot parse (names the node and its operator) or cannot
         compile, shapes that are not static.
     """
-    if trt.flavour == CLASSIC:  # its Builder fails without a device, its Runtime ends the process
+    if trt.name == CLASSIC:  # its Builder fails without a device, its Runtime ends the process
         target = require_gpu(f"building an engine with {trt.title}").compute_capability
     else:
         target = options.compute_capability
@@ -136,11 +135,11 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
     network, _parser = _parse(onnx_path, trt, builder, options)
     parsed = time.monotonic()
     logger.info("%s: %d layers parsed, building for compute capability %s", onnx_path, network.num_layers, target)
-    config, _monitor = _configure(trt, builder, options)
-    if trt.flavour != CLASSIC:
+    config = _configure(trt, builder, options)
+    if trt.name != CLASSIC:
         config.num_compute_capabilities = 1
         config.set_compute_capability(_find_capability(trt, target), 0)
-    cache_path = options.timing_cache_path if trt.flavour == CLASSIC and not options.other_tactics else None
+    cache_path = options.timing_cache_path if trt.name == CLASSIC and not options.other_tactics else None
     if cache_path is not None:
         attach_timing_cache(config, cache_path)
     data = builder.build_serialized_network(network, config)
@@ -151,7 +150,9 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
         raise EngineError(f"{trt.title} cannot build {onnx_path} for compute capability {target}: {why}")
     if cache_path is not None:
         write_bytes(cache_path, config.get_timing_cache().serialize())
-    return Plan(data, target, network.num_layers, parsed - start, time.monotonic() - parsed)
+    plan = Plan(data, target, network.num_layers, parsed - start, time.monotonic() - parsed)
+    logger.info("%s: built in %.0f s, %.1f MB", onnx_path, plan.build_seconds, plan.n_bytes / 1e6)
+    return plan
 
 
 def _parse(onnx_path: Path, trt: TensorRT, builder: Any, options: BuildOptions) -> tuple[Any, Any]:
@@ -173,16 +174,12 @@ def _parse(onnx_path: Path, trt: TensorRT, builder: Any, options: BuildOptions) 
         raise EngineError(
             f"{onnx_path} leaves sizes of {', '.join(dynamic)} open; export it with a static window and batch"
         )
-    if not options.native_norms and not _n_plugins(network):
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    if not options.native_norms and not any(layer.type.name.startswith("PLUGIN") for layer in layers):
         raise EngineError(
             f"{trt.title} made no norm of {onnx_path} a plugin: the engine with its own layers is the same"
         )
     return network, parser
-
-
-def _n_plugins(network: Any) -> int:
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    return sum(layer.type.name.startswith("PLUGIN") for layer in layers)
 
 
 def _describe_errors(errors: Sequence[Any]) -> str:
@@ -195,22 +192,19 @@ def _describe_errors(errors: Sequence[Any]) -> str:
     return "; ".join(dict.fromkeys(lines)) or "it gives no reason"
 
 
-def _configure(trt: TensorRT, builder: Any, options: BuildOptions) -> tuple[Any, Any]:
-    """Return the builder's configuration, and its progress monitor, which must live as long."""
+def _configure(trt: TensorRT, builder: Any, options: BuildOptions) -> Any:
+    """Return the builder's configuration."""
     config = builder.create_builder_config()
     n_bytes = int(options.workspace_gib * BYTES_PER_GIB)
     config.set_memory_pool_limit(trt.module.MemoryPoolType.WORKSPACE, n_bytes)
     config.builder_optimization_level = options.optimization_level
     config.max_aux_streams = 0  # ten networks are parallel branches: on streams of their own they share no activations
-    if options.other_tactics and trt.flavour == CLASSIC:
+    if options.other_tactics and trt.name == CLASSIC:
         config.avg_timing_iterations = CAREFUL_TIMINGS
         compiled = getattr(trt.module.TacticSource, "JIT_CONVOLUTIONS", None)
         if compiled is not None:
             config.set_tactic_sources(config.get_tactic_sources() & ~(1 << int(compiled)))
-    monitor = make_monitor(trt)
-    if monitor is not None:
-        config.progress_monitor = monitor
-    return config, monitor
+    return config
 
 
 def _find_capability(trt: TensorRT, compute_capability: str) -> Any:

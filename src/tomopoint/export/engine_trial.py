@@ -1,4 +1,4 @@
-"""An engine on trial: built from the graph, compared with PyTorch on the device it will run on, and timed."""
+"""Build an engine from a graph, compare it with PyTorch on the device it will run on, and time it."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def examine(candidate: Candidate, bench: Bench, version: str, files: Iterable[Pa
     version
         Of the runtime, as ``candidate.build`` returned it.
     files
-        What the build left.
+        What the build left in the candidate's folder; the record lists the hash of each.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def examine(candidate: Candidate, bench: Bench, version: str, files: Iterable[Pa
         batch=len(reference.windows),
         compute_capability=gpu.compute_capability if gpu else None,
         device=gpu.name if gpu else "the CPU",
-        files=hashes_of(files, bench.out),
+        files={p.relative_to(bench.out).as_posix(): sha256_of(p) for p in sorted(files) if p.is_file()},
         options={"provider": candidate.provider, **candidate.options},
         tomopoint=__version__,
     )
@@ -195,11 +195,11 @@ def measure(
     return row, elapsed / (count * len(full))
 
 
-def native(name: str, flavour: str, options: BuildOptions, second_try: Candidate | None = None) -> Candidate:
+def native(name: str, runtime: str, options: BuildOptions, second_try: Candidate | None = None) -> Candidate:
     """Return the candidate that builds a plan with TensorRT or TensorRT-RTX for the GPU at hand."""
-    build = partial(_build_plan, flavour=flavour, options=options)
-    provider = "TensorRT-RTX" if flavour == RTX else "TensorRT"
-    return Candidate(name, flavour, provider, True, build, load_as_submitted, options.to_dict(), second_try)
+    build = partial(_build_plan, runtime=runtime, options=options)
+    provider = "TensorRT-RTX" if runtime == RTX else "TensorRT"
+    return Candidate(name, runtime, provider, True, build, load_as_submitted, options.to_dict(), second_try)
 
 
 def load_as_submitted(bench: Bench, record: EngineRecord) -> Engine:
@@ -207,13 +207,13 @@ def load_as_submitted(bench: Bench, record: EngineRecord) -> Engine:
     return load_built(bench.model, record, bench.out)[0]
 
 
-def _build_plan(bench: Bench, folder: Path, flavour: str, options: BuildOptions) -> str:
+def _build_plan(bench: Bench, folder: Path, runtime: str, options: BuildOptions) -> str:
     """Build a plan into `folder`, finish it on the device where that is TensorRT-RTX's way; return the version."""
-    trt = load_tensorrt(flavour)
+    trt = load_tensorrt(runtime)
     gpu = require_gpu(f"building an engine with {trt.title} (to check a graph without one: --check-only)")
     options = replace(options, compute_capability=gpu.compute_capability, timing_cache_path=bench.timing_cache)
     build_plan(bench.model, trt, options).save(folder / ENGINE_NAME)
-    if trt.flavour == RTX:
+    if trt.name == RTX:
         with closing(tensorrt.load_plan(folder / ENGINE_NAME, trt)) as engine:  # compiles for this GPU: half a minute
             engine.infer(Reference.load(bench.reference).windows[: engine.batch])
             compiled = engine.runtime_cache()
@@ -234,18 +234,23 @@ def build_with_onnxruntime(bench: Bench, folder: Path, options: BuildOptions) ->
     EngineError
         ONNX Runtime cannot load its provider, TensorRT cannot build the graph, or no EP-context model was left.
     """
-    from tomopoint.inference.engines.onnx import VERSION, OnnxEngine, SessionOptions
-    from tomopoint.inference.engines.ort_tensorrt import CONTEXT_NAME, build_options
+    from tomopoint.inference.engines.onnx import (
+        CONTEXT_NAME,
+        VERSION,
+        OnnxEngine,
+        SessionOptions,
+        tensorrt_build_options,
+    )
 
     folder.mkdir(parents=True, exist_ok=True)
-    given = build_options(folder, options.workspace_gib, options.optimization_level)
+    given = tensorrt_build_options(folder, options.workspace_gib, options.optimization_level)
     OnnxEngine(bench.model, "tensorrt", SessionOptions(provider_options=given)).close()
     if not (folder / CONTEXT_NAME).is_file():
         raise EngineError("ONNX Runtime's TensorRT provider left no EP-context model: it did not take the whole graph")
     return VERSION
 
 
-def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions) -> EngineRecord:
+def make_engine(model_path: Path, out: Path, runtime: str, options: BuildOptions) -> EngineRecord:
     """Build a plan on this machine's GPU, compare it with PyTorch, time it, and publish it with its record.
 
     Parameters
@@ -254,7 +259,7 @@ def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions
         Graph of ``tomopoint export``, with its ``reference.npz`` beside it.
     out
         Folder for ``ensemble.engine`` and ``engine.json``; an engine that is not published is removed from it.
-    flavour
+    runtime
         ``"tensorrt"``, ``"tensorrt_rtx"`` or ``"auto"``.
     options
         How to build; TensorRT-RTX builds for the GPU at hand, too.
@@ -264,14 +269,14 @@ def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions
     EngineError
         No TensorRT or GPU, a graph that is not its reference's or cannot be built, or outputs that are not PyTorch's.
     """
-    trt = load_tensorrt(flavour)
+    trt = load_tensorrt(runtime)
     pipeline = read_pipeline(model_path)
     reference_path = model_path.with_name(REFERENCE_NAME)
     onnx_sha256 = sha256_of(model_path)
     Reference.load(reference_path).require_graph(onnx_sha256, model_path)
     gpu = require_gpu(f"building an engine with {trt.title} (to check a graph without one: --check-only)")
     bench = Bench(model_path, reference_path, out, None, onnx_sha256, pipeline.digest, gpu)
-    candidate = native(trt.flavour, trt.flavour, options)
+    candidate = native(trt.name, trt.name, options)
     left = [out / ENGINE_NAME, out / RUNTIME_CACHE_NAME]
     try:
         (out / RUNTIME_CACHE_NAME).unlink(missing_ok=True)  # of an earlier engine
@@ -287,8 +292,3 @@ def make_engine(model_path: Path, out: Path, flavour: str, options: BuildOptions
         raise
     record.save(out)
     return record
-
-
-def hashes_of(paths: Iterable[Path], base: Path) -> dict[str, str]:
-    """Return the SHA-256 of files by their path relative to `base`, for ``EngineRecord.files``."""
-    return {path.relative_to(base).as_posix(): sha256_of(path) for path in sorted(paths) if path.is_file()}

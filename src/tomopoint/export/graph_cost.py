@@ -68,15 +68,13 @@ class Count:
     nodes: Mapping[str, int]
 
 
-def count_graph(model: ir.Model, source: str = "the graph") -> Count:
+def count_graph(model: ir.Model) -> Count:
     """Count a graph of one call.
 
     Parameters
     ----------
     model
         Static shapes; its intermediate shapes may be missing, they are inferred (and written into `model`).
-    source
-        Names the graph in errors.
 
     Raises
     ------
@@ -87,10 +85,10 @@ def count_graph(model: ir.Model, source: str = "the graph") -> Count:
     opaque += [node.op_type for node in model.graph if _has_graph(node)]
     if opaque:
         raise EngineError(
-            f"the cost of {source} cannot be counted: {opaque[0]} holds a graph of its own; export it inlined"
+            f"the cost of the graph cannot be counted: {opaque[0]} holds a graph of its own; export it inlined"
         )
     ShapeInferencePass()(model)
-    nodes = [_Node(node, source) for node in model.graph]
+    nodes = [_Node(node) for node in model.graph]
     convolutions = [node for node in nodes if node.kind in CONVOLUTIONS]
     kinds = [node.kind for node in nodes]
     return Count(
@@ -98,8 +96,8 @@ def count_graph(model: ir.Model, source: str = "the graph") -> Count:
         convolution_flop=float(sum(node.flop() for node in convolutions)),
         unfused_bytes=float(sum(node.traffic() for node in nodes)),
         convolution_bytes=float(sum(node.traffic() for node in convolutions)),
-        peak_activation_bytes=float(_peak(model, nodes, source)),
-        weight_bytes=float(sum(_n_bytes(value, source) for value in model.graph.initializers.values())),
+        peak_activation_bytes=float(_peak(model, nodes)),
+        weight_bytes=float(sum(_n_bytes(value) for value in model.graph.initializers.values())),
         nodes={kind: kinds.count(kind) for kind in sorted(set(kinds))},
     )
 
@@ -122,11 +120,11 @@ def cost_of(model: ir.Model, pipeline: Pipeline, precision: str, batch: int) -> 
 class _Node:
     """One node with the shapes it works on."""
 
-    def __init__(self, node: ir.Node, source: str) -> None:
+    def __init__(self, node: ir.Node) -> None:
         self.kind = node.op_type
         self.inputs = [value for value in dict.fromkeys(node.inputs) if value is not None]
         self.outputs = [value for value in node.outputs if value.name]
-        self._node, self._source = node, source
+        self._node = node
 
     def flop(self) -> int:
         """Arithmetic; a multiply-add counts two."""
@@ -135,11 +133,11 @@ class _Node:
         if self.kind in CONVOLUTIONS:
             return self._convolution_flop()
         if self.kind in ("MatMul", "Gemm"):
-            first = _shape(self._value(0), self._source)  # of Gemm two axes, either of which may be the summed one
-            rows = _shape(self.outputs[0], self._source)[0]
+            first = _shape(self._value(0))  # of Gemm two axes, either of which may be the summed one
+            rows = _shape(self.outputs[0])[0]
             return 2 * (first[-1] if self.kind == "MatMul" else prod(first) // rows) * self._n_outputs()
         if self.kind in FLOP_PER_INPUT:
-            return FLOP_PER_INPUT[self.kind] * prod(_shape(self._value(0), self._source))
+            return FLOP_PER_INPUT[self.kind] * prod(_shape(self._value(0)))
         return FLOP_PER_OUTPUT.get(self.kind, 1) * self._n_outputs()
 
     def traffic(self) -> int:
@@ -147,17 +145,17 @@ class _Node:
         if self.kind in ALIASES:
             return 0
         again = self.inputs[:1] if self.kind in NORMS else []
-        return sum(_n_bytes(value, self._source) for value in (*self.inputs, *again, *self.outputs))
+        return sum(_n_bytes(value) for value in (*self.inputs, *again, *self.outputs))
 
     def _convolution_flop(self) -> int:
         """Each output element (each input element, where transposed) meets the kernel once; a bias is one addition."""
-        weight = _shape(self._value(1), self._source)  # (out, in / groups, ...), transposed: (in, out / groups, ...)
-        meets = self._n_outputs() if self.kind == "Conv" else prod(_shape(self._value(0), self._source))
+        weight = _shape(self._value(1))  # (out, in / groups, ...), transposed: (in, out / groups, ...)
+        meets = self._n_outputs() if self.kind == "Conv" else prod(_shape(self._value(0)))
         has_bias = len(self._node.inputs) > 2 and self._node.inputs[2] is not None
         return 2 * meets * prod(weight[1:]) + (self._n_outputs() if has_bias else 0)
 
     def _n_outputs(self) -> int:
-        return prod(_shape(self.outputs[0], self._source))
+        return prod(_shape(self.outputs[0]))
 
     def _value(self, index: int) -> ir.Value:
         value = self._node.inputs[index]
@@ -165,7 +163,7 @@ class _Node:
         return value
 
 
-def _peak(model: ir.Model, nodes: Sequence[_Node], source: str) -> int:
+def _peak(model: ir.Model, nodes: Sequence[_Node]) -> int:
     """Return the largest sum of tensors alive at once: from the node that makes them to the last that reads them.
 
     Ports live throughout, as they belong to the caller. Weights are not counted.
@@ -180,15 +178,15 @@ def _peak(model: ir.Model, nodes: Sequence[_Node], source: str) -> int:
         for value in (*node.outputs, *node.inputs):
             last_use[owner.get(value, value)] = index
     kept = {owner.get(value, value) for value in (*model.graph.inputs, *model.graph.outputs)}
-    alive = peak = sum(_n_bytes(value, source) for value in model.graph.inputs)
+    alive = peak = sum(_n_bytes(value) for value in model.graph.inputs)
     ends: dict[int, list[ir.Value]] = {}
     for value, index in last_use.items():
         if value not in kept and value not in weights:
             ends.setdefault(index, []).append(value)
     for index, node in enumerate(nodes):
-        alive += sum(_n_bytes(value, source) for value in node.outputs if value not in owner)
+        alive += sum(_n_bytes(value) for value in node.outputs if value not in owner)
         peak = max(peak, alive)
-        alive -= sum(_n_bytes(value, source) for value in ends.get(index, []))
+        alive -= sum(_n_bytes(value) for value in ends.get(index, []))
     return peak
 
 
@@ -197,17 +195,17 @@ def _has_graph(node: ir.Node) -> bool:
     return any(kind in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for kind in kinds)
 
 
-def _n_bytes(value: ir.Value, source: str) -> int:
+def _n_bytes(value: ir.Value) -> int:
     if value.dtype is None:
-        raise EngineError(f"the cost of {source} cannot be counted: the type of tensor {value.name} is not known")
-    return int(prod(_shape(value, source)) * value.dtype.itemsize)
+        raise EngineError(f"the cost of the graph cannot be counted: the type of tensor {value.name} is not known")
+    return int(prod(_shape(value)) * value.dtype.itemsize)
 
 
-def _shape(value: ir.Value, source: str) -> tuple[int, ...]:
+def _shape(value: ir.Value) -> tuple[int, ...]:
     if value.shape is None or not all(isinstance(size, int) for size in value.shape):
         known = "not known" if value.shape is None else f"({', '.join(str(size) for size in value.shape)})"
         raise EngineError(
-            f"the cost of {source} cannot be counted: the shape of tensor {value.name} is {known}; "
+            f"the cost of the graph cannot be counted: the shape of tensor {value.name} is {known}; "
             "export it with a static window and batch"
         )
     return tuple(int(size) for size in value.shape)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A call in a process of its own, so that what crashes, aborts or hangs in it is a reason and not the end.
+"""Call a function in a process of its own, so that a crash, an abort or a hang in it becomes an EngineError.
 
 Native libraries end the process they are in: a segmentation fault in a compiler or an ``abort()`` in a driver's wrapper
 would take a notebook's kernel with it, and with that everything it had found out.
@@ -24,6 +24,7 @@ from tomopoint.inference.worker_process import BoundedProcess
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.1
+CRASH = ".crash"
 LAST_LINES = 5
 """Of what it wrote, so many lines are told of a process that did not answer; its log has the rest."""
 LONGEST_LINE = 300
@@ -56,6 +57,12 @@ def call_in_child(function: Callable[..., Result], *args: Any, limit_seconds: fl
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log_path.write_bytes(b"")
+    log_path.with_suffix(CRASH).write_bytes(b"")
+
+    def pass_on(written: bytes) -> None:
+        for line in _readable(written):
+            logger.info("%s: %s", log_path.stem, line)
+
     inbox, outbox = multiprocessing.Pipe(duplex=False)
     process = BoundedProcess(target=_answer, args=(function, args, outbox, log_path), name=f"tomopoint-{log_path.stem}")
     deadline = time.monotonic() + limit_seconds
@@ -64,14 +71,20 @@ def call_in_child(function: Callable[..., Result], *args: Any, limit_seconds: fl
     try:
         with log_path.open("rb") as log:
             while not inbox.poll(POLL_SECONDS):
-                _pass_on(log.read(), log_path.stem)
+                pass_on(log.read())
                 if time.monotonic() > deadline:
                     process.kill()
                     raise EngineError(
                         f"no answer in {limit_seconds:.0f} s, so its process was ended{_last_words(log_path)}"
                     )
-            _pass_on(log.read(), log_path.stem)
-        answer = _receive(inbox)
+            pass_on(log.read())
+        answer: tuple[bool, Any] | None = None
+        try:
+            answer = inbox.recv()
+        except EOFError:
+            pass  # the process ended without
+        except Exception as error:  # noqa: BLE001 - half an answer of a process that died over it can raise anything
+            answer = False, f"its answer cannot be read ({type(error).__name__}: {error})"
         process.join()
     finally:
         process.kill()  # an interrupted notebook leaves none behind; no effect on one that has ended
@@ -86,20 +99,9 @@ def call_in_child(function: Callable[..., Result], *args: Any, limit_seconds: fl
     return result
 
 
-def _receive(inbox: Connection) -> tuple[bool, Any] | None:
-    """Return whether the function returned, and what, or its message; None where the process ended without."""
-    try:
-        answer: tuple[bool, Any] = inbox.recv()
-    except EOFError:
-        return None
-    except Exception as error:  # noqa: BLE001 - half an answer of a process that died over it can raise anything
-        return False, f"its answer cannot be read ({type(error).__name__}: {error})"
-    return answer
-
-
 def _answer(function: Callable[..., Any], args: tuple[Any, ...], outbox: Connection, log_path: Path) -> None:
     """Entry point of the child: whatever its libraries print goes into the log, and a crash leaves its stack."""
-    with log_path.open("ab", buffering=0) as log, _crash_path(log_path).open("wb", buffering=0) as crash:
+    with log_path.open("ab", buffering=0) as log, log_path.with_suffix(CRASH).open("wb", buffering=0) as crash:
         for descriptor in (1, 2):  # of the process itself: libraries do not write through Python
             os.dup2(log.fileno(), descriptor)
         faulthandler.enable(crash, all_threads=False)
@@ -119,10 +121,6 @@ def _answer(function: Callable[..., Any], args: tuple[Any, ...], outbox: Connect
         faulthandler.disable()
 
 
-def _crash_path(log_path: Path) -> Path:
-    return log_path.with_suffix(".crash")
-
-
 def _how_it_ended(status: int | None) -> str:
     if status is None:
         return "ended without an answer"
@@ -138,21 +136,16 @@ def _how_it_ended(status: int | None) -> str:
 def _last_words(log_path: Path) -> str:
     """Return where a process was when it crashed, and the last lines that it wrote."""
     words = ""
-    stack = [line.strip() for line in _lines(_crash_path(log_path)) if line.lstrip().startswith("File ")]
+    stack = [
+        line.strip()
+        for line in _readable(log_path.with_suffix(CRASH).read_bytes())
+        if line.lstrip().startswith("File ")
+    ]
     if stack:
         words += f", in {' from '.join(stack[:STACK_LINES])}"
-    if last := _lines(log_path)[-LAST_LINES:]:
+    if last := _readable(log_path.read_bytes())[-LAST_LINES:]:
         words += f"; its last lines: {' | '.join(last)}"
     return words
-
-
-def _lines(path: Path) -> list[str]:
-    return _readable(path.read_bytes()) if path.is_file() else []
-
-
-def _pass_on(written: bytes, name: str) -> None:
-    for line in _readable(written):
-        logger.info("%s: %s", name, line)
 
 
 def _readable(written: bytes) -> list[str]:

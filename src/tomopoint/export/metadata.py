@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,10 +25,8 @@ def tool_versions(packages: Sequence[str]) -> dict[str, str]:
     """Return the versions of Python, tomopoint and those of `packages` that are installed."""
     found = {"python": platform.python_version(), "tomopoint": __version__}
     for package in packages:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

@@ -5,22 +5,32 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from torch import nn
 
 from tomopoint.data.normalisation import normalise
 from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.export.cost import GraphCost
-from tomopoint.export.graph import OPSET, Graph, graph_form
+from tomopoint.export.graph import OPSET, Graph
 from tomopoint.export.graph_cost import cost_of
+from tomopoint.export.graph_form import graph_form
 from tomopoint.export.metadata import graph_metadata
-from tomopoint.export.parity import PRECISIONS, Array, Outputs, ParityRow, compare, format_table, tolerance_for
+from tomopoint.export.parity import (
+    CPU_PROVIDER,
+    PRECISIONS,
+    Array,
+    Outputs,
+    ParityRow,
+    compare,
+    format_table,
+    tolerance_for,
+)
 from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.files import check_output, put_in_place, sha256_of
 from tomopoint.inference.engines.onnx import OnnxEngine
@@ -106,18 +116,36 @@ def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) 
     ).eval()
     check_size((options.batch, 1, *pipeline.tiling.window_zyx), ensemble.divisor, ensemble.needs_context)
     windows = reference_windows(pipeline, options)
+    how_made = {"precision": options.precision, "batch": options.batch, "opset": OPSET}
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        trial = _Trial(pipeline, options, windows, Path(folder))
-        # A single network in a single view is the whole graph already.
+        path = Path(folder) / "graph.onnx"
+        # Each architecture alone, then the whole; a single network in a single view is the whole graph already.
         parts = merged.architectures if len(merged.networks) * len(pipeline.views) > 1 else {}
-        rows = [trial.check(name, network)[0] for name, network in parts.items()]
-        whole, outputs, path = trial.check(WHOLE, ensemble, keep=True)
-        rows.append(whole)
-        _require_parity(rows, out)
-        _warn_of_blind_classes(pipeline, outputs, whole)
-        cost = trial.finish(path, rows)
-        reference = Reference(windows, outputs, options.precision, sha256_of(path))
+        rows = []
+        for subject, module in {**parts, WHOLE: ensemble}.items():
+            logger.info("export %s, %s, and compare it with PyTorch", subject, options.precision)
+            graph = Graph(graph_form(module, options.precision), pipeline.tiling.window_zyx, options.batch)
+            graph.save(path, graph_metadata(pipeline, [], how_made))
+            with torch.inference_mode():
+                scores, offsets = module(torch.from_numpy(windows))
+            expected = Outputs(scores.numpy(), offsets.numpy())
+            with closing(OnnxEngine(path, provider="cpu")) as engine:
+                got = Outputs(*engine.infer(windows))
+            tolerance = tolerance_for(options.precision, pipeline.tiling.window_zyx, CPU_PROVIDER)
+            rows.append(compare(subject, CPU_PROVIDER, expected, got, tolerance, pipeline.stride))
+        if not all(row.ok for row in rows):
+            failed = ", ".join(row.subject for row in rows if not row.ok)
+            raise EngineError(
+                f"ONNX Runtime and PyTorch disagree ({failed}), so {out} was not written:\n{format_table(rows)}\n"
+                "Where --precision is fp16, try fp32; in fp32 the exporter is at fault: try another torch and "
+                "onnxscript"
+            )
+        _warn_of_blind_classes(pipeline, expected, rows[-1])
+        # The whole graph again, with the parity table and its cost in it.
+        cost = cost_of(graph.model, pipeline, options.precision, options.batch)
+        graph.save(path, graph_metadata(pipeline, rows, how_made, cost))
+        reference = Reference(windows, expected, options.precision, sha256_of(path))
         reference_path = out.with_name(REFERENCE_NAME)
         reference.save(reference_path)
         put_in_place(path, out)
@@ -149,15 +177,6 @@ def reference_windows(pipeline: Pipeline, options: ExportOptions) -> Array:
     return np.ascontiguousarray(np.stack(crops)[:, None])
 
 
-def _require_parity(rows: Sequence[ParityRow], out: Path) -> None:
-    if not all(row.ok for row in rows):
-        failed = ", ".join(row.subject for row in rows if not row.ok)
-        raise EngineError(
-            f"ONNX Runtime and PyTorch disagree ({failed}), so {out} was not written:\n{format_table(rows)}\n"
-            "Where --precision is fp16, try fp32; in fp32 the exporter is at fault: try another torch and onnxscript"
-        )
-
-
 def _warn_of_blind_classes(pipeline: Pipeline, outputs: Outputs, row: ParityRow) -> None:
     """Say where the windows hold nothing that a class answers to: an error of its scores could not show."""
     highest = outputs.scores.max(axis=(0, 2, 3, 4))
@@ -170,52 +189,3 @@ def _warn_of_blind_classes(pipeline: Pipeline, outputs: Outputs, row: ParityRow)
             "give a tomogram that holds some: --tomogram DATA/train/static/ExperimentRuns/RUN/.../denoised.zarr",
             *(", ".join(blind), 2 * row.tolerance.scores),
         )
-
-
-class _Trial:
-    """Exports modules into a temporary folder and compares them with PyTorch on the same windows."""
-
-    def __init__(self, pipeline: Pipeline, options: ExportOptions, windows: Array, folder: Path) -> None:
-        self._pipeline, self._options, self._windows, self._folder = pipeline, options, windows, folder
-        self._graph: Graph | None = None
-
-    def check(self, subject: str, module: nn.Module, keep: bool = False) -> tuple[ParityRow, Outputs, Path]:
-        """Export, run both, compare; return the table row, PyTorch's outputs and the trial graph's path."""
-        window_zyx = self._pipeline.tiling.window_zyx
-        logger.info("export %s, %s, window %s", subject, self._options.precision, "x".join(map(str, window_zyx)))
-        graph = Graph(graph_form(module, self._options.precision), window_zyx, self._options.batch)
-        path = self._folder / f"{subject.replace(' ', '-')}.onnx"
-        graph.save(path, self._metadata([], None))
-        if keep:
-            self._graph = graph
-        del graph
-        logger.info("compare %s with PyTorch", subject)
-        with torch.inference_mode():
-            scores, offsets = module(torch.from_numpy(self._windows))
-        expected = Outputs(scores.numpy(), offsets.numpy())
-        got, runtime = self._run_onnx(path)
-        tolerance = tolerance_for(self._options.precision, window_zyx, runtime)
-        row = compare(subject, runtime, expected, got, tolerance, self._pipeline.stride)
-        return row, expected, path
-
-    def finish(self, path: Path, rows: Sequence[ParityRow]) -> GraphCost:
-        """Write the kept graph again, with the parity table and its cost in it; return the cost."""
-        assert self._graph is not None
-        cost = cost_of(self._graph.model, self._pipeline, self._options.precision, self._options.batch)
-        self._graph.save(path, self._metadata(rows, cost))
-        return cost
-
-    def _run_onnx(self, path: Path) -> tuple[Outputs, str]:
-        engine = OnnxEngine(path, provider="cpu")
-        try:
-            return Outputs(*engine.infer(self._windows)), "CPUExecutionProvider"
-        finally:
-            engine.close()
-
-    def _metadata(self, rows: Sequence[ParityRow], cost: GraphCost | None) -> dict[str, str]:
-        export = {
-            "precision": self._options.precision,
-            "batch": self._options.batch,
-            "opset": OPSET,
-        }
-        return graph_metadata(self._pipeline, rows, export, cost)

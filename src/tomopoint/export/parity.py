@@ -1,4 +1,4 @@
-"""Does a graph compute what PyTorch computes? Figures, tolerances, verdict. numpy only: the kernels use it too."""
+"""Parity: how far outputs are from PyTorch's, what is tolerated, the verdict. numpy only: the kernels use it too."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class ParityRow:
     top1_agreement
         Share of the classes (of each window) whose best pick is the same, see :func:`top1_agreement`.
     tolerance
-        What was allowed.
+        Largest errors that were allowed.
     """
 
     subject: str

@@ -114,26 +114,19 @@ def synthetic_windows(pipeline: Pipeline, window_zyx: Sequence[int], batch: int,
         ``(batch, 1, D, H, W)`` float32, the same for the same arguments.
     """
     rng = np.random.default_rng(seed)
-    windows = np.stack([_one_window(pipeline, tuple(window_zyx), rng) for _ in range(batch)])
-    return windows[:, None]
-
-
-def _one_window(pipeline: Pipeline, window_zyx: tuple[int, ...], rng: np.random.Generator) -> Array:
-    white = rng.standard_normal(window_zyx, dtype=np.float32)
-    smooth = gaussian_filter(rng.standard_normal(window_zyx, dtype=np.float32), SMOOTH_VOX)
-    volume = white / np.float32(np.sqrt(2)) + smooth / np.float32(np.sqrt(2) * smooth.std())
-    for count in range(DIPS_PER_WINDOW):
-        particle = pipeline.particles[count % len(pipeline.particles)]
-        centre_zyx = rng.uniform(0, window_zyx)
-        _plant_dip(volume, centre_zyx, particle.radius_A / pipeline.voxel_A / 2)
-    normalised: Array = ((volume - volume.mean()) / volume.std()).astype(np.float32)
-    return normalised
-
-
-def _plant_dip(volume: Array, centre_zyx: np.ndarray, width_vox: float) -> None:
-    """Subtract a Gaussian of that standard deviation, separably, in place."""
-    profiles = [
-        np.exp(-0.5 * ((np.arange(size, dtype=np.float32) + 0.5 - centre) / width_vox) ** 2)
-        for size, centre in zip(volume.shape, centre_zyx, strict=True)
-    ]
-    volume -= np.float32(DIP_SD) * np.einsum("z,y,x->zyx", *profiles)
+    windows = np.empty((batch, 1, *window_zyx), dtype=np.float32)
+    for window in windows[:, 0]:
+        white = rng.standard_normal(window.shape, dtype=np.float32)
+        smooth = gaussian_filter(rng.standard_normal(window.shape, dtype=np.float32), SMOOTH_VOX)
+        volume = white / np.float32(np.sqrt(2)) + smooth / np.float32(np.sqrt(2) * smooth.std())
+        for count in range(DIPS_PER_WINDOW):
+            particle = pipeline.particles[count % len(pipeline.particles)]
+            centre_zyx, width_vox = rng.uniform(0, window.shape), particle.radius_A / pipeline.voxel_A / 2
+            # A Gaussian of that standard deviation, separably.
+            profiles = [
+                np.exp(-0.5 * ((np.arange(size, dtype=np.float32) + 0.5 - centre) / width_vox) ** 2)
+                for size, centre in zip(window.shape, centre_zyx, strict=True)
+            ]
+            volume -= np.float32(DIP_SD) * np.einsum("z,y,x->zyx", *profiles)
+        window[...] = (volume - volume.mean()) / volume.std()
+    return windows

@@ -1,4 +1,4 @@
-"""Time: what a run costs, what all of them will, and when to stop so that a submission still comes out."""
+"""The time budget of a prediction: seconds per run, the projected end, and when to start no further run."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
+from tomopoint.inference.folder import SUBMISSION_NAME
 
 
 def predict(
@@ -66,7 +67,7 @@ def rethreshold(
     picks: Path,
     /,
     *,
-    out: Path = Path("submission.csv"),
+    out: Path = Path(SUBMISSION_NAME),
     thresholds: str = "",
     pipeline: Path | None = None,
 ) -> CommandResult:

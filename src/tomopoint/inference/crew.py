@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from tomopoint.inference.budget import Budget
-from tomopoint.inference.ledger import Ledger
+from tomopoint.inference.crash_policy import CrashPolicy
 from tomopoint.inference.worker import ENGINE_FAILED, OUT_OF_TIME, Job
 from tomopoint.inference.worker_process import WorkerProcess
 from tomopoint.progress import track
@@ -34,7 +34,7 @@ class Crew:
 
     Attributes
     ----------
-    ledger
+    policy
         Which workers died, and why they were given up.
     budget
         Seconds per run.
@@ -46,7 +46,7 @@ class Crew:
         self.job = job
         self.gpu_indices = list(gpu_indices)
         self.budget = Budget(job.limit, job.n_workers)
-        self.ledger = Ledger(job.n_workers)
+        self.policy = CrashPolicy(job.n_workers)
         self.why_broken: str | None = None
         self._processes: dict[int, WorkerProcess] = {}
         self._out_of_time: set[int] = set()
@@ -59,7 +59,7 @@ class Crew:
         warned = projected = False
         try:
             for n_settled, _ in enumerate(track(self._settled(), "predict", total=len(self.job.runs)), start=1):
-                self.budget.n_workers = max(1, self.job.n_workers - len(self.ledger.lost))
+                self.budget.n_workers = max(1, self.job.n_workers - len(self.policy.lost))
                 elapsed, n_left = time.time() - self.job.started, len(self.job.runs) - n_settled
                 if not projected and (projection := self.budget.projection(elapsed, n_left)):
                     projected = True
@@ -109,7 +109,7 @@ class Crew:
             elif not folder.part_path(run).exists():
                 continue
             self._open.remove(run)
-            if failure.exists() and not self._is_second_pass and not self.ledger.is_guilty(run):
+            if failure.exists() and not self._is_second_pass and not self.policy.gave_up_on(run):
                 self._to_retry.append(run)
             else:
                 yield run
@@ -128,7 +128,7 @@ class Crew:
 
     def _places(self) -> list[int]:
         """Return the workers that are alive or may be started again."""
-        lost = self.ledger.lost
+        lost = self.policy.lost
         return [
             worker for worker in range(self.job.n_workers) if worker not in lost and worker not in self._out_of_time
         ]
@@ -145,7 +145,7 @@ class Crew:
         free = [run for run in self._open if self.job.folder.is_free(run)]
         n_spoken_for = sum(process.run is None for process in self._processes.values())
         for worker in idle:
-            if n_spoken_for < len(free) and self.ledger.is_new_to_one(worker, free):
+            if n_spoken_for < len(free) and self.policy.has_untried(worker, free):
                 self._start(worker)
                 n_spoken_for += 1
         if free and not self._processes:
@@ -161,7 +161,7 @@ class Crew:
             for report in process.reports():
                 if report.status == "done":
                     self.budget.add(report.seconds)
-                    self.ledger.finished(worker)
+                    self.policy.finished(worker)
             if status is None and process.silence > self._patience(process):
                 self._warn(f"worker {worker} was silent for {process.silence:.0f} s: it is ended and replaced")
                 process.end(grace=0.0)
@@ -179,7 +179,7 @@ class Crew:
     def _after_end(self, worker: int, process: WorkerProcess, status: int) -> None:
         if status == ENGINE_FAILED:
             del self._processes[worker]
-            self.ledger.load_failed(worker, self._last_engine_failure(worker))
+            self.policy.load_failed(worker, self._last_engine_failure(worker))
             self._say_if_lost(worker)
         elif status == OUT_OF_TIME:
             del self._processes[worker]
@@ -194,13 +194,15 @@ class Crew:
         del self._processes[worker]
         folder = self.job.folder
         held = folder.claims_of(process.pid)
-        guilty = self.ledger.crashed(worker, held, f"{why} over {', '.join(held)}" if held else f"{why}, without a run")
+        given_up = self.policy.crashed(
+            worker, held, f"{why} over {', '.join(held)}" if held else f"{why}, without a run"
+        )
         logger.error("worker %d died (%s) over %s", worker, why, ", ".join(held) or "no run")
         if not held:
             folder.log("crashed", held=None, worker=worker, message=why)
         for run in held:
             folder.log("crashed", held=run, worker=worker, message=why)
-            if run in guilty:
+            if run in given_up:
                 folder.fail(run, f"its worker process died twice ({why}); see the machine's memory and the file")
             else:
                 folder.suspect(run)
@@ -208,11 +210,11 @@ class Crew:
 
     def _say_if_lost(self, worker: int) -> None:
         """Report a worker that is given up, and clear the runs that only it had cast a doubt on."""
-        if (why := self.ledger.lost.get(worker)) is None:
+        if (why := self.policy.lost.get(worker)) is None:
             return
         self._warn(f"worker {worker} is lost, the others go on: it {why}")
         for run in self._open:
-            if not self.ledger.is_suspect(run):
+            if not self.policy.is_suspect(run):
                 self.job.folder.suspect_path(run).unlink(missing_ok=True)
 
     def _last_engine_failure(self, worker: int) -> str:
@@ -221,7 +223,7 @@ class Crew:
 
     def _why_nobody_is_left(self) -> str | None:
         """Say why runs are left without workers; None where that is the clock's doing, or others hold them."""
-        lost = self.ledger.lost
+        lost = self.policy.lost
         if len(lost) < self.job.n_workers:
             return None
         return f"no worker is left: {'; '.join(f'worker {worker} {why}' for worker, why in lost.items())}"

@@ -30,6 +30,11 @@ from tomopoint.files import write_atomically
 from tomopoint.pipeline import PIPELINE_NAME
 from tomopoint.strict_json import Malformed, build, parse, read, reading
 
+SUBMISSION_NAME = "submission.csv"
+
+PARTS, CLAIMS, SUSPECTS, FAILED = "parts", "claims", "suspects", "failed"
+"""Folders, see above."""
+
 HEARTBEAT_SECONDS = 30.0
 """A worker touches its claims this often."""
 
@@ -48,7 +53,7 @@ class PredictionFolder:
     @property
     def submission_path(self) -> Path:
         """The competition's CSV."""
-        return self.path / "submission.csv"
+        return self.path / SUBMISSION_NAME
 
     @property
     def pipeline_path(self) -> Path:
@@ -67,23 +72,23 @@ class PredictionFolder:
 
     def part_path(self, run: str) -> Path:
         """Picks of one run; exists exactly when the run is done."""
-        return self.path / "parts" / f"{run}.csv"
+        return self.path / PARTS / f"{run}.csv"
 
     def done_parts(self) -> list[Path]:
         """Return the picks of every run that is done, sorted by run: of earlier calls with other runs, too."""
-        return sorted((self.path / "parts").glob("[!.]*.csv"))
+        return sorted((self.path / PARTS).glob("[!.]*.csv"))
 
     def claim_path(self, run: str) -> Path:
         """Claim of one run."""
-        return self.path / "claims" / f"{run}.json"
+        return self.path / CLAIMS / f"{run}.json"
 
     def failure_path(self, run: str) -> Path:
         """Why one run failed."""
-        return self.path / "failed" / f"{run}.txt"
+        return self.path / FAILED / f"{run}.txt"
 
     def suspect_path(self, run: str) -> Path:
         """Exists where a worker died while it held this run."""
-        return self.path / "suspects" / run
+        return self.path / SUSPECTS / run
 
     def suspect(self, run: str) -> None:
         """Note that a worker died while it held this run, and give back its claim."""
@@ -98,10 +103,10 @@ class PredictionFolder:
         TomopointError
             It holds picks (not only the traces of a failed start) made with another graph or of other data.
         """
-        for name in ("parts", "claims", "failed", "suspects"):
+        for name in (PARTS, CLAIMS, SUSPECTS, FAILED):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         record = self.path / "prediction.json"
-        if record.exists() and next((self.path / "parts").glob("*.csv"), None) is not None:
+        if record.exists() and next((self.path / PARTS).glob("*.csv"), None) is not None:
             with reading(record, TomopointError, "is damaged", "choose another --out"):
                 earlier = read(record)
                 if not isinstance(earlier, dict):
@@ -114,9 +119,9 @@ class PredictionFolder:
                 )
         else:
             write_atomically(record, json.dumps(identity, indent=2) + "\n")
-        for trace in (*(self.path / "failed").iterdir(), *(self.path / "suspects").iterdir()):
+        for trace in (*(self.path / FAILED).iterdir(), *(self.path / SUSPECTS).iterdir()):
             trace.unlink()
-        for claim in (self.path / "claims").glob("*.json"):
+        for claim in (self.path / CLAIMS).glob("*.json"):
             if not _owner_lives(claim):
                 claim.unlink(missing_ok=True)
 
@@ -157,7 +162,7 @@ class PredictionFolder:
 
     def claims_of(self, pid: int) -> list[str]:
         """Return the runs that a process of this machine has claimed."""
-        owners = {path.stem: _read_owner(path) for path in sorted((self.path / "claims").glob("*.json"))}
+        owners = {path.stem: _read_owner(path) for path in sorted((self.path / CLAIMS).glob("*.json"))}
         here = socket.gethostname()
         return [run for run, owner in owners.items() if owner and (owner.pid, owner.host) == (pid, here)]
 

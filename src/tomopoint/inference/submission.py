@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -20,35 +19,21 @@ from tomopoint.inference.folder import PredictionFolder
 from tomopoint.pipeline import Pipeline
 
 
-@dataclass(frozen=True)
-class Joined:
-    """The joined tables.
+def join_parts(folder: PredictionFolder, pipeline: Pipeline) -> tuple[int, dict[str, int]]:
+    """Write ``picks.csv`` and ``submission.csv`` from all parts in the folder; both are valid when there are none.
 
-    Attributes
-    ----------
-    n_picks
-        Picks above the floor.
-    n_submitted
-        Picks above their particle's threshold.
-    counts
-        Particle -> number submitted.
+    Returns
+    -------
+    n_picks : int
+        Rows of ``picks.csv``: picks above the floor.
+    counts : dict
+        Particle -> rows of ``submission.csv``: picks above its threshold.
     """
-
-    n_picks: int
-    n_submitted: int
-    counts: dict[str, int]
-
-
-def join_parts(folder: PredictionFolder, pipeline: Pipeline) -> Joined:
-    """Write ``picks.csv`` and ``submission.csv`` from all parts in the folder; both are valid when there are none."""
     tables = [read_pick_table(path).loc[:, list(PICK_COLUMNS)] for path in folder.done_parts()]
     tables = [table for table in tables if len(table)]
     picks = pd.concat(tables, ignore_index=True) if tables else empty_pick_table()
     write_pick_table(picks, folder.picks_path)
-    submitted = passing(picks, pipeline.thresholds)
-    write_submission(submitted, folder.submission_path)
-    counts = {name: int((submitted["particle_type"] == name).sum()) for name in pipeline.particle_names}
-    return Joined(len(picks), len(submitted), counts)
+    return len(picks), _submit(picks, pipeline, folder.submission_path)
 
 
 def submission_of(picks_path: Path, pipeline: Pipeline, out: Path) -> dict[str, int]:
@@ -75,6 +60,11 @@ def submission_of(picks_path: Path, pipeline: Pipeline, out: Path) -> dict[str, 
                 f"the threshold {particle.threshold:g} of {particle.name} is below the floor "
                 f"{pipeline.decoding.floor:g}, under which no picks were kept; choose a higher one"
             )
+    return _submit(picks, pipeline, out)
+
+
+def _submit(picks: pd.DataFrame, pipeline: Pipeline, out: Path) -> dict[str, int]:
+    """Write the picks that pass their thresholds; return the rows of each particle."""
     submitted = passing(picks, pipeline.thresholds)
     write_submission(submitted, out)
     return {name: int((submitted["particle_type"] == name).sum()) for name in pipeline.particle_names}

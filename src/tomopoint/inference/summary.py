@@ -1,4 +1,4 @@
-"""What became of a prediction."""
+"""The summary of a prediction: the outcome of every run and the counts, as text for people and figures for programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tomopoint.inference.folder import PredictionFolder
-from tomopoint.inference.submission import Joined
 
 MAX_LISTED = 10
 """So many runs are named in one line; the table and the log name all."""
@@ -44,8 +43,10 @@ class PredictionSummary:
     ----------
     outcomes
         One per run, in the order given.
-    joined
-        The tables made of what is done.
+    n_picks
+        Rows of ``picks.csv``: picks above the floor.
+    counts
+        Particle -> rows of ``submission.csv``: picks above its threshold.
     folder
         Where everything is.
     seconds, mean_run_seconds
@@ -57,7 +58,8 @@ class PredictionSummary:
     """
 
     outcomes: tuple[RunOutcome, ...]
-    joined: Joined
+    n_picks: int
+    counts: dict[str, int]
     folder: PredictionFolder
     seconds: float
     mean_run_seconds: float
@@ -68,6 +70,11 @@ class PredictionSummary:
     def ok(self) -> bool:
         """Whether every run is done."""
         return all(outcome.status == "done" for outcome in self.outcomes)
+
+    @property
+    def n_submitted(self) -> int:
+        """Rows of ``submission.csv``."""
+        return sum(self.counts.values())
 
     @property
     def failed(self) -> tuple[RunOutcome, ...]:
@@ -92,9 +99,9 @@ class PredictionSummary:
         """Return the figures as plain JSON values."""
         return {
             "n_runs": len(self.outcomes),
-            "n_picks": self.joined.n_picks,
-            "n_submitted": self.joined.n_submitted,
-            "counts": self.joined.counts,
+            "n_picks": self.n_picks,
+            "n_submitted": self.n_submitted,
+            "counts": self.counts,
             "not_done": {outcome.run: outcome.message for outcome in self.failed},
             "notes": {outcome.run: list(outcome.notes) for outcome in self.outcomes if outcome.notes},
             "seconds_per_run": round(self.mean_run_seconds, 2),
@@ -106,14 +113,14 @@ class PredictionSummary:
 
     def text(self) -> str:
         """Return the same for people, and what to do about runs that are not done."""
-        rows = [f"  {name:20} {count:6d}" for name, count in self.joined.counts.items()]
+        rows = [f"  {name:20} {count:6d}" for name, count in self.counts.items()]
         problems = [f"  {outcome.run} ({outcome.status}): {outcome.message}" for outcome in self.failed]
         lines = [
             f"{self.n_done} of {len(self.outcomes)} runs predicted in {self.seconds:.0f} s, "
-            f"{self.joined.n_submitted} picks above their thresholds:",
+            f"{self.n_submitted} picks above their thresholds:",
             *rows,
             f"Submission: {self.folder.submission_path}",
-            f"All {self.joined.n_picks} picks with scores: {self.folder.picks_path}",
+            f"All {self.n_picks} picks with scores: {self.folder.picks_path}",
             *self.lost,
         ]
         if self.remarks:

@@ -199,7 +199,9 @@ class _Loop:
         start = time.monotonic()
         self._report(Report("begun", run.name))
         try:
-            tomogram = self._read(reading)
+            self.failed_reads += 1  # in a row: back to none below
+            tomogram = reading.result()
+            self.failed_reads = 0
             waited = time.monotonic() - start
             picks = predict_tomogram(tomogram, self.engine, self.pipeline)
             write_pick_table(picks.assign(experiment=run.name), self.job.folder.part_path(run.name))
@@ -220,13 +222,6 @@ class _Loop:
             self.job.folder.release(run.name)
             self._report(Report("done", run.name, seconds))
         self.held.discard(run.name)
-
-    def _read(self, reading: Future[Tomogram]) -> Tomogram:
-        """Return the tomogram that is being read; count reads that fail in a row."""
-        self.failed_reads += 1
-        tomogram = reading.result()
-        self.failed_reads = 0
-        return tomogram
 
     def _fail(self, run: Run, message: str, trace: str = "") -> None:
         self.job.folder.log("failed", run=run.name, worker=self.worker, message=message, traceback=trace)

@@ -33,7 +33,7 @@ class WorkerProcess:
     Parameters
     ----------
     job, worker
-        What it is told.
+        The prediction that it works on, and its number among the workers, from 0.
     gpu_indices
         GPUs to share out between the workers; empty: none.
 

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tomopoint import __version__
@@ -25,7 +25,6 @@ from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.submission import join_parts
 from tomopoint.inference.summary import PredictionSummary, RunOutcome
 from tomopoint.inference.worker import Job
-from tomopoint.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +102,6 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
     gpus = [] if options.provider == "cpu" else find_gpus()
     workers = options.workers or max(1, len(gpus))
     tomo_type = options.tomo_type or pipeline.tomo_type
-    options = replace(options, started=started, workers=workers, tomo_type=tomo_type)
     folder = PredictionFolder(out)
     data = sorted({f"{run.root.resolve() / run.split}" for run in runs})
     folder.open({"graph": sha256_of(model_path), "tomogram type": tomo_type, "data folder": data})
@@ -112,51 +110,40 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
     todo = tuple(run for run in runs if not folder.part_path(run.name).exists())
     if len(todo) < len(runs):
         logger.info("%d of %d runs are done already in %s", len(runs) - len(todo), len(runs), out)
-    crew = Crew(_job(todo, model_path, folder, options), [gpu.index for gpu in gpus])
-    if todo:
-        crew.run()
-    summary = _summarise(runs, crew, pipeline)
-    if crew.why_broken:
-        raise WorkersLost(f"{crew.why_broken}; {summary.n_done} of {len(runs)} runs are done, see {out}", summary)
-    return summary
-
-
-def _job(todo: tuple[Run, ...], model_path: Path, folder: PredictionFolder, options: PredictOptions) -> Job:
-    """Return what the workers are told; `options` have nothing left open but the limit and the record."""
-    assert options.started is not None
-    assert options.tomo_type is not None
-    n_workers = max(1, min(options.workers, len(todo)))
-    return Job(
+    n_workers = max(1, min(workers, len(todo)))
+    job = Job(
         runs=todo,
         folder=folder,
         model_path=model_path,
         provider=options.provider,
         record_path=options.record_path,
         threads=max(1, len(os.sched_getaffinity(0)) // n_workers),
-        tomo_type=options.tomo_type,
+        tomo_type=tomo_type,
         n_workers=n_workers,
-        started=options.started,
+        started=started,
         limit=options.limit_hours * 3600 if options.limit_hours else None,
         read_pause=options.read_pause,
     )
-
-
-def _summarise(runs: Sequence[Run], crew: Crew, pipeline: Pipeline) -> PredictionSummary:
-    """Join what is done and say what became of every run."""
-    folder = crew.job.folder
+    crew = Crew(job, [gpu.index for gpu in gpus])
+    if todo:
+        crew.run()
+    # Join what is done, and say what became of every run.
     notes = folder.notes()
-    outcomes = tuple(_outcome(folder, run.name, notes.get(run.name, ())) for run in runs)
-    joined = join_parts(folder, pipeline)
-    seconds = time.time() - crew.job.started
-    folder.log("joined", n_picks=joined.n_picks, n_submitted=joined.n_submitted, total_seconds=round(seconds, 2))
-    lost = tuple(f"worker {worker} was lost: it {why}" for worker, why in crew.ledger.lost.items())
-    return PredictionSummary(outcomes, joined, folder, seconds, crew.budget.mean_cost, crew.ledger.n_productive, lost)
-
-
-def _outcome(folder: PredictionFolder, run: str, notes: tuple[str, ...]) -> RunOutcome:
-    if folder.part_path(run).exists():
-        return RunOutcome(run, "done", notes=notes)
-    failure = folder.failure_path(run)
-    if failure.exists():
-        return RunOutcome(run, "failed", failure.read_text().strip())
-    return RunOutcome(run, "not processed", "the time was up, no worker was left, or another process holds it")
+    outcomes = []
+    for name in (run.name for run in runs):
+        if folder.part_path(name).exists():
+            outcomes.append(RunOutcome(name, "done", notes=notes.get(name, ())))
+        elif (failure := folder.failure_path(name)).exists():
+            outcomes.append(RunOutcome(name, "failed", failure.read_text().strip()))
+        else:
+            why = "the time was up, no worker was left, or another process holds it"
+            outcomes.append(RunOutcome(name, "not processed", why))
+    n_picks, counts = join_parts(folder, pipeline)
+    seconds = time.time() - started
+    folder.log("joined", n_picks=n_picks, n_submitted=sum(counts.values()), total_seconds=round(seconds, 2))
+    lost = tuple(f"worker {worker} was lost: it {why}" for worker, why in crew.policy.lost.items())
+    mean, n_productive = crew.budget.mean_cost, crew.policy.n_productive
+    summary = PredictionSummary(tuple(outcomes), n_picks, counts, folder, seconds, mean, n_productive, lost)
+    if crew.why_broken:
+        raise WorkersLost(f"{crew.why_broken}; {summary.n_done} of {len(runs)} runs are done, see {out}", summary)
+    return summary

@@ -1,1 +1,1 @@
-"""Everything that touches Kaggle: the dataset to upload, the two notebooks and their metadata, and what they call."""
+"""Everything that touches Kaggle: the dataset to upload, the two notebooks with their metadata, and what they call."""

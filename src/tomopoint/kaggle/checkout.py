@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tomopoint.errors import TomopointError
+from tomopoint.kaggle.metadata import KERNELS_CONFIG, KERNELS_FOLDER
 
 
 def checkout_root() -> Path:
@@ -16,7 +17,7 @@ def checkout_root() -> Path:
         The package is installed from a wheel and the current folder is no checkout.
     """
     for folder in (Path(__file__).resolve().parents[3], Path.cwd()):
-        if (folder / "pyproject.toml").is_file() and (folder / "kernels" / "kernels.toml").is_file():
+        if (folder / "pyproject.toml").is_file() and (folder / KERNELS_FOLDER / KERNELS_CONFIG).is_file():
             return folder
     raise TomopointError(
         "this needs a checkout of tomopoint, for its source, kernels/ and wheels/; "

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -197,9 +197,9 @@ def state_in(answer: str) -> str:
     return lines[-1].strip().lower() if lines else ""
 
 
-def is_failure(state: str, failed: Collection[str] = FAILED) -> bool:
+def is_failure(state: str) -> bool:
     """Tell a state from which nothing good can come; earlier versions wrote ``cancelAcknowledged``."""
-    return state in failed or state.startswith("cancel")
+    return state in FAILED or state.startswith("cancel")
 
 
 def _find_program() -> str | None:

@@ -18,9 +18,10 @@ def kernels() -> CommandResult:
     These are the .py files and kernels.toml in kernels/ of the checkout.
     """
     from tomopoint.kaggle.checkout import checkout_root
+    from tomopoint.kaggle.metadata import KERNELS_FOLDER
     from tomopoint.kaggle.notebooks import write_kernels
 
-    folder = checkout_root() / "kernels"
+    folder = checkout_root() / KERNELS_FOLDER
     changed = [str(path.relative_to(folder.parent)) for path in write_kernels(folder)]
     text = "\n".join(f"wrote {name}" for name in changed) or "notebooks are up to date"
     return CommandResult(text, {"changed": changed})
@@ -146,7 +147,8 @@ def push(
     """
     from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.cli import KaggleCli, Waiting
-    from tomopoint.kaggle.push import ENGINE_KERNEL, SUBMIT_KERNEL, WAIT_MINUTES, check_kit, push_all, push_submit
+    from tomopoint.kaggle.metadata import ENGINE_KERNEL, SUBMIT_KERNEL
+    from tomopoint.kaggle.push import WAIT_MINUTES, check_kit, push_all, push_submit
 
     wait_minutes = WAIT_MINUTES if wait_minutes is None else wait_minutes
     if wait_minutes <= 0 or poll_seconds < 0:
@@ -204,9 +206,10 @@ def rehearse(*, dataset: Path, data: Path, out: Path, layout: Literal["flat", "n
         flat: input/SLUG; nested: input/datasets/OWNER/SLUG. Kaggle mounts inputs in either way.
     """
     from tomopoint.kaggle.checkout import checkout_root
+    from tomopoint.kaggle.metadata import KERNELS_FOLDER
     from tomopoint.kaggle.rehearsal import rehearse as run_rehearsal
 
-    result = run_rehearsal(dataset, data, out, layout, checkout_root() / "kernels")
+    result = run_rehearsal(dataset, data, out, layout, checkout_root() / KERNELS_FOLDER)
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
     notebooks = ", ".join(str(path) for path in result.notebooks)
     text = f"both notebooks ran ({seconds})\nsubmission: {result.submission_path}\nexecuted notebooks: {notebooks}"

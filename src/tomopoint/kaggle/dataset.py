@@ -10,8 +10,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import zipfile
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,8 +22,15 @@ from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of, write_atomically
 from tomopoint.kaggle.kit_hours import kit_hours
 from tomopoint.kaggle.manifest import MANIFEST, MODEL, KitFile, Manifest
-from tomopoint.kaggle.metadata import DATASET_METADATA, DatasetMetadata, as_json, dataset_metadata, load_config
-from tomopoint.kaggle.wheels import Wheel, check_wheels
+from tomopoint.kaggle.metadata import (
+    DATASET_METADATA,
+    KERNELS_FOLDER,
+    DatasetMetadata,
+    as_json,
+    dataset_metadata,
+    load_config,
+)
+from tomopoint.kaggle.wheels import check_wheels
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
 logger = logging.getLogger(__name__)
@@ -52,8 +57,9 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
     TomopointError
         The wheel cannot be built, ``kernels.toml`` breaks Kaggle's rules, or ``wheels/`` is not what its lock says.
     """
-    metadata = dataset_metadata(load_config(checkout / "kernels" / "kernels.toml"))
-    _refuse_foreign(out)
+    metadata = dataset_metadata(load_config(checkout / KERNELS_FOLDER))
+    if out.exists() and not (out.is_dir() and (Manifest.is_ours(out / MANIFEST) or not any(out.iterdir()))):
+        raise DataError(f"{out} exists and is no kit, it is not overwritten; choose another --out or remove it")
     pipeline = check_model(model_path, model_path.with_name(REFERENCE_NAME))
     if pipeline.tomo_type != DEFAULT_TOMO_TYPE:
         logger.warning(
@@ -64,30 +70,42 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as holder:
         kit = Path(holder) / "kit"
         kit.mkdir()
+        # Everything that travels: wheels, graph, reference, Pipeline.
         logger.info("build the package wheel")
-        build_wheel(checkout, kit)
-        for wheel in _third_party(checkout / "wheels"):
-            shutil.copyfile(wheel.path, kit / wheel.path.name)
+        _build_wheel(checkout, kit)
+        wheels = checkout / "wheels"
+        if any(wheels.glob("*.whl")):
+            for wheel in check_wheels(wheels):
+                shutil.copyfile(wheel, kit / wheel.name)
+        else:
+            logger.warning(
+                "no wheels in %s: this kit runs where zarr and ONNX Runtime are installed; `make wheels`", wheels
+            )
         shutil.copyfile(model_path, kit / MODEL)
         shutil.copyfile(model_path.with_name(REFERENCE_NAME), kit / REFERENCE_NAME)
         pipeline.save(kit / PIPELINE_NAME)
-        manifest = _describe(kit, pipeline)
+        # What describes it. pip takes one entry where several Pythons have a wheel.
+        files = {path.name: KitFile.of(path) for path in sorted(kit.iterdir())}
+        distributions = {tuple(name.split("-")[:2]) for name in files if name.endswith(".whl")}
+        install = tuple(sorted(f"{name}=={version}" for name, version in distributions))
+        hours = kit_hours(kit / MODEL, pipeline, install)
+        manifest = Manifest(
+            tomopoint=__version__,
+            onnx_sha256=files[MODEL].sha256,
+            pipeline_digest=pipeline.digest,
+            install=install,
+            versions=tool_versions(EXPORT_TOOLS),
+            files=files,
+            time=None if hours is None else hours.to_dict(),
+        )
         manifest.save(kit)
         write_atomically(kit / DATASET_METADATA, as_json(asdict(metadata)))
         logger.info("check the kit")
         check_dataset(kit)
-        _swap(kit, out, Path(holder) / "replaced")
+        if out.exists():  # the earlier kit goes with the temporary folder
+            out.rename(Path(holder) / "replaced")
+        kit.rename(out)
     return manifest
-
-
-def _third_party(folder: Path) -> list[Wheel]:
-    """Return the wheels to take along: none, which only serves a rehearsal, or all that are locked."""
-    if not any(folder.glob("*.whl")):
-        logger.warning(
-            "no wheels in %s: this kit runs where zarr and ONNX Runtime are installed; `make wheels`", folder
-        )
-        return []
-    return check_wheels(folder)
 
 
 def check_model(model_path: Path, reference_path: Path) -> Pipeline:
@@ -99,9 +117,8 @@ def check_model(model_path: Path, reference_path: Path) -> Pipeline:
     reference = Reference.load(reference_path)
     reference.require_graph(sha256_of(model_path), model_path)
     engine, pipeline = load_engine(model_path, prefer="cpu")
-    input_shape = (engine.batch, 1, *engine.window_zyx)
     engine.close()
-    if reference.windows.shape != input_shape:
+    if reference.windows.shape != (engine.batch, 1, *engine.window_zyx):
         raise EngineError(f"{reference_path} does not fit the input of {model_path}; export the graph again")
     return pipeline
 
@@ -127,51 +144,13 @@ def check_dataset(folder: Path) -> Manifest:
         )
     if (folder / DATASET_METADATA).exists():
         DatasetMetadata.load(folder / DATASET_METADATA)
-    for wheel in sorted(folder.glob("*.whl")):
-        if not zipfile.is_zipfile(wheel):
-            raise DataError(f"{wheel} is not a wheel; build or fetch it again")
     return manifest
 
 
-def build_wheel(checkout: Path, folder: Path) -> Path:
+def _build_wheel(checkout: Path, folder: Path) -> None:
     """Build the package's wheel into `folder` with the tools of this environment, without a network."""
     words = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(checkout)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    wheels = sorted(folder.glob("tomopoint-*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
+    if done.returncode != 0:
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
         raise TomopointError(f"cannot build the package wheel (it needs the packages build and hatchling):\n{last}")
-    return wheels[0]
-
-
-def _describe(kit: Path, pipeline: Pipeline) -> Manifest:
-    files = {path.name: KitFile.of(path) for path in sorted(kit.iterdir())}
-    install = _distributions(files)
-    hours = kit_hours(kit / MODEL, pipeline, install)
-    return Manifest(
-        tomopoint=__version__,
-        onnx_sha256=files[MODEL].sha256,
-        pipeline_digest=pipeline.digest,
-        install=install,
-        versions=tool_versions(EXPORT_TOOLS),
-        files=files,
-        time=None if hours is None else hours.to_dict(),
-    )
-
-
-def _distributions(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the distributions among wheel names as pip takes them: one entry where several Pythons have a wheel."""
-    wheels = [name.split("-")[:2] for name in names if name.endswith(".whl")]
-    return tuple(sorted({f"{name}=={version}" for name, version in wheels}))
-
-
-def _refuse_foreign(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and (Manifest.is_ours(out / MANIFEST) or not any(out.iterdir()))):
-        raise DataError(f"{out} exists and is no kit, it is not overwritten; choose another --out or remove it")
-
-
-def _swap(kit: Path, out: Path, replaced: Path) -> None:
-    """Put the new kit in place; the earlier one goes with the temporary folder."""
-    if out.exists():
-        out.rename(replaced)
-    kit.rename(out)

@@ -13,7 +13,7 @@ from math import inf
 from pathlib import Path
 
 from tomopoint.errors import EngineError
-from tomopoint.export.cost import COMPETITION, HOURS_TO_STOP, HOURS_TO_WARN, Measured, advice, read_cost
+from tomopoint.export.cost import COMPETITION, HOURS_TO_STOP, Projection
 from tomopoint.export.engine_build import BuildOptions
 from tomopoint.export.engine_trial import (
     Bench,
@@ -29,12 +29,11 @@ from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.inference.engines.engine import Engine
 from tomopoint.inference.engines.engine_record import RECORD_NAME, EngineRecord
 from tomopoint.inference.engines.gpus import find_gpus
-from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import ORT_TENSORRT
 from tomopoint.inference.engines.onnx import VERSION, OnnxEngine
 from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, why_no_gpu
-from tomopoint.kaggle.inputs import find_kit
-from tomopoint.kaggle.kit_hours import kit_runtime
+from tomopoint.kaggle.inputs import SCRATCH, WORKING, find_kit
+from tomopoint.kaggle.kit_hours import what_would_help
 from tomopoint.kaggle.manifest import MODEL, Manifest
 
 BUILD = BuildOptions()
@@ -140,7 +139,7 @@ def run(
     root
         ``/kaggle``, or the root of a rehearsal.
     candidates
-        What to try, in this order.
+        The runtimes to try, in this order.
     max_hours
         The report is not ok if the competition's tomograms would take longer on this GPU; None: go on all the same.
         Without a GPU the time is told, but no reason to stop.
@@ -157,11 +156,11 @@ def run(
     manifest.verify(kit)
     Reference.load(kit / REFERENCE_NAME).require_graph(manifest.onnx_sha256, kit / MODEL)
     gpus = find_gpus()
-    scratch = root / "temp" / "engines"  # beside what is published
+    scratch = root / SCRATCH / "engines"  # beside what is published
     bench = Bench(
         model=kit / MODEL,
         reference=kit / REFERENCE_NAME,
-        out=root / "working",
+        out=root / WORKING,
         timing_cache=scratch / "timing.cache",
         onnx_sha256=manifest.onnx_sha256,
         pipeline_digest=manifest.pipeline_digest,
@@ -190,7 +189,7 @@ def run(
             "no GPU here: this time is of the CPU, and no reason to stop; Kaggle's GPUs are not measured by it"
         )
     elif max_hours is not None and (record.projected_hours or 0.0) > max_hours:
-        why_not = _too_slow(record, bench.model, max_hours, kit_runtime(manifest.install))
+        why_not = _too_slow(record, bench.model, max_hours, manifest.install)
     lines += [] if why_not is None else [why_not]
     return EngineReport("\n".join([*lines, format_table(rows)]), record, why_not)
 
@@ -215,6 +214,11 @@ class _Trial:
     tried: EngineRecord | None = None
     reason: str = ""
     is_wrong: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Time of one window; infinite where it was not measured."""
+        return (self.tried and self.tried.seconds_per_tile) or inf
 
 
 def _try(candidate: Candidate, bench: Bench, log_path: Path, deadline: float, earlier: Sequence[_Trial]) -> _Trial:
@@ -262,11 +266,7 @@ def _publish(trials: Sequence[_Trial], out: Path) -> EngineRecord | None:
 
 def _best(trials: Sequence[_Trial]) -> _Trial | None:
     """Return the fastest of those that may be used."""
-    return min((trial for trial in trials if not trial.reason), key=_seconds, default=None)
-
-
-def _seconds(trial: _Trial) -> float:
-    return trial.tried.seconds_per_tile or inf if trial.tried else inf
+    return min((trial for trial in trials if not trial.reason), key=lambda trial: trial.seconds, default=None)
 
 
 def _line(trial: _Trial, trials: Sequence[_Trial]) -> str:
@@ -276,24 +276,17 @@ def _line(trial: _Trial, trials: Sequence[_Trial]) -> str:
     verdict = "taken" if trial is _best(trials) else "passed over, slower"
     hours = f"{trial.tried.projected_hours:.3g} h" if trial.tried.projected_hours is not None else "?"
     return (
-        f"{trial.name}: {verdict}, {_seconds(trial):.3g} s per window on {trial.tried.device}, {hours} for "
+        f"{trial.name}: {verdict}, {trial.seconds:.3g} s per window on {trial.tried.device}, {hours} for "
         f"{COMPETITION.n_tomograms} tomograms on {COMPETITION.n_gpus} of these"
     )
 
 
-def _too_slow(record: EngineRecord, model: Path, max_hours: float, in_kit: str) -> str:
+def _too_slow(record: EngineRecord, model: Path, max_hours: float, install: Sequence[str]) -> str:
     """Say that the competition's tomograms would take too long, and what can be done."""
-    cost = read_cost(model)
-    ways = "export the graph again with this tomopoint to see what would help"
-    if cost is not None:
-        ways = advice(
-            cost,
-            read_pipeline(model),
-            kit_runtime=in_kit,
-            measured=Measured.of_engine(record.runtime, record.projected_hours or 0.0),
-            limit_hours=min(max_hours, HOURS_TO_WARN),
-        )
+    hours = record.projected_hours or 0.0
+    ways = what_would_help(model, install, Projection.of_engine(record.runtime, hours), max_hours)
+    ways = ways or "export the graph again with this tomopoint to see what would help"
     return (
-        f"{COMPETITION.n_tomograms} tomograms would take {record.projected_hours:.1f} h, more than {max_hours:g} of a "
+        f"{COMPETITION.n_tomograms} tomograms would take {hours:.1f} h, more than {max_hours:g} of a "
         f"notebook's 12; {ways}\nto go on all the same: engine_kernel.run(ROOT, max_hours=None)"
     )

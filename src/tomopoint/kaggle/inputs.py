@@ -1,4 +1,4 @@
-"""Find what is attached to a notebook, by marker files, in both of Kaggle's layouts.
+"""Kaggle's folders, and what is attached to a notebook: found by marker files, in both of Kaggle's layouts.
 
 Kaggle mounts an input either flat, ``input/<slug>``, or by kind and owner: ``input/competitions/<slug>``,
 ``input/datasets/<owner>/<slug>``, ``input/notebooks/<owner>/<slug>``, or both ways at once. Which one cannot be
@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tomopoint.data.project import SAMPLE_SUBMISSION
+from tomopoint.data.project import SAMPLE_SUBMISSION, STATIC
 from tomopoint.errors import DataError
 from tomopoint.inference.engines.engine_record import RECORD_NAME
 from tomopoint.kaggle.manifest import MANIFEST, Manifest
+
+INPUT, WORKING, SCRATCH = "input", "working", "temp"
+"""Below ``/kaggle``: what is attached, what is published, and what is neither."""
 
 
 def find_kit(root: Path) -> Path:
@@ -52,9 +55,9 @@ def find_competition(root: Path) -> Path:
         Not attached.
     """
     marked = [path.parent for path in _matches(root, "competitions/*", SAMPLE_SUBMISSION)]
-    marked += [path.parent.parent for path in _matches(root, "competitions/*", "test/static")]
+    marked += [path.parent.parent for path in _matches(root, "competitions/*", f"test/{STATIC}")]
     for folder in marked:
-        if (folder / "test" / "static").is_dir():
+        if (folder / "test" / STATIC).is_dir():
             return folder
     raise DataError(
         f"no competition data (test/static) under {root / 'input'}: attach the competition CZII - CryoET Object "
@@ -71,14 +74,14 @@ def find_engine_record(root: Path) -> Path | None:
 
 def _matches(root: Path, nested: str, marker: str) -> list[Path]:
     """Return the paths of `marker` in flat and nested mounts, sorted within each, nested first."""
-    inputs = root / "input"
+    inputs = root / INPUT
     found = [*sorted(inputs.glob(f"{nested}/{marker}")), *sorted(inputs.glob(f"*/{marker}"))]
     return list(dict.fromkeys(found))
 
 
 def _attached(root: Path) -> str:
     """Say what is there, since a fresh attachment is sometimes mounted late, as an empty folder."""
-    inputs = root / "input"
+    inputs = root / INPUT
     names = sorted(entry.name for entry in inputs.iterdir()) if inputs.is_dir() else []
     if not names:
         return "nothing is mounted there (a fresh attachment may need a re-run)"

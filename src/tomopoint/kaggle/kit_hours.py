@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
+from tomopoint.export.advice import advice
 from tomopoint.export.cost import (
     COMPETITION,
     HOURS_TO_WARN,
@@ -14,12 +17,12 @@ from tomopoint.export.cost import (
     TENSORRT,
     TITLES,
     Projection,
-    advice,
     format_projections,
     project,
     read_cost,
 )
-from tomopoint.kaggle.wheels import RTX_LIBS, TENSORRT_LIBS, normal_name
+from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.kaggle.wheels import RTX_LIBS, TENSORRT_LIBS
 from tomopoint.pipeline import Pipeline
 
 
@@ -37,7 +40,7 @@ class KitHours:
     text
         All of it in words.
     advice
-        What would make it faster.
+        In words, what would make it faster: window, precision, views, runtime, networks.
     """
 
     runtime: str
@@ -71,11 +74,21 @@ class KitHours:
 
 def kit_runtime(install: Collection[str]) -> str:
     """Return the runtime that counts for a kit with these distributions (``name==version``), see :class:`KitHours`."""
-    return TENSORRT if TENSORRT_LIBS in _names(install) else ONNX_RUNTIME
+    return TENSORRT if _holds(install, TENSORRT_LIBS) else ONNX_RUNTIME
 
 
-def _names(install: Collection[str]) -> set[str]:
-    return {normal_name(entry.partition("==")[0]) for entry in install}
+def _holds(install: Collection[str], distribution: str) -> bool:
+    return distribution in {canonicalize_name(entry.partition("==")[0]) for entry in install}
+
+
+def what_would_help(model_path: Path, install: Collection[str], measured: Projection, limit_hours: float) -> str | None:
+    """Return what would take fewer hours than were measured; None where the graph does not say what it costs."""
+    cost = read_cost(model_path)
+    if cost is None:
+        return None
+    limit = min(limit_hours, HOURS_TO_WARN)
+    pipeline, in_kit = read_pipeline(model_path), kit_runtime(install)
+    return advice(cost, pipeline, kit_runtime=in_kit, measured=measured, limit_hours=limit)
 
 
 def kit_hours(model_path: Path, pipeline: Pipeline, install: Collection[str]) -> KitHours | None:
@@ -103,8 +116,7 @@ def kit_hours(model_path: Path, pipeline: Pipeline, install: Collection[str]) ->
     cost = read_cost(model_path)
     if cost is None:
         return None
-    names, runtime = _names(install), kit_runtime(install)
-    projections = project(cost, pipeline)
+    runtime, projections = kit_runtime(install), project(cost, pipeline)
     hours = {p.runtime: p.hours for p in projections}
     lines = [format_projections(cost, pipeline)]
     if runtime == TENSORRT:
@@ -119,7 +131,7 @@ def kit_hours(model_path: Path, pipeline: Pipeline, install: Collection[str]) ->
         )
         lines.append(
             "TensorRT-RTX is in it and is tried on the card, but was never run on a T4, so it is not relied on"
-            if RTX_LIBS in names
+            if _holds(install, RTX_LIBS)
             else "TensorRT-RTX is not in it either (`make wheels`)"
         )
     return KitHours(runtime, projections, "\n".join(lines), advice(cost, pipeline, kit_runtime=runtime))

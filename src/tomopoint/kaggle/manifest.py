@@ -11,10 +11,11 @@ from typing import Any, Final, Literal
 
 from tomopoint.errors import DataError
 from tomopoint.files import is_local_path, sha256_of, write_atomically
+from tomopoint.inference.engines.graph_metadata import GRAPH_NAME
 from tomopoint.strict_json import Malformed, build, read, reading, shown
 
 MANIFEST = "manifest.json"
-MODEL = "ensemble.onnx"
+MODEL = GRAPH_NAME
 
 FORMAT: Final = "tomopoint-kit"
 

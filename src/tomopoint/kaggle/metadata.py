@@ -17,6 +17,10 @@ from typing import Any
 from tomopoint.errors import TomopointError
 from tomopoint.strict_json import Malformed, build, read, reading
 
+ENGINE_KERNEL, SUBMIT_KERNEL = "build_engine", "submit"
+"""The two notebooks: folders below ``kernels/`` and stems of the files in them."""
+
+KERNELS_FOLDER, KERNELS_CONFIG = "kernels", "kernels.toml"
 DATASET_METADATA = "dataset-metadata.json"
 KERNEL_METADATA = "kernel-metadata.json"
 
@@ -165,7 +169,7 @@ class KernelsConfig:
         return f"{self.owner}/{slugify(self.kernels[name].title)}"
 
 
-def load_config(path: Path) -> KernelsConfig:
+def load_config(kernels_folder: Path) -> KernelsConfig:
     """Read ``kernels.toml``.
 
     Raises
@@ -173,6 +177,7 @@ def load_config(path: Path) -> KernelsConfig:
     TomopointError
         Missing, not TOML, a key missing or unknown, or something that Kaggle would refuse.
     """
+    path = kernels_folder / KERNELS_CONFIG
     with reading(path, TomopointError, "is not as expected", "compare with the repository's"):
         try:
             values = tomllib.loads(path.read_text())

@@ -24,7 +24,9 @@ def notebook_text(source: str) -> str:
 
     notebook = jupytext.reads(source, fmt="py:percent")
     for position, cell in enumerate(notebook.cells):
-        cell["id"] = _cell_id(position, cell.cell_type, cell.source)
+        # An id that depends on nothing but the cell: random ones would make every regeneration a diff.
+        content = f"{position}\n{cell.cell_type}\n{cell.source}".encode()
+        cell["id"] = hashlib.sha256(content).hexdigest()[:_ID_LENGTH]
         cell["metadata"] = {}
     notebook["metadata"] = {"kernelspec": _KERNEL, "language_info": {"name": "python"}}
     # 4.5 is the first format with cell ids.
@@ -35,7 +37,7 @@ def notebook_text(source: str) -> str:
 
 def kernel_files(kernels_folder: Path) -> Mapping[Path, str]:
     """Return path and text of every generated file, from the sources in `kernels_folder`."""
-    config = load_config(kernels_folder / "kernels.toml")
+    config = load_config(kernels_folder)
     files: dict[Path, str] = {}
     for name in config.kernels:
         folder = kernels_folder / name
@@ -52,8 +54,3 @@ def write_kernels(kernels_folder: Path) -> list[Path]:
             write_atomically(path, text)
             changed.append(path)
     return changed
-
-
-def _cell_id(position: int, kind: str, source: str) -> str:
-    """Return an id that depends on nothing but the cell: random ones would make every regeneration a diff."""
-    return hashlib.sha256(f"{position}\n{kind}\n{source}".encode()).hexdigest()[:_ID_LENGTH]

@@ -21,6 +21,9 @@ from tomopoint.kaggle.kit_hours import KitHours, kit_hours
 from tomopoint.kaggle.manifest import MANIFEST, MODEL, Manifest
 from tomopoint.kaggle.metadata import (
     DATASET_METADATA,
+    ENGINE_KERNEL,
+    KERNELS_FOLDER,
+    SUBMIT_KERNEL,
     DatasetMetadata,
     KernelsConfig,
     dataset_metadata,
@@ -30,8 +33,6 @@ from tomopoint.kaggle.notebooks import kernel_files
 
 PLACEHOLDER_OWNER = "your-kaggle-name"
 """Owner in ``kernels.toml`` as the repository has it."""
-
-ENGINE_KERNEL, SUBMIT_KERNEL = "build_engine", "submit"
 
 MAX_DATASET_BYTES = 200 * 10**9
 MAX_DATASET_FILES = 50
@@ -90,7 +91,7 @@ def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = Fa
     TomopointError
         Every cause, a sentence each.
     """
-    config = load_config(checkout / "kernels" / "kernels.toml")
+    config = load_config(checkout / KERNELS_FOLDER)
     causes: dict[str, None] = {}  # in order, each once: several checks fail alike where the kit cannot be read
 
     @contextmanager
@@ -130,7 +131,7 @@ def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = Fa
         if hours is not None and hours.warning is not None and not over_time:
             raise TomopointError(f"{hours.warning}\n  - --over-time pushes it as it is")
     with noted():
-        texts = kernel_files(checkout / "kernels") if with_kernels else {}
+        texts = kernel_files(checkout / KERNELS_FOLDER) if with_kernels else {}
         if old := [str(path) for path, text in texts.items() if not path.is_file() or path.read_text() != text]:
             raise TomopointError(f"out of date: {', '.join(old)}; run `make kernels`")
     with noted():
@@ -224,6 +225,6 @@ def push_submit(kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
 def _push_kernel(name: str, kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
     """Push a notebook, which runs it; return its version where Kaggle says it."""
     # The accelerator is in the metadata, too; the option wins over both and over what Kaggle remembers.
-    words = ["kernels", "push", "-p", str(checkout / "kernels" / name), "--accelerator", kit.config.accelerator]
+    words = ["kernels", "push", "-p", str(checkout / KERNELS_FOLDER / name), "--accelerator", kit.config.accelerator]
     match = _VERSION.search(cli.upload(words, "successfully pushed", "runs it"))
     return int(match.group(1)) if match else None

@@ -15,17 +15,21 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from packaging.tags import sys_tags
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.inference.engines.engine_record import RECORD_NAME
 from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.folder import SUBMISSION_NAME
 from tomopoint.kaggle.dataset import check_dataset
+from tomopoint.kaggle.inputs import INPUT, SCRATCH, WORKING
 from tomopoint.kaggle.manifest import MANIFEST, Manifest
-from tomopoint.kaggle.metadata import KernelsConfig, load_config
-from tomopoint.kaggle.wheels import normal_name
+from tomopoint.kaggle.metadata import ENGINE_KERNEL, SUBMIT_KERNEL, load_config
 
 LAYOUTS = ("flat", "nested")
-FIRST, SECOND = "build_engine", "submit"
+EXECUTED = "executed"
 KIT = "kit"
 """Beside them: the kit as this machine can install it, where that is not all of it."""
 
@@ -82,26 +86,30 @@ def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: 
         raise TomopointError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     Project(data).runs("test")
     check_dataset(dataset)
-    config = load_config(kernels_folder / "kernels.toml")
+    config = load_config(kernels_folder)
     out = out.resolve()
     _clear(out)
     dataset = installable_here(dataset, out / KIT)
-    mounts = _mounts(config, layout)
-    first_root, second_root = out / FIRST, out
-    _make_tree(first_root, {mounts["dataset"]: dataset})
-    outputs = {mounts["dataset"]: dataset, mounts["competition"]: data, mounts["engine"]: first_root / "working"}
-    _make_tree(second_root, outputs)
+    # Where Kaggle mounts each input, relative to ``input``.
+    kit, competition, engine = config.dataset_address, config.competition, config.kernel_address(ENGINE_KERNEL)
+    if layout == "flat":
+        kit, engine = Path(kit).name, Path(engine).name
+    else:
+        kit, competition, engine = f"datasets/{kit}", f"competitions/{competition}", f"notebooks/{engine}"
+    first_root, second_root = out / ENGINE_KERNEL, out
+    _make_tree(first_root, {kit: dataset})
+    _make_tree(second_root, {kit: dataset, competition: data, engine: first_root / WORKING})
     notebooks, seconds = [], {}
-    for name, root in ((FIRST, first_root), (SECOND, second_root)):
+    for name, root in ((ENGINE_KERNEL, first_root), (SUBMIT_KERNEL, second_root)):
         start = time.monotonic()
         logger.info("execute the notebook %s", name)
-        notebooks.append(_execute(kernels_folder / name / f"{name}.ipynb", root, out / "executed" / f"{name}.ipynb"))
+        notebooks.append(_execute(kernels_folder / name / f"{name}.ipynb", root, out / EXECUTED / f"{name}.ipynb"))
         seconds[name] = time.monotonic() - start
-    submission, engine = second_root / "working" / "submission.csv", first_root / "working" / RECORD_NAME
-    for path in (submission, engine):
+    made = second_root / WORKING / SUBMISSION_NAME, first_root / WORKING / RECORD_NAME
+    for path in made:
         if not path.is_file():
-            raise TomopointError(f"the notebooks ran but left no {path}; see {out / 'executed'}")
-    return Rehearsal(submission, engine, tuple(notebooks), seconds)
+            raise TomopointError(f"the notebooks ran but left no {path}; see {out / EXECUTED}")
+    return Rehearsal(*made, tuple(notebooks), seconds)
 
 
 def installable_here(dataset: Path, view: Path) -> Path:
@@ -126,7 +134,7 @@ def installable_here(dataset: Path, view: Path) -> Path:
     fitting = _wheels_for_this_python(manifest.files)
     fitting -= {name for name in fitting if name.endswith("-libs") and f"{name[:-5]}-bindings" not in fitting}
     own_runtime = bool(find_gpus()) and _version_here("onnxruntime-gpu") is not None
-    names = {entry: normal_name(entry.partition("==")[0]) for entry in manifest.install}
+    names = {entry: str(canonicalize_name(entry.partition("==")[0])) for entry in manifest.install}
     kept = [e for e, name in names.items() if name in fitting and not (own_runtime and name == "onnxruntime-gpu")]
     left_out = [name for entry, name in names.items() if entry not in kept]
     if not left_out:
@@ -148,9 +156,6 @@ def installable_here(dataset: Path, view: Path) -> Path:
 
 def _wheels_for_this_python(names: Collection[str]) -> set[str]:
     """Return the distributions of which one of the wheels fits this interpreter and platform."""
-    from packaging.tags import sys_tags
-    from packaging.utils import parse_wheel_filename
-
     accepted = frozenset(sys_tags())
     parsed = [parse_wheel_filename(name) for name in names if name.endswith(".whl")]
     return {str(name) for name, _, _, tags in parsed if tags & accepted}
@@ -163,24 +168,12 @@ def _version_here(name: str) -> str | None:
         return None
 
 
-def _mounts(config: KernelsConfig, layout: str) -> dict[str, str]:
-    """Return where Kaggle would mount each input, relative to ``input``."""
-    dataset, engine = config.dataset_address, config.kernel_address(FIRST)
-    if layout == "flat":
-        return {"dataset": Path(dataset).name, "competition": config.competition, "engine": Path(engine).name}
-    return {
-        "dataset": f"datasets/{dataset}",
-        "competition": f"competitions/{config.competition}",
-        "engine": f"notebooks/{engine}",
-    }
-
-
 def _clear(out: Path) -> None:
     """Remove an earlier rehearsal, which is known by its folders; anything else is left alone."""
-    ours = {FIRST, KIT, "input", "working", "temp", "executed"}
+    ours = {ENGINE_KERNEL, KIT, INPUT, WORKING, SCRATCH, EXECUTED}
     present = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     # Names like input and working are anyone's: the first notebook's tree, made before all else, tells a rehearsal.
-    foreign = sorted(present - ours if (out / FIRST / "input").is_dir() else present)
+    foreign = sorted(present - ours if (out / ENGINE_KERNEL / INPUT).is_dir() else present)
     if foreign or out.is_file():
         raise DataError(f"{out} holds something else ({', '.join(foreign) or 'a file'}); choose another --out")
     if out.is_dir():
@@ -188,10 +181,10 @@ def _clear(out: Path) -> None:
 
 
 def _make_tree(root: Path, inputs: Mapping[str, Path]) -> None:
-    for folder in ("input", "working", "temp"):
+    for folder in (INPUT, WORKING, SCRATCH):
         (root / folder).mkdir(parents=True)
     for mount, source in inputs.items():
-        link = root / "input" / mount
+        link = root / INPUT / mount
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(source.resolve(), target_is_directory=True)
 
@@ -205,7 +198,7 @@ def _execute(source: Path, root: Path, executed: Path) -> Path:
     if not source.is_file():
         raise DataError(f"no notebook {source}; write it with `make kernels`")
     notebook = nbformat.read(source, as_version=4)
-    resources = {"metadata": {"path": str(root / "working")}}
+    resources = {"metadata": {"path": str(root / WORKING)}}
     client = NotebookClient(
         notebook,
         timeout=None,

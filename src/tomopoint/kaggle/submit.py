@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,16 @@ import pandas as pd
 from tomopoint.data.project import Project, Run
 from tomopoint.data.tables import SUBMISSION_COLUMNS, empty_pick_table, write_submission
 from tomopoint.errors import DataError, EngineError
-from tomopoint.export.cost import COMPETITION, HOURS_TO_WARN, Measured, advice, read_cost
+from tomopoint.export.cost import COMPETITION, Projection
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.engine_record import EngineRecord, Expected, check_engine_record
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
-from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import TENSORRT_RUNTIMES
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.summary import PredictionSummary
 from tomopoint.inference.workers import PredictOptions, WorkersLost, predict_runs
-from tomopoint.kaggle.inputs import find_competition, find_engine_record, find_kit
-from tomopoint.kaggle.kit_hours import kit_runtime
+from tomopoint.kaggle.inputs import WORKING, find_competition, find_engine_record, find_kit
+from tomopoint.kaggle.kit_hours import what_would_help
 from tomopoint.kaggle.manifest import MODEL, Manifest
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
@@ -99,7 +99,7 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
         Not even the CPU can run the graph.
     """
     started = time.time()
-    out = PredictionFolder(root / "working")
+    out = PredictionFolder(root / WORKING)
     write_submission(empty_pick_table(), out.submission_path)
     kit = find_kit(root)
     manifest = Manifest.load(kit)
@@ -122,7 +122,7 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     table = _table(summary, pipeline.particle_names)
     events = out.events()[n_earlier_events:]
     lines += _report(summary, events)
-    lines += _hidden_runs(summary, limit_hours, kit / MODEL, events, kit_runtime(manifest.install), provider != "cpu")
+    lines += _hidden_runs(summary, limit_hours, kit / MODEL, events, manifest.install, provider != "cpu")
     names = tuple(run.name for run in runs)
     return SubmitResult("\n".join(lines), table, out.submission_path, names, pipeline.particle_names, summary.ok)
 
@@ -188,7 +188,10 @@ def _predict(
         slower = _SLOWER.get(options.provider)
         if slower is None and error.summary.n_done == 0:
             raise
-        if slower is None or _seconds_left(options) < SECONDS_FOR_A_FALLBACK:
+        left = inf
+        if options.limit_hours is not None and options.started is not None:
+            left = options.started + options.limit_hours * 3600 - time.time()
+        if slower is None or left < SECONDS_FOR_A_FALLBACK:
             lines.append(f"{options.provider} broke down ({error}): what is done is submitted")
             logger.error(lines[-1])
             return error.summary
@@ -199,16 +202,10 @@ def _predict(
         return _predict(runs, model, out, options, lines)
 
 
-def _seconds_left(options: PredictOptions) -> float:
-    if options.limit_hours is None or options.started is None:
-        return float("inf")
-    return options.started + options.limit_hours * 3600 - time.time()
-
-
 def _table(summary: PredictionSummary, particles: Sequence[str]) -> pd.DataFrame:
     """Return status, seconds, counts and notes per run."""
     submitted = pd.read_csv(summary.folder.submission_path, dtype={"experiment": str, "particle_type": str})
-    seconds = _seconds(summary.folder)
+    seconds = {event["run"]: event["seconds"] for event in summary.folder.events() if event["event"] == "done"}
     rows = []
     for outcome in summary.outcomes:
         found = submitted.loc[submitted["experiment"] == outcome.run, "particle_type"]
@@ -216,10 +213,6 @@ def _table(summary: PredictionSummary, particles: Sequence[str]) -> pd.DataFrame
         row = {"run": outcome.run, "status": outcome.status, "seconds": seconds.get(outcome.run), **counts}
         rows.append(row | {"notes": "; ".join(outcome.notes)})
     return pd.DataFrame(rows).set_index("run")
-
-
-def _seconds(folder: PredictionFolder) -> dict[str, float]:
-    return {event["run"]: event["seconds"] for event in folder.events() if event["event"] == "done"}
 
 
 def _report(summary: PredictionSummary, events: Sequence[dict[str, Any]]) -> list[str]:
@@ -231,7 +224,7 @@ def _report(summary: PredictionSummary, events: Sequence[dict[str, Any]]) -> lis
     lines += [f"after the first runs: {event['message']}" for event in events if event["event"] == "projection"]
     lines += [f"worker {worker} ran on {', then '.join(names)}" for worker, names in sorted(_engines(events).items())]
     lines += summary.lost
-    lines.append(f"{summary.joined.n_submitted} picks submitted, of {summary.joined.n_picks} above the floor")
+    lines.append(f"{summary.n_submitted} picks submitted, of {summary.n_picks} above the floor")
     lines += summary.remarks
     return lines + [f"{outcome.run}: {outcome.status}, {outcome.message}" for outcome in summary.failed]
 
@@ -241,7 +234,7 @@ def _hidden_runs(
     limit_hours: float,
     model: Path,
     events: Sequence[dict[str, Any]],
-    in_kit: str,
+    install: Sequence[str],
     on_gpu: bool,
 ) -> list[str]:
     """Project the speed of these runs to the hidden test set, and say it clearly where that does not fit."""
@@ -259,18 +252,10 @@ def _hidden_runs(
     runtimes = {names[-1] for names in _engines(events).values()}
     if any(_PROVIDERS.get(name) == "cpu" for name in runtimes):
         return [too_slow, "they ran on the CPU beside a GPU: what helps is what the lines above say of the GPU"]
-    cost = read_cost(model)
-    if cost is None or len(runtimes) != 1:  # this time is of no single runtime
-        return [too_slow]
-    measured = Measured.of_engine(runtimes.pop(), budget.projected(n_hidden) / 3600)
-    ways = advice(
-        cost,
-        read_pipeline(model),
-        kit_runtime=in_kit,
-        measured=measured,
-        limit_hours=min(limit_hours, HOURS_TO_WARN),
-    )
-    return [too_slow, ways]
+    # A time of several runtimes is of no single one.
+    measured = Projection.of_engine(runtimes.pop(), budget.projected(n_hidden) / 3600) if len(runtimes) == 1 else None
+    ways = measured and what_would_help(model, install, measured, limit_hours)
+    return [too_slow, ways] if ways else [too_slow]
 
 
 def _engines(events: Sequence[dict[str, Any]]) -> dict[int, list[str]]:

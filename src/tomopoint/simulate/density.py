@@ -11,7 +11,6 @@ calibrated to, per 10 A voxel; one kDa of protein is about 28.6 of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +105,8 @@ def with_semi_axes(blobs: Blobs, semi_axes_A: tuple[float, float, float]) -> Blo
 
 def random_rotation(rng: np.random.Generator) -> Array:
     """Draw a rotation matrix uniformly, from a uniform unit quaternion (Shoemake 1992)."""
-    w, x, y, z = _unit(rng.standard_normal(4))
+    quaternion = rng.standard_normal(4)
+    w, x, y, z = quaternion / np.linalg.norm(quaternion)
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -118,7 +118,8 @@ def random_rotation(rng: np.random.Generator) -> Array:
 
 def random_direction(rng: np.random.Generator) -> Array:
     """Draw a unit vector uniformly on the sphere, z, y, x."""
-    return _unit(rng.standard_normal(3))
+    vector = rng.standard_normal(3)
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def add_blobs(volume_zyx: Volume, blobs: Blobs, centre_zyx_A: Array, voxel_A: float) -> None:
@@ -153,7 +154,3 @@ def _profiles(centres: Array, sigmas: Array, low: int, high: int) -> npt.NDArray
     distance = (np.arange(low, high)[None, :] - centres[:, None]) / sigmas[:, None]
     values = np.exp(-0.5 * distance**2) / (np.sqrt(2 * np.pi) * sigmas[:, None])
     return np.asarray(values, dtype=np.float32)
-
-
-def _unit(vector: npt.NDArray[Any]) -> Array:
-    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float64)

@@ -123,7 +123,7 @@ class Filters:
     Parameters
     ----------
     parameters, reconstruction
-        What is imaged and how.
+        The run's defocus, noise and contrast, and which kind of reconstruction is made of it.
     shape_zyx
         Shape of the (padded) volume.
     """

@@ -17,12 +17,9 @@ numpy on the CPU, so that a seed means the same tomogram on every device, up to 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from tomopoint.simulate.density import Volume, add_blobs
 from tomopoint.simulate.filters import RECONSTRUCTIONS, Filters, ImagingParameters
@@ -71,55 +68,37 @@ def image_density(
     """
     import torch
 
-    with _one_thread():
-        return _image(density_zyx, parameters, reconstructions, rng, torch.device(resolve_device(device)))
-
-
-def _image(
-    density_zyx: Volume,
-    parameters: ImagingParameters,
-    reconstructions: tuple[str, ...],
-    rng: np.random.Generator,
-    target: torch.device,
-) -> dict[str, Volume]:
-    import torch
-
+    target = torch.device(resolve_device(device))
     padded = padded_shape(density_zyx.shape)
-    white = rng.standard_normal(padded, dtype=np.float32)
-    noise_spectrum = torch.fft.rfftn(torch.from_numpy(white).to(target))
-    del white
-    room = torch.zeros(padded, dtype=torch.float32, device=target)
-    depth, height, width = density_zyx.shape
-    room[:depth, :height, :width] = torch.from_numpy(density_zyx).to(target)
-    spectrum = torch.fft.rfftn(room)
-    del room
-    filters = {name: Filters(parameters, RECONSTRUCTIONS[name], padded) for name in reconstructions}
-    scale = signal_scale(parameters)
-    images: dict[str, Volume] = {}
-    for index, name in enumerate(reconstructions):
-        last = index == len(reconstructions) - 1
-        mixed = spectrum if last else spectrum.clone()
-        _mix(mixed, noise_spectrum, filters[name], scale)
-        image = torch.fft.irfftn(mixed, s=padded)
-        images[name] = np.ascontiguousarray(image[:depth, :height, :width].cpu().numpy())
-    return images
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread on the CPU for a while.
-
-    How arrays are split over threads shows in the last digit, so the bytes of a volume would depend on the number of
-    cores and processes. Runs are made in parallel instead, which uses the cores better.
-    """
-    import torch
-
-    before = torch.get_num_threads()
+    # How arrays are split over threads shows in the last digit, so the bytes of a volume would depend on the number of
+    # cores and processes. Runs are made in parallel instead, which uses the cores better.
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        white = rng.standard_normal(padded, dtype=np.float32)
+        noise_spectrum = torch.fft.rfftn(torch.from_numpy(white).to(target))
+        del white
+        room = torch.zeros(padded, dtype=torch.float32, device=target)
+        depth, height, width = density_zyx.shape
+        room[:depth, :height, :width] = torch.from_numpy(density_zyx).to(target)
+        spectrum = torch.fft.rfftn(room)
+        del room
+        scale = signal_scale(parameters)
+        images: dict[str, Volume] = {}
+        for index, name in enumerate(reconstructions):
+            # Filter signal and noise and add them; the mean becomes zero.
+            mixed = spectrum if index == len(reconstructions) - 1 else spectrum.clone()
+            filters = Filters(parameters, RECONSTRUCTIONS[name], padded)
+            gain = filters.noise_gain()
+            for planes, signal, power in filters.slabs(mixed.device):
+                mixed[planes] *= signal.mul_(-scale)
+                mixed[planes] += noise_spectrum[planes] * power.sqrt().mul_(gain)
+            mixed[0, 0, 0] = 0
+            image = torch.fft.irfftn(mixed, s=padded)
+            images[name] = np.ascontiguousarray(image[:depth, :height, :width].cpu().numpy())
+        return images
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(n_threads)
 
 
 def resolve_device(device: str) -> str:
@@ -139,15 +118,6 @@ def padded_shape(shape_zyx: tuple[int, ...]) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def _mix(spectrum: torch.Tensor, noise: torch.Tensor, filters: Filters, scale: float) -> None:
-    """Filter signal and noise and add them, in place in `spectrum`; the mean becomes zero."""
-    gain = filters.noise_gain()
-    for planes, signal, power in filters.slabs(spectrum.device):
-        spectrum[planes] *= signal.mul_(-scale)
-        spectrum[planes] += noise[planes] * power.sqrt().mul_(gain)
-    spectrum[0, 0, 0] = 0
-
-
 def signal_scale(parameters: ImagingParameters) -> float:
     """Return ``s``: with it the darkest voxel of a ribosome is, on average, ``contrast * RIBOSOME_MINIMUM``.
 
@@ -160,7 +130,8 @@ def signal_scale(parameters: ImagingParameters) -> float:
     filters = Filters(parameters, RECONSTRUCTIONS["denoised"], shape)
     _, signal_filter, power = next(filters.slabs("cpu", planes=_CALIBRATION_BOX))
     noise_filter = power.sqrt() * filters.noise_gain()
-    near = _near_centre()
+    offsets = np.indices(shape) + 0.5 - _CALIBRATION_BOX / 2
+    near = (offsets**2).sum(axis=0) < RIBOSOME_REACH_VOX**2
     pairs = []
     for ribosome, white in _calibration_spectra():
         signal = torch.fft.irfftn(ribosome * -signal_filter, s=shape)
@@ -189,9 +160,3 @@ def _calibration_spectra() -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
         white = rng.standard_normal(shape, dtype=np.float32)
         pairs.append((torch.fft.rfftn(torch.from_numpy(box)), torch.fft.rfftn(torch.from_numpy(white))))
     return tuple(pairs)
-
-
-@functools.cache
-def _near_centre() -> npt.NDArray[np.bool_]:
-    offsets = np.indices((_CALIBRATION_BOX,) * 3) + 0.5 - _CALIBRATION_BOX / 2
-    return np.asarray((offsets**2).sum(axis=0) < RIBOSOME_REACH_VOX**2)

@@ -1,4 +1,4 @@
-"""What an annotator would write down: the truth, with a few mistakes."""
+"""The labels of simulated training runs: the truth, with an annotator's mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unlabelled matter: what a picker must learn to leave alone.
+"""Densities of unlabelled proteins, which a picker must learn to leave alone.
 
 Albumin-like crowding, medium-sized complexes of shapes that no labelled particle has, and the proteins that sit in
 membranes. (Membranes and film: :mod:`tomopoint.simulate.structures`.)

@@ -1,4 +1,4 @@
-"""Where the molecules of a run are: counts, clusters, the slab of ice, no overlaps.
+"""Place the molecules of a run: counts, clusters, the slab of ice, no overlaps.
 
 Coordinates are z, y, x in Angstrom from the box's corner. Everything is drawn from a numpy generator, so the picks of
 a seed are the same on every device.

@@ -22,19 +22,17 @@ import pandas as pd
 
 from tomopoint import __version__
 from tomopoint.data.picks import write_picks
-from tomopoint.data.project import SAMPLE_SUBMISSION, SIMULATION_RECORD, Run
+from tomopoint.data.project import SAMPLE_SUBMISSION, SIMULATION_RECORD, SPLITS, TRUTH_FOLDER, Run
 from tomopoint.data.tables import write_submission
 from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
 from tomopoint.progress import track
-from tomopoint.simulate.options import SimulationOptions, check_shape
+from tomopoint.simulate.options import VOXEL_A, SimulationOptions, check_shape
 from tomopoint.simulate.particles import PARTICLE_NAMES
 from tomopoint.strict_json import build, read, reading
 
 RECORDS_FOLDER = "simulation"
-TRUTH_FOLDER = "truth"
-SPLITS = ("train", "test")
 
 BYTES_PER_VOXEL = 32
 """Peak memory of one run over its voxels: 26 measured at full size (whole process), some for more reconstructions."""
@@ -63,7 +61,7 @@ class ProjectPlan:
     seed
         Seed of the whole project.
     options
-        What the runs hold.
+        Contrast, crowding, label mistakes and reconstruction types of the runs.
     device
         Where FFTs run.
     """
@@ -141,7 +139,7 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
     Parameters
     ----------
     plan
-        What to make.
+        Folder, numbers of runs, shape, seed and content.
     workers
         Processes; 0 chooses by cores, memory and the amount of work.
 
@@ -164,7 +162,12 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
     workers = min(workers, len(missing)) if workers > 0 else _default_workers(plan, len(missing))
     for _ in track(_make_runs(plan, missing, workers), "simulate", total=len(missing)):
         pass
-    _write_sample_submission(plan)
+    # The example submission: every particle once per test run, all in the middle of the box.
+    middle = dict(zip("zyx", (round(size * VOXEL_A / 2, 3) for size in plan.shape_zyx), strict=True))
+    names = [run_name("test", index) for index in range(plan.test_runs)]
+    rows = [{"experiment": run, "particle_type": name, **middle} for run in names for name in PARTICLE_NAMES]
+    table = pd.DataFrame(rows, columns=["experiment", "particle_type", "x", "y", "z"])
+    write_submission(table, plan.out / SAMPLE_SUBMISSION)
     return [_read_record(_record_path(plan.out, *task)) for task in tasks]
 
 
@@ -265,17 +268,3 @@ def _record_path(out: Path, split: str, index: int) -> Path:
 def _read_record(path: Path) -> RunRecord:
     with reading(path, DataError, "is not a record of a simulated run", "remove it and run again"):
         return build(RunRecord, read(path))
-
-
-def _write_sample_submission(plan: ProjectPlan) -> None:
-    """Write the example submission: every particle once per test run, all in the middle of the box."""
-    from tomopoint.simulate.options import VOXEL_A
-
-    z, y, x = (round(size * VOXEL_A / 2, 3) for size in plan.shape_zyx)
-    rows = [
-        {"experiment": run_name("test", index), "particle_type": name, "x": x, "y": y, "z": z}
-        for index in range(plan.test_runs)
-        for name in PARTICLE_NAMES
-    ]
-    table = pd.DataFrame(rows, columns=["experiment", "particle_type", "x", "y", "z"])
-    write_submission(table, plan.out / SAMPLE_SUBMISSION)

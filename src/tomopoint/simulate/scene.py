@@ -1,4 +1,4 @@
-"""A run before it is imaged: everything in the box, and its density."""
+"""The content of a simulated run before it is imaged: all molecules and large structures, and their density."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from typing import Any
 from tomopoint.data.picks import Points, read_run_picks
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError
+from tomopoint.evaluation.calibration import VALIDATION_NAME
 from tomopoint.files import write_atomically
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import Member, Particle
@@ -31,7 +32,7 @@ from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import load_recipe
 
 ENSEMBLE = "ensemble.json"
-RESULT = "validation.json"
+RESULT = VALIDATION_NAME
 
 
 @dataclass(frozen=True)

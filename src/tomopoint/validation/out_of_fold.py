@@ -22,6 +22,7 @@ import pandas as pd
 from tomopoint.data.project import Project
 from tomopoint.data.tables import PICK_COLUMNS, read_pick_table, write_pick_table
 from tomopoint.data.tomograms import describe_tomogram, read_tomogram
+from tomopoint.evaluation.calibration import OUT_OF_FOLD_FOLDER
 from tomopoint.files import write_atomically
 from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.inference.predict import predict_tomogram
@@ -29,7 +30,7 @@ from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import Pipeline
 from tomopoint.validation.ensemble_folder import EnsembleFolder
 
-FOLDER = "validation"
+FOLDER = OUT_OF_FOLD_FOLDER
 
 logger = logging.getLogger(__name__)
 

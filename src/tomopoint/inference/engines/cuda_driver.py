@@ -1,8 +1,8 @@
-"""The few calls the native TensorRT engine makes to CUDA, as an interface, and their implementation with pycuda.
+"""The few calls the native TensorRT engine makes to CUDA, with pycuda.
 
-``PycudaDriver`` has never met a GPU: every line of it that calls pycuda was written from pycuda's documentation and has
-run neither on a T4 nor elsewhere. It is kept free of decisions for that reason; what decides (buffers, order, errors)
-is in ``pipelined.py`` and is tested against a driver that keeps the same promises.
+This has never met a GPU: every line of it was written from pycuda's documentation and has run neither on a T4 nor
+elsewhere. It is kept free of decisions for that reason; what decides (buffers, order, errors) is in ``pipelined.py``
+and is tested against a driver that keeps the same promises.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,52 +18,11 @@ import numpy.typing as npt
 from tomopoint.errors import EngineError
 
 
-class CudaDriver(Protocol):
-    """One device and one stream on it. Copies return at once; the stream does them in the order they were asked for.
-
-    Every call but :meth:`close` must happen inside :meth:`current`.
-    """
-
-    @property
-    def stream(self) -> int:
-        """Handle of the stream, a ``CUstream``."""
-        ...
-
-    def current(self) -> contextlib.AbstractContextManager[None]:
-        """Make the device the calling thread's; CUDA's errors on the way in, inside and out become EngineError."""
-        ...
-
-    def allocate(self, n_bytes: int) -> int:
-        """Return the address of new device memory."""
-        ...
-
-    def page_locked(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Return a new array in page-locked host memory, which copies need to be asynchronous."""
-        ...
-
-    def copy_to_device(self, address: int, host: npt.NDArray[Any]) -> None:
-        """Ask for a copy of a page-locked array; it must not change until an event recorded later has happened."""
-        ...
-
-    def copy_to_host(self, host: npt.NDArray[Any], address: int) -> None:
-        """Ask for a copy into a page-locked array; it must not be read before an event recorded later has happened."""
-        ...
-
-    def record(self) -> Any:
-        """Return an event that happens when all that was asked for so far is done."""
-        ...
-
-    def wait(self, event: Any) -> None:
-        """Return when `event` has happened."""
-        ...
-
-    def close(self) -> None:
-        """Finish the stream and free all device memory."""
-        ...
-
-
 class PycudaDriver:
-    """CudaDriver on pycuda and the device's primary context, which PyTorch and ONNX Runtime share.
+    """One device and one stream on it, in the device's primary context, which PyTorch and ONNX Runtime share.
+
+    Copies return at once; the stream does them in the order they were asked for. Every call but :meth:`close` must
+    happen inside :meth:`current`.
 
     Parameters
     ----------
@@ -95,12 +54,12 @@ class PycudaDriver:
 
     @property
     def stream(self) -> int:
-        """Handle of the stream."""
+        """Handle of the stream, a ``CUstream``."""
         return int(self._stream.handle)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Push the context, pop it at the end."""
+        """Make the device the calling thread's; CUDA's errors on the way in, inside and out become EngineError."""
         with self._told():
             self._context.push()
             try:
@@ -119,29 +78,30 @@ class PycudaDriver:
         return int(allocation)
 
     def page_locked(self, shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Return a new page-locked array."""
+        """Return a new array in page-locked host memory, which copies need to be asynchronous."""
         array: npt.NDArray[Any] = self._cuda.pagelocked_empty(tuple(shape), np.dtype(dtype))
         return array
 
     def copy_to_device(self, address: int, host: npt.NDArray[Any]) -> None:
-        """Copy on the stream."""
+        """Ask for a copy of a page-locked array; it must not change until an event recorded later has happened."""
         self._cuda.memcpy_htod_async(address, host, self._stream)
 
     def copy_to_host(self, host: npt.NDArray[Any], address: int) -> None:
-        """Copy on the stream."""
+        """Ask for a copy into a page-locked array; it must not be read before an event recorded later has happened."""
         self._cuda.memcpy_dtoh_async(host, address, self._stream)
 
     def record(self) -> Any:
-        """Record an event that is waited for without spinning: Kaggle's two cores have other work."""
+        """Return an event that happens when all that was asked for so far is done."""
+        # Waited for without spinning: Kaggle's two cores have other work.
         flags = self._cuda.event_flags
         return self._cuda.Event(flags.BLOCKING_SYNC | flags.DISABLE_TIMING).record(self._stream)
 
     def wait(self, event: Any) -> None:
-        """Block until the event has happened."""
+        """Return when `event` has happened."""
         event.synchronize()
 
     def close(self) -> None:
-        """Free everything and release the context."""
+        """Finish the stream, free all device memory and release the context."""
         with self.current():
             self._stream.synchronize()
             for allocation in self._allocations.values():

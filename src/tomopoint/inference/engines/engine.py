@@ -1,4 +1,4 @@
-"""What every engine offers, so that each can stand in for another."""
+"""The Engine protocol: what every runtime offers for a graph, so that each can stand in for another."""
 
 from __future__ import annotations
 

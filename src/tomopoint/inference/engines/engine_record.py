@@ -147,7 +147,7 @@ def check_engine_record(record: EngineRecord, folder: Path, expected: Expected) 
 def check_tried(record: EngineRecord, folder: Path) -> None:
     """Refuse an engine that never reproduced PyTorch's outputs; EngineError says what to do."""
     if record.parity is None or record.parity.get("ok") is not True:
-        title = _title(record, folder)
+        title = f"the {record.runtime} engine in {folder}"
         raise EngineError(f"{title} was never found to reproduce PyTorch's outputs on a device; {REBUILD}")
 
 
@@ -157,18 +157,18 @@ def check_fit(record: EngineRecord, folder: Path, expected: Expected) -> None:
     Parameters
     ----------
     record
-        The engine's.
+        Of the engine.
     folder
         Where the record and the engine's files lie.
     expected
-        What is at hand.
+        The graph, the runtime and the GPU at hand.
 
     Raises
     ------
     EngineError
         One sentence that says which of them does not fit, and what to do.
     """
-    title = _title(record, folder)
+    title = f"the {record.runtime} engine in {folder}"
     if record.onnx_sha256 != expected.onnx_sha256:
         raise EngineError(
             f"{title} was built from another graph (SHA-256 {record.onnx_sha256[:12]}, attached is "
@@ -188,14 +188,6 @@ def check_fit(record: EngineRecord, folder: Path, expected: Expected) -> None:
             f"{title} was built for compute capability {record.compute_capability}, this GPU has "
             f"{expected.compute_capability}; choose the same accelerator in both notebooks, or {REBUILD}"
         )
-    _check_files(record, folder, title)
-
-
-def _title(record: EngineRecord, folder: Path) -> str:
-    return f"the {record.runtime} engine in {folder}"
-
-
-def _check_files(record: EngineRecord, folder: Path, title: str) -> None:
     for name, sha256 in record.files.items():
         path = folder / name
         if not is_local_path(name):

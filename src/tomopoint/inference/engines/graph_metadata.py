@@ -13,6 +13,9 @@ from typing import BinaryIO
 from tomopoint.errors import EngineError, PipelineError
 from tomopoint.pipeline import Pipeline
 
+GRAPH_NAME = "ensemble.onnx"
+"""The exported graph, unless its user names it otherwise; in a kit always."""
+
 PIPELINE_KEY = "tomopoint.pipeline"
 """Under which a graph carries its Pipeline."""
 

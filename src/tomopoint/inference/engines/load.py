@@ -1,9 +1,8 @@
-"""Choosing an engine for a graph, and saying why."""
+"""Choose and load an engine for a graph: the fastest that works here, or the one that was asked for."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tomopoint.errors import EngineError
@@ -17,16 +16,16 @@ from tomopoint.inference.engines.engine_record import (
     check_fit,
     check_tried,
 )
-from tomopoint.inference.engines.gpus import Gpu, find_gpus
+from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
-from tomopoint.inference.engines.tensorrt_module import FLAVOURS
+from tomopoint.inference.engines.tensorrt_module import TENSORRTS
 from tomopoint.pipeline import Pipeline
 
 PROVIDERS = ("auto", "tensorrt", "cuda", "cpu")
 """What :func:`load_engine` can be asked for."""
 
 ORT_TENSORRT = "onnxruntime-tensorrt"
-TENSORRT_RUNTIMES = (*FLAVOURS, ORT_TENSORRT)
+TENSORRT_RUNTIMES = (*TENSORRTS, ORT_TENSORRT)
 """Runtimes that need what was built before: an ``engine.json`` names their files."""
 
 Loaded = tuple[Engine, Pipeline]
@@ -73,13 +72,9 @@ def load_engine(model_path: Path, prefer: str = "auto", threads: int = 0, record
     if not gpus:
         logger.info("ONNX Runtime on the CPU taken: there is no GPU here")
         return with_onnx("cpu")
-    return _load_fastest(gpus[0], [("TensorRT", with_tensorrt), ("ONNX Runtime on CUDA", lambda: with_onnx("cuda"))])
-
-
-def _load_fastest(gpu: Gpu, candidates: Sequence[tuple[str, Callable[[], Loaded]]]) -> Loaded:
-    """Return the first candidate that loads; EngineError with every reason where none does."""
+    fastest_first = {"TensorRT": with_tensorrt, "ONNX Runtime on CUDA": lambda: with_onnx("cuda")}
     reasons = []
-    for name, load in candidates:
+    for name, load in fastest_first.items():
         try:
             loaded = load()
         except EngineError as error:
@@ -89,7 +84,7 @@ def _load_fastest(gpu: Gpu, candidates: Sequence[tuple[str, Callable[[], Loaded]
             logger.info("%s taken: the fastest that works here", name)
             return loaded
     raise EngineError(
-        f"there is a GPU here ({gpu.name}), but nothing that is installed works on it:\n"
+        f"there is a GPU here ({gpus[0].name}), but nothing that is installed works on it:\n"
         + "\n".join(f"  {reason}" for reason in reasons)
         + "\nmend one of these; --provider cpu is for small graphs: with networks of full size a run takes it an hour"
     )
@@ -125,21 +120,17 @@ def load_built(model_path: Path, record: EngineRecord, folder: Path) -> Loaded:
     """
     pipeline = read_pipeline(model_path)
     onnx_sha256 = sha256_of(model_path)
-    if record.runtime in FLAVOURS:
+    if record.runtime in TENSORRTS:
         from tomopoint.inference.engines.tensorrt import load_recorded_plan
 
         return load_recorded_plan(record, folder, onnx_sha256, pipeline.digest), pipeline
     if record.runtime != ORT_TENSORRT:
         raise EngineError(f"{folder / RECORD_NAME} is of {record.runtime}, not of a TensorRT engine; {REBUILD}")
-    return _load_ort_tensorrt(record, folder, onnx_sha256, pipeline), pipeline
-
-
-def _load_ort_tensorrt(record: EngineRecord, folder: Path, onnx_sha256: str, pipeline: Pipeline) -> Engine:
-    """Load the EP-context model that ONNX Runtime's TensorRT provider left, and with it the engine beside it."""
-    from tomopoint.inference.engines.onnx import VERSION, OnnxEngine, SessionOptions
-    from tomopoint.inference.engines.ort_tensorrt import CACHE_FOLDER, CONTEXT_NAME
+    # The EP-context model that ONNX Runtime's TensorRT provider left, and with it the engine beside it.
+    from tomopoint.inference.engines.onnx import CACHE_FOLDER, CONTEXT_NAME, VERSION, OnnxEngine, SessionOptions
 
     gpus = find_gpus()
     capability = gpus[0].compute_capability if gpus else None
     check_fit(record, folder, Expected(onnx_sha256, pipeline.digest, VERSION, capability))
-    return OnnxEngine(folder / CACHE_FOLDER / CONTEXT_NAME, "tensorrt", SessionOptions(pipeline=pipeline))
+    options = SessionOptions(pipeline=pipeline)
+    return OnnxEngine(folder / CACHE_FOLDER / CONTEXT_NAME, "tensorrt", options), pipeline

@@ -2,10 +2,16 @@
 
 ONNX Runtime lists providers it cannot load and hands back a CPU session without an error, so what a session really
 got is checked after it is made.
+
+Of its TensorRT provider nothing has met a GPU. The wheel of ONNX Runtime 1.26.0 takes the options given here and no
+other values of them, which was tried with empty stand-ins for the libraries of TensorRT and CUDA; what they do was read
+in its source, not seen.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +24,6 @@ from tomopoint.errors import EngineError, PipelineError
 from tomopoint.inference.engines.cuda_libraries import preload_cuda
 from tomopoint.inference.engines.engine import INPUT, OFFSETS, SCORES, Array
 from tomopoint.inference.engines.graph_metadata import pipeline_in
-from tomopoint.inference.engines.ort_tensorrt import preload_tensorrt
 from tomopoint.pipeline import Pipeline
 
 PROVIDERS = {
@@ -35,6 +40,11 @@ DEFAULT_OPTIONS: dict[str, dict[str, str]] = {
 
 VERSION = str(onnxruntime.__version__)
 """Of ONNX Runtime."""
+
+BYTES_PER_GIB = 1 << 30
+CACHE_FOLDER = "onnxruntime-tensorrt"
+"""Beside ``engine.json``: the provider's engine, its timing cache, the EP-context model that refers to it."""
+CONTEXT_NAME = "ensemble_ctx.onnx"
 
 logger = logging.getLogger(__name__)
 
@@ -98,23 +108,19 @@ class OnnxEngine:
             padding = np.zeros((self.batch - count, *windows.shape[1:]), dtype=np.float32)
             windows = np.concatenate([windows, padding])
         scores, offsets = (np.empty(shape, dtype=np.float32) for shape in self._output_shapes)
+        windows = np.ascontiguousarray(windows, dtype=np.float32)
         try:
-            self._run(np.ascontiguousarray(windows, dtype=np.float32), {SCORES: scores, OFFSETS: offsets})
+            # Arrays that ONNX Runtime reads and writes in place, or copies once, to and from a GPU. A binding of its
+            # own for every call: it holds addresses, which must not outlive the arrays.
+            binding = self._session.io_binding()
+            binding.bind_cpu_input(INPUT, windows)
+            for name, array in ((SCORES, scores), (OFFSETS, offsets)):
+                binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             raise EngineError(f"ONNX Runtime failed on {self.path} ({self.provider}): {error}") from error
         return scores[:count], offsets[:count]
-
-    def _run(self, windows: Array, outputs: dict[str, Array]) -> None:
-        """Run the graph on arrays that ONNX Runtime reads and writes in place, or copies once, to and from a GPU.
-
-        A binding of its own for every call: it holds addresses, which must not outlive the arrays.
-        """
-        binding = self._session.io_binding()
-        binding.bind_cpu_input(INPUT, windows)
-        for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        self._session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
 
     def describe(self) -> dict[str, Any]:
         """Return runtime, version, provider and input shape."""
@@ -136,12 +142,20 @@ def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
     if not path.is_file():
         raise EngineError(f"no such graph: {path}; write one with `tomopoint export`")
     if PROVIDERS[provider] not in onnxruntime.get_available_providers():
-        raise EngineError(_no_such_build(provider))
+        # Where both packages are installed, their files lie over each other, and the one that came last counts.
+        raise EngineError(
+            f"the ONNX Runtime installed here ({VERSION}) is a build without {PROVIDERS[provider]}, whatever GPU there "
+            "is: run `pip uninstall onnxruntime onnxruntime-gpu`, then `pip install 'tomopoint[gpu]'` (for CUDA 12: "
+            "'tomopoint[gpu-cu12]'; in a checkout: make setup GPU=1)"
+        )
     if provider != "cpu":
         preload_cuda()
         onnxruntime.preload_dlls()  # the rest, from the system; it says what it cannot find
     if provider == "tensorrt":
-        preload_tensorrt()
+        # Its wheel loads TensorRT's libraries, and the provider finds only loaded ones; where there is none they are
+        # installed for the whole system, or missing: then the session says so.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("tensorrt_libs")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3
@@ -165,18 +179,6 @@ def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
             f"here{_built_for()}; check the GPU and the CUDA packages, or ask for the CPU"
         )
     return session
-
-
-def _no_such_build(provider: str) -> str:
-    """Say that the package installed here has no such provider, and what to install instead.
-
-    Where both packages are installed, their files lie over each other, and the one that came last counts.
-    """
-    return (
-        f"the ONNX Runtime installed here ({VERSION}) is a build without {PROVIDERS[provider]}, whatever GPU there is: "
-        "run `pip uninstall onnxruntime onnxruntime-gpu`, then `pip install 'tomopoint[gpu]'` (for CUDA 12: "
-        "'tomopoint[gpu-cu12]'; in a checkout: make setup GPU=1)"
-    )
 
 
 def _built_for() -> str:
@@ -208,3 +210,26 @@ def _check_signature(session: Any, pipeline: Pipeline, path: Path) -> tuple[int,
             f"{expected}; graph and metadata do not belong together, export it again"
         )
     return batch, (window[0], window[1], window[2])
+
+
+def tensorrt_build_options(cache_folder: Path, workspace_gib: float, optimization_level: int) -> dict[str, str]:
+    """Return the provider's options for the session that builds and leaves everything in `cache_folder`.
+
+    Loading the EP-context model takes no options: it names its engine, which lies beside it.
+
+    Nothing is said of fp16: the graph's own types count then (a strongly typed network), which is what was compared
+    with PyTorch. Nothing is said of ``trt_engine_cache_path`` either. It is taken relative to the folder of the
+    EP-context model and written into it; an absolute one is refused when that model is loaded, an empty one at once,
+    and where there is none the engine lies beside the model. The engine stays a file of its own, also by default
+    (``trt_ep_context_embed_mode``): a protobuf holds no 2 GB.
+    """
+    return {
+        "trt_engine_cache_enable": "True",  # not "1", which these switches refuse
+        "trt_dump_ep_context_model": "True",
+        "trt_ep_context_file_path": str(cache_folder / CONTEXT_NAME),
+        "trt_max_workspace_size": str(int(workspace_gib * BYTES_PER_GIB)),
+        "trt_builder_optimization_level": str(optimization_level),
+        "trt_auxiliary_streams": "0",  # branches in parallel could not share memory for activations
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(cache_folder),
+    }

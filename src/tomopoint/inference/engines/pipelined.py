@@ -9,14 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tomopoint.errors import EngineError
-from tomopoint.inference.engines.cuda_driver import CudaDriver
+from tomopoint.inference.engines.cuda_driver import PycudaDriver
 from tomopoint.inference.engines.engine import INPUT, OFFSETS, SCORES, Array
+
+if TYPE_CHECKING:
+    from tomopoint.inference.engines.tensorrt import PlanExecutable
 
 N_SLOTS = 2
 BATCHES_PER_CALL = 8
@@ -38,30 +41,6 @@ class Port:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
-class Executable(Protocol):
-    """A compiled network with static shapes.
-
-    Attributes
-    ----------
-    ports
-        ``volume``, ``scores`` and ``offsets``.
-    """
-
-    ports: Mapping[str, Port]
-
-    def enqueue(self, addresses: Mapping[str, int], stream: int) -> None:
-        """Ask the stream to compute, from and into the device memory at `addresses`; EngineError where it refuses."""
-        ...
-
-    def runtime_cache(self) -> bytes | None:
-        """Return what it compiled for this GPU, to be given to the next one that loads it; None: nothing."""
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds."""
-        ...
-
-
 @dataclass
 class _Slot:
     """Buffers of one batch on both sides, and what is under way in them."""
@@ -74,14 +53,14 @@ class _Slot:
 
 
 class PipelinedEngine:
-    """An Engine on any executable and any driver; owns both.
+    """An Engine on a compiled network and a device; owns both.
 
     Parameters
     ----------
     executable
-        What computes.
+        The compiled network.
     driver
-        What copies and waits.
+        The device that it runs on: memory, copies, events.
     description
         For :meth:`describe`.
 
@@ -91,7 +70,7 @@ class PipelinedEngine:
         The executable does not have the ports of the contract, or the device has too little memory.
     """
 
-    def __init__(self, executable: Executable, driver: CudaDriver, description: Mapping[str, Any]) -> None:
+    def __init__(self, executable: PlanExecutable, driver: PycudaDriver, description: Mapping[str, Any]) -> None:
         self._executable, self._driver = executable, driver
         self._description = dict(description)
         self._broken: str | None = None

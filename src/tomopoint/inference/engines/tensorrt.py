@@ -75,31 +75,30 @@ class PlanExecutable:
         self._cache: Any = None
         self._context: Any = None
         try:
-            self.ports: Mapping[str, Port] = self._load(plan, runtime_cache)
+            self._runtime = trt.module.Runtime(self._log)
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                raise EngineError(f"{trt.title} cannot load {source}: {self._log.last_error}; {REBUILD}")
+            if trt.name == RTX:
+                self._context = self._engine.create_execution_context(self._configured(runtime_cache))
+            else:
+                self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise EngineError(
+                    f"{trt.title} has no room to run {source}, or cannot compile it for this GPU: "
+                    f"{self._log.last_error}; free the GPU's memory, or take another engine"
+                )
+            names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+            self.ports: Mapping[str, Port] = {name: self._port(name) for name in names}
         except BaseException:
             self.close()  # now, while the CUDA context is current, not whenever the traceback is let go of
             raise
 
-    def _load(self, plan: bytes, runtime_cache: bytes | None) -> dict[str, Port]:
-        """Make runtime, engine and context; return the engine's inputs and outputs."""
-        self._runtime = self._trt.module.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise EngineError(f"{self._trt.title} cannot load {self._source}: {self._log.last_error}; {REBUILD}")
-        if self._trt.flavour == RTX:
-            self._context = self._engine.create_execution_context(self._configured(runtime_cache))
-        else:
-            self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise EngineError(
-                f"{self._trt.title} has no room to run {self._source}, or cannot compile it for this GPU: "
-                f"{self._log.last_error}; free the GPU's memory, or take another engine"
-            )
-        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        return {name: self._port(name) for name in names}
-
     def _configured(self, runtime_cache: bytes | None) -> Any:
-        """Return the configuration of a context of TensorRT-RTX that keeps the kernels it compiles in a cache."""
+        """Return the configuration of a context of TensorRT-RTX that keeps the kernels it compiles in a cache.
+
+        Not a variable where an error may be raised: its traceback would hold on to it, outside the CUDA context.
+        """
         config = self._engine.create_runtime_config()
         self._cache = config.create_runtime_cache()
         if runtime_cache is not None and not self._cache.deserialize(runtime_cache):
@@ -145,12 +144,12 @@ def load_plan(plan_path: Path, trt: TensorRT) -> PipelinedEngine:
     cache_path = plan_path.with_name(RUNTIME_CACHE_NAME)
     try:
         plan = plan_path.read_bytes()
-        cache = cache_path.read_bytes() if trt.flavour == RTX and cache_path.is_file() else None
+        cache = cache_path.read_bytes() if trt.name == RTX and cache_path.is_file() else None
     except OSError as error:
         raise EngineError(f"cannot read {error.filename} ({error.strerror}); {REBUILD}") from error
     driver = PycudaDriver(gpu.index)
     description = {
-        "runtime": trt.flavour,
+        "runtime": trt.name,
         "version": trt.version,
         "device": gpu.name,
         "compute_capability": gpu.compute_capability,

@@ -18,7 +18,7 @@ from tomopoint.inference.engines.cuda_libraries import preload_cuda
 from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY, Gpu, find_gpus
 
 CLASSIC, RTX = "tensorrt", "tensorrt_rtx"
-FLAVOURS = (CLASSIC, RTX)
+TENSORRTS = (CLASSIC, RTX)
 
 SMALLEST_COMPUTE_CAPABILITY = T4_COMPUTE_CAPABILITY
 """TensorRT 10 and later build for nothing older."""
@@ -39,7 +39,7 @@ class TensorRT:
 
     Attributes
     ----------
-    flavour
+    name
         ``"tensorrt"`` or ``"tensorrt_rtx"``.
     module
         The Python module with ``Builder``, ``OnnxParser``, ``Runtime``.
@@ -47,33 +47,33 @@ class TensorRT:
         E.g. ``"10.16.1.11"``.
     """
 
-    flavour: str
+    name: str
     module: Any
     version: str
 
     @property
     def title(self) -> str:
         """Name and version for messages."""
-        return f"{'TensorRT-RTX' if self.flavour == RTX else 'TensorRT'} {self.version}"
+        return f"{'TensorRT-RTX' if self.name == RTX else 'TensorRT'} {self.version}"
 
 
-def load_tensorrt(flavour: str = "auto") -> TensorRT:
+def load_tensorrt(name: str = "auto") -> TensorRT:
     """Import TensorRT.
 
     Parameters
     ----------
-    flavour
+    name
         ``"tensorrt"``, ``"tensorrt_rtx"``, or ``"auto"``: the first of the two that imports.
 
     Raises
     ------
     EngineError
-        Unknown flavour, or none of them imports; says why for each.
+        Unknown name, or none of them imports; says why for each.
     """
-    if flavour not in ("auto", *FLAVOURS):
-        raise EngineError(f"unknown TensorRT flavour {flavour!r}; choose auto, {', '.join(FLAVOURS)}")
+    if name not in ("auto", *TENSORRTS):
+        raise EngineError(f"unknown TensorRT flavour {name!r}; choose auto, {', '.join(TENSORRTS)}")
     reasons = []
-    for candidate in FLAVOURS if flavour == "auto" else (flavour,):
+    for candidate in TENSORRTS if name == "auto" else (name,):
         try:
             module = _import_first(_MODULES[candidate])
         except ImportError as error:
@@ -140,11 +140,11 @@ def logger_of(trt: TensorRT) -> Any:
     its objects lives, and says nothing to a second one (NVIDIA/TensorRT issue 1475). Its list ``errors`` therefore
     outlives a build or a load; whoever starts one clears it, so that an old reason is not given for a new failure.
     """
-    return _make_logger(trt.module, trt.flavour)
+    return _make_logger(trt.module, trt.name)
 
 
 @functools.cache
-def _make_logger(module: Any, flavour: str) -> Any:
+def _make_logger(module: Any, name: str) -> Any:
     class Log(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             module.ILogger.__init__(self)
@@ -161,7 +161,7 @@ def _make_logger(module: Any, flavour: str) -> Any:
             if level == logging.ERROR:
                 self.errors.append(message.strip())
             # An error reaches the user in the exception that follows from it.
-            logger.log(min(level, logging.INFO), "%s: %s", flavour, message.strip())
+            logger.log(min(level, logging.INFO), "%s: %s", name, message.strip())
 
     return Log()
 

@@ -1,4 +1,4 @@
-"""The report's sections about the training run and the graph: what was measured before the submission was made."""
+"""The report's sections about what led to the submission: validation, the exported graph, the prediction's time."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from typing import Any
 import pandas as pd
 
 from tomopoint.data.tables import COORDINATES, read_pick_table
+from tomopoint.data.truth import read_truth
 from tomopoint.errors import DataError
+from tomopoint.evaluation.calibration import OUT_OF_FOLD_FOLDER, VALIDATION_NAME
 from tomopoint.evaluation.figures import draw_curves, draw_histograms
 from tomopoint.evaluation.matching import match_points
 from tomopoint.evaluation.page import Markup, number, paragraph, picture, section, table
 from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
-from tomopoint.evaluation.truth import read_truth
 from tomopoint.inference.engines.graph_metadata import PARITY_KEY, read_metadata
+from tomopoint.inference.folder import PredictionFolder
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 from tomopoint.strict_json import Malformed, parse, read, reading
+
+LISTED_TIMES = 12
+"""Slowest runs of a prediction that are listed."""
 
 
 def read_validation(run_folder: Path) -> dict[str, Any] | None:
     """Return the content of ``validation.json``; None where the thresholds came from another run."""
-    path = run_folder / "validation.json"
+    path = run_folder / VALIDATION_NAME
     if not path.is_file():
         return None
     with reading(path, DataError, "is damaged", f"run `tomopoint validate {run_folder}` again"):
         content: dict[str, Any] = read(path)
-        if missing := {"score", "score_left_out", "per_class", "thresholds", "residual", "curves"} - set(content):
+        found = set(content if isinstance(content, dict) else ())
+        if missing := {"score", "score_left_out", "per_class", "thresholds", "residual", "curves"} - found:
             raise Malformed(f"it lacks {', '.join(sorted(missing))}")
     return content
 
@@ -86,7 +92,7 @@ def _judge_out_of_fold(run_folder: Path, validation: Mapping[str, Any], pipeline
     """Return every out-of-fold pick with whether it hits; None where the training data is no longer there."""
     try:
         truth = read_truth(Path(validation["data_root"]), pipeline.particle_names, list(validation["predictions"]))
-        tables = [read_pick_table(run_folder / "validation" / f"{name}.csv") for name in truth]
+        tables = [read_pick_table(run_folder / OUT_OF_FOLD_FOLDER / f"{name}.csv") for name in truth]
     except DataError:
         return None
     parts = []
@@ -97,6 +103,32 @@ def _judge_out_of_fold(run_folder: Path, validation: Mapping[str, Any], pipeline
             hits = match_points(points[particle.name], own.loc[:, list(COORDINATES)].to_numpy(), reach_A).hits
             parts.append(own.assign(hit=hits))
     return pd.concat(parts, ignore_index=True)
+
+
+def timings_section(folder: Path | None) -> list[Markup]:
+    """Return a section with the seconds of every run, where `folder` holds a log."""
+    log = PredictionFolder(folder).events() if folder else []
+    events = [event for event in log if event["event"] == "done"]
+    if not events:
+        return []
+    done = {event["run"] for event in events}
+    failed = sorted({event["run"] for event in log if event["event"] == "failed"} - done)  # some succeed when repeated
+    totals = [float(event["total_seconds"]) for event in log if event["event"] == "joined"]
+    seconds = sorted(float(event["seconds"]) for event in events)
+    slowest = sorted(events, key=lambda event: -float(event["seconds"]))[:LISTED_TIMES]
+    rows = [
+        (e["run"], e["worker"], e["n_picks"], number(float(e["seconds"]), 1), number(float(e["read_seconds"]), 1))
+        for e in slowest
+    ]
+    note = (
+        f"{len(seconds)} runs, {sum(seconds) / len(seconds):.1f} s on average, median "
+        f"{seconds[len(seconds) // 2]:.1f} s, {seconds[-1]:.1f} s at most"
+        + (f"; all together {totals[-1]:.1f} s" if totals else "")
+        + (f"; FAILED: {', '.join(failed)}" if failed else "")
+        + ". The slowest:"
+    )
+    head = ("run", "worker", "picks above the floor", "seconds", "of these, waiting for data")
+    return [section("Time of the prediction", paragraph(note), table(head, rows))]
 
 
 def parity_section(model: Path | None) -> list[Markup]:

@@ -1,4 +1,4 @@
-"""Reading the true picks of many runs from a folder, however much of the competition's layout it shows."""
+"""The true picks of many runs, from any folder that holds them in the competition's layout or a part of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tomopoint.data.picks import read_run_picks
-from tomopoint.data.project import RUNS_FOLDER, Project
+from tomopoint.data.project import OVERLAY, PICKS_FOLDER, RUNS_FOLDER, Project
 from tomopoint.errors import DataError
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
-PICKS_FOLDER = "Picks"
-LEVELS = (f"train/overlay/{RUNS_FOLDER}", f"overlay/{RUNS_FOLDER}", RUNS_FOLDER, "")
+LEVELS = (f"train/{OVERLAY}/{RUNS_FOLDER}", f"{OVERLAY}/{RUNS_FOLDER}", RUNS_FOLDER, "")
 """Where, below the folder that a user names, the folders of the runs may lie; the first that holds picks is taken."""
 
 
@@ -68,21 +67,13 @@ def find_run_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}; --truth takes a folder with <run>/<particle>.json or an overlay")
     for level in LEVELS:
-        found = _runs_in(folder / level)
-        if found:
+        runs = (
+            sorted(entry for entry in (folder / level).iterdir() if entry.is_dir()) if (folder / level).is_dir() else []
+        )
+        places = ((run.name, place) for run in runs for place in (run, run / PICKS_FOLDER))  # of two the latter
+        if found := {name: place for name, place in places if next(place.glob("*.json"), None) is not None}:
             return found
     raise DataError(
         f"{folder} holds no picks; expected <run>/<particle>.json, <run>/{PICKS_FOLDER}/<particle>.json, "
         f"or one of these folders: {', '.join(LEVELS[:-1])}"
     )
-
-
-def _runs_in(folder: Path) -> dict[str, Path]:
-    entries = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    found: dict[str, Path] = {}
-    for entry in entries:
-        for candidate in (entry / PICKS_FOLDER, entry):
-            if next(candidate.glob("*.json"), None) is not None:
-                found[entry.name] = candidate
-                break
-    return found
