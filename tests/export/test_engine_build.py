@@ -189,7 +189,7 @@ def test_a_build_says_when_it_begins_and_ends(rtx, tmp_path, caplog):
 
 def test_a_plan_is_written_whole(tmp_path):
     plan = Plan(b"serialised", "7.5", 1, 0.0, 0.0)
-    plan.save(tmp_path / "out" / "ensemble.engine")
+    write_bytes(tmp_path / "out" / "ensemble.engine", plan.data)
     assert (tmp_path / "out" / "ensemble.engine").read_bytes() == b"serialised"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["ensemble.engine"]
     assert plan.n_bytes == 10

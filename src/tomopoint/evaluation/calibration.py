@@ -28,7 +28,7 @@ import pandas as pd
 
 from tomopoint.data.tables import passing
 from tomopoint.evaluation.residual import Residual, estimate_residual, shifted
-from tomopoint.evaluation.score import Score, TruthMapping, score_picks
+from tomopoint.evaluation.score import Score, TruthMapping, score_figures, score_picks
 from tomopoint.evaluation.thresholds import (
     Choice,
     Curve,
@@ -117,12 +117,10 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON types."""
         return {
-            "score": self.score.score,
+            **score_figures(self.score),
             "score_left_out": self.left_out.score if self.left_out else None,
-            "per_class": _per_class(self.score),
-            "per_class_left_out": _per_class(self.left_out) if self.left_out else None,
+            "per_class_left_out": score_figures(self.left_out)["per_class"] if self.left_out else None,
             "per_group": {name: self._of_group(name) for name in self.groups},
-            "per_run": {run: self.score.of_runs([run]).score for run in self.score.runs},
             "thresholds": {name: asdict(choice) for name, choice in self.choices.items()},
             "picks_per_run": self.picks_per_run,
             "residual": {**asdict(self.residual), "correction_xyz_A": self.residual.correction_xyz_A},
@@ -210,7 +208,3 @@ def _choose(
 
 def _thresholds(choices: Mapping[str, Choice]) -> dict[str, float]:
     return {name: choice.threshold for name, choice in choices.items()}
-
-
-def _per_class(score: Score) -> dict[str, Any]:
-    return {name: asdict(item) for name, item in score.per_class.items()}

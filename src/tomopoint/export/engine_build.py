@@ -101,10 +101,6 @@ class Plan:
         """Size of the plan."""
         return int(memoryview(self.data).nbytes)
 
-    def save(self, path: Path) -> None:
-        """Write the plan, atomically."""
-        write_bytes(path, self.data)
-
 
 def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
     """Build a plan.

@@ -212,7 +212,7 @@ def _build_plan(bench: Bench, folder: Path, runtime: str, options: BuildOptions)
     trt = load_tensorrt(runtime)
     gpu = require_gpu(f"building an engine with {trt.title} (to check a graph without one: --check-only)")
     options = replace(options, compute_capability=gpu.compute_capability, timing_cache_path=bench.timing_cache)
-    build_plan(bench.model, trt, options).save(folder / ENGINE_NAME)
+    write_bytes(folder / ENGINE_NAME, build_plan(bench.model, trt, options).data)
     if trt.name == RTX:
         with closing(tensorrt.load_plan(folder / ENGINE_NAME, trt)) as engine:  # compiles for this GPU: half a minute
             engine.infer(Reference.load(bench.reference).windows[: engine.batch])
