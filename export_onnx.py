@@ -1,4 +1,4 @@
-"""Short for ``tomopoint export``: ``python export_onnx.py runs/demo -o ensemble.onnx``."""
+"""Short for ``tomopoint export``: ``python export_onnx.py trained/demo -o ensemble.onnx``."""
 
 import sys
 

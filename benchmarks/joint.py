@@ -1,8 +1,8 @@
-"""Two run folders in one graph: thresholds calibrated for their average, against the average of their thresholds.
+"""Two training folders in one graph: thresholds calibrated for their average, against the average of their thresholds.
 
     make demo && python benchmarks/joint.py [--demo work/demo] [--out work/bench-joint]
 
-Takes the networks of a finished demo apart into two run folders, the SegResNets and the DynUNets, and validates each
+Takes the networks of a finished demo apart into two training folders, SegResNets and DynUNets, and validates each
 alone and both together. Thresholds are then chosen on random draws of seven training runs, as many as the competition
 has, in two ways: for the average of all networks from its own out-of-fold picks (what `tomopoint validate A B` does),
 and as the mean of the thresholds that each half would get alone. Both are scored on the training runs that were not
@@ -33,7 +33,7 @@ DRAWS, RUNS_PER_DRAW = 100, 7
 
 
 def take_apart(trained: Path, out: Path) -> list[Path]:
-    """Copy the members of each architecture into a run folder of its own."""
+    """Copy the members of each architecture into a training folder of its own."""
     folders = []
     for member in find_members(trained):
         folder = out / member.name
@@ -51,8 +51,8 @@ def out_of_fold_picks(folder: Path) -> pd.DataFrame:
 
 
 def measure(demo: Path, out: Path) -> dict[str, dict[str, float]]:
-    folders, together = take_apart(demo / "runs" / "demo", out), out / "together"
-    window = ",".join(map(str, Pipeline.load(demo / "runs" / "demo" / PIPELINE_NAME).tiling.window_zyx))
+    folders, together = take_apart(demo / "trained", out), out / "together"
+    window = ",".join(map(str, Pipeline.load(demo / "trained" / PIPELINE_NAME).tiling.window_zyx))
     for given in (*([str(folder)] for folder in folders), [*map(str, folders), "--out", str(together)]):
         words = [sys.executable, "-m", "tomopoint", "validate", *given, "--window", window]
         subprocess.run(words, check=True, stdout=subprocess.PIPE)

@@ -170,7 +170,7 @@ def test_an_option_that_would_change_what_was_validated_is_refused_with_the_comm
 
 
 def test_a_renamed_option_says_its_new_name(capsys):
-    status, _, err = run(capsys, "report", "--data", "x", "--run", "runs/first")
+    status, _, err = run(capsys, "report", "--data", "x", "--run", "trained/first")
     assert (status, err) == (2, "tomopoint report: --run is called --trained now: --trained FOLDER\n")
 
 

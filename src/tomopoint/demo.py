@@ -80,7 +80,7 @@ def demo(*, out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -
     _refuse_other_demo(out, {"seed": seed, "quick": quick})
     paths = {
         "data": out / "data",
-        "trained": out / "runs" / "demo",
+        "trained": out / "trained",
         "model": out / GRAPH_NAME,
         "dataset": out / "kaggle-dataset",
         "rehearsal": out / "kaggle",

@@ -26,7 +26,7 @@ from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
 from tomopoint.strict_json import build, parse, reading
 
 PIPELINE_NAME = "pipeline.json"
-"""Its file, in a run folder, beside predictions and in the kit."""
+"""Its file, in a training folder, beside predictions and in the kit."""
 
 OFFSET_AVERAGES = ("mean", "score")
 """How an average of networks takes its offsets, see :class:`Pipeline`."""

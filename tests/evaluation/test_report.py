@@ -54,7 +54,7 @@ def project(tmp_path):
 
 
 @pytest.fixture
-def run_folder(tmp_path, project):
+def training_folder(tmp_path, project):
     """What validation leaves behind, made of synthetic picks."""
     root, truth = project
     rng = np.random.default_rng(1)
@@ -62,7 +62,7 @@ def run_folder(tmp_path, project):
     picks["score"] = rng.uniform(0.06, 0.9, len(picks))
     groups = {"fold0": ("TS_5",), "fold1": ("TS_6",)}
     calibration = calibrate(truth["train"], picks, groups, COMPETITION_PARTICLES, CalibrationOptions())
-    folder = tmp_path / "runs" / "first"
+    folder = tmp_path / "trained" / "first"
     for name, own in picks.groupby("experiment"):
         write_pick_table(own, folder / "validation" / f"{name}.csv")
     Pipeline(COMPETITION_PARTICLES, VOXEL_A).with_thresholds(calibration.thresholds).save(folder / "pipeline.json")
@@ -81,7 +81,7 @@ def sources(root, folder):
     }
 
 
-def test_page_is_whole_self_contained_and_says_simulated(project, run_folder, tmp_path):
+def test_page_is_whole_self_contained_and_says_simulated(project, training_folder, tmp_path):
     root, _ = project
     prediction = tmp_path / "prediction"
     events = [
@@ -90,7 +90,7 @@ def test_page_is_whole_self_contained_and_says_simulated(project, run_folder, tm
         {"event": "joined", "n_picks": 19, "total_seconds": 14.0},
     ]
     (prediction / "log.jsonl").write_text("\n".join(map(json.dumps, events)) + '\n{"event": "do')
-    result = report(**sources(root, tmp_path), trained=run_folder)
+    result = report(**sources(root, tmp_path), trained=training_folder)
     page = (tmp_path / "report.html").read_text()
     assert len(page) < LARGEST_MB * 1e6
     assert not re.search(r'(src|href)="(?!data:)', page)
@@ -134,15 +134,15 @@ def test_parity_comes_from_the_graph(project, tmp_path):
         report(**sources(root, tmp_path), model=tmp_path / "nowhere.onnx")
 
 
-def test_missing_data_and_damaged_validation_are_refused(project, run_folder, tmp_path):
+def test_missing_data_and_damaged_validation_are_refused(project, training_folder, tmp_path):
     root, _ = project
     given = sources(root, tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         report(**{**given, "data": tmp_path / "nowhere"})
     for content, message in (("{", "is damaged"), ("{}", "lacks curves")):
-        (run_folder / "validation.json").write_text(content)
+        (training_folder / "validation.json").write_text(content)
         with pytest.raises(DataError, match=message):
-            report(**given, trained=run_folder)
+            report(**given, trained=training_folder)
 
 
 def test_a_run_that_was_not_validated_is_refused(project, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from tomopoint.__main__ import main
 from tomopoint.data.picks import write_picks
-from tomopoint.data.truth import find_run_folders, read_truth
+from tomopoint.data.truth import find_pick_folders, read_truth
 from tomopoint.errors import DataError
 from tomopoint.evaluation.command import score
 from tomopoint.pipeline import COMPETITION_PARTICLES, Particle, Pipeline
@@ -71,9 +71,9 @@ def test_particles_come_from_the_pipeline_beside_the_submission(tmp_path, projec
 
 def test_errors_name_the_folder(tmp_path, project):
     with pytest.raises(DataError, match="no such folder"):
-        find_run_folders(tmp_path / "nowhere")
+        find_pick_folders(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no picks; expected"):
-        find_run_folders(project / "train" / "overlay" / "ExperimentRuns" / "TS_2")
+        find_pick_folders(project / "train" / "overlay" / "ExperimentRuns" / "TS_2")
     with pytest.raises(DataError, match="no picks of TS_3"):
         read_truth(project, NAMES, runs=["TS_1", "TS_3"])
 

@@ -1,4 +1,4 @@
-"""Small networks with weights that make every output count, as run folders and in memory."""
+"""Small networks with weights that make every output count, as training folders and in memory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +46,7 @@ def merged(pipeline):
 
 @pytest.fixture
 def write_run(tmp_path, pipeline):
-    """Write a run folder as `tomopoint train` and `tomopoint validate` leave it."""
+    """Write a training folder as `tomopoint train` and `tomopoint validate` leave it."""
 
     def write(name, seeds=(0, 1), validated=None, **changes) -> Path:
         folder = tmp_path / name

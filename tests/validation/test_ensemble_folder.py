@@ -157,7 +157,7 @@ def test_a_folder_or_network_named_twice_is_refused(validated, tmp_path):
         load_ensemble([folder, copy])
 
 
-def test_a_lost_run_folder_is_named(together, tmp_path):
+def test_a_lost_training_folder_is_named(together, tmp_path):
     shutil.copytree(together[0] / "a+b", tmp_path / "a+b")
     with pytest.raises(TomopointError, match=r"ensemble.json names .*a, which is not there"):
         load_validated([tmp_path / "a+b"])

@@ -42,7 +42,7 @@ def read_truth(
     DataError
         No such folder, no picks in it, an unknown particle, or a run of `runs` without picks.
     """
-    folders = find_run_folders(folder)
+    folders = find_pick_folders(folder)
     missing = sorted(set(runs or ()) - set(folders))
     if missing:
         raise DataError(f"{folder} holds no picks of {', '.join(missing)}; it has those of {', '.join(folders)}")
@@ -62,7 +62,7 @@ def is_simulated_truth(folder: Path) -> bool:
     return any(Project(root).is_simulated for root in (place, *place.parents))
 
 
-def find_run_folders(folder: Path) -> dict[str, Path]:
+def find_pick_folders(folder: Path) -> dict[str, Path]:
     """Return, for every run below `folder`, the folder of its picks files; sorted by run."""
     if not folder.is_dir():
         raise DataError(f"no such folder: {folder}; --truth takes a folder with <run>/<particle>.json or an overlay")

@@ -25,12 +25,12 @@ LISTED_TIMES = 12
 """Slowest runs of a prediction that are listed."""
 
 
-def read_validation(run_folder: Path) -> dict[str, Any] | None:
+def read_validation(training_folder: Path) -> dict[str, Any] | None:
     """Return the content of ``validation.json``; None where the thresholds came from another run."""
-    path = run_folder / VALIDATION_NAME
+    path = training_folder / VALIDATION_NAME
     if not path.is_file():
         return None
-    with reading(path, DataError, "is damaged", f"run `tomopoint validate {run_folder}` again"):
+    with reading(path, DataError, "is damaged", f"run `tomopoint validate {training_folder}` again"):
         content: dict[str, Any] = read(path)
         found = set(content if isinstance(content, dict) else ())
         if missing := {"score", "score_left_out", "per_class", "thresholds", "residual", "curves"} - found:
@@ -38,12 +38,12 @@ def read_validation(run_folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def validation_sections(run_folder: Path | None) -> list[Markup]:
-    """Return curves, the table per particle and fold, and score histograms, where `run_folder` is a validated run."""
-    validation = read_validation(run_folder) if run_folder else None
-    if validation is None or run_folder is None:
+def validation_sections(training_folder: Path | None) -> list[Markup]:
+    """Return curves, the table per particle and fold, and score histograms, of a validated training folder."""
+    validation = read_validation(training_folder) if training_folder else None
+    if validation is None or training_folder is None:
         return []
-    pipeline = Pipeline.load(run_folder / PIPELINE_NAME)
+    pipeline = Pipeline.load(training_folder / PIPELINE_NAME)
     names = list(pipeline.particle_names)
     thresholds = pipeline.thresholds
     curves = picture(draw_curves(names, validation, thresholds), "F4, recall and precision over the threshold")
@@ -51,7 +51,7 @@ def validation_sections(run_folder: Path | None) -> list[Markup]:
         _folds(validation, names),
         section("Threshold curves", paragraph("Shaded: F4 within 1 % of the chosen threshold's.", soft=True), curves),
     ]
-    judged = _judge_out_of_fold(run_folder, validation, pipeline)
+    judged = _judge_out_of_fold(training_folder, validation, pipeline)
     if judged is not None:
         bars = picture(draw_histograms(judged, names, thresholds), "histograms of the scores of out-of-fold picks")
         note = (
@@ -88,11 +88,11 @@ def _folds(validation: Mapping[str, Any], names: Sequence[str]) -> Markup:
     return section("Out-of-fold F4 per particle and fold", table(head, rows, total=True), paragraph(note, soft=True))
 
 
-def _judge_out_of_fold(run_folder: Path, validation: Mapping[str, Any], pipeline: Pipeline) -> pd.DataFrame | None:
+def _judge_out_of_fold(training_folder: Path, validation: Mapping[str, Any], pipeline: Pipeline) -> pd.DataFrame | None:
     """Return every out-of-fold pick with whether it hits; None where the training data is no longer there."""
     try:
         truth = read_truth(Path(validation["data_root"]), pipeline.particle_names, list(validation["predictions"]))
-        tables = [read_pick_table(run_folder / OUT_OF_FOLD_FOLDER / f"{name}.csv") for name in truth]
+        tables = [read_pick_table(training_folder / OUT_OF_FOLD_FOLDER / f"{name}.csv") for name in truth]
     except DataError:
         return None
     parts = []

@@ -1,4 +1,4 @@
-"""From run folders to one averaged ONNX graph that is proven, before it exists, to compute what PyTorch computes."""
+"""From training folders to one averaged ONNX graph, which is written once it computes what PyTorch computes."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class ExportReport:
     seconds: float
 
 
-def export_ensemble(run_folders: Sequence[Path], out: Path, options: ExportOptions) -> ExportReport:
-    """Merge the networks of validated run folders into ``out``, with ``reference.npz`` beside it.
+def export_ensemble(training_folders: Sequence[Path], out: Path, options: ExportOptions) -> ExportReport:
+    """Merge the networks of validated training folders into ``out``, with ``reference.npz`` beside it.
 
     Raises
     ------
@@ -96,12 +96,12 @@ def export_ensemble(run_folders: Sequence[Path], out: Path, options: ExportOptio
         A window or view that the networks cannot take, weights larger than one file holds, or an `out` that may not
         be replaced, see :func:`~tomopoint.files.check_output`.
     """
-    if not run_folders:
-        raise TomopointError("name one or more training folders, e.g. `tomopoint export runs/demo -o ensemble.onnx`")
-    read = [path for run in run_folders for kind in ("json", "safetensors") for path in run.rglob(f"*.{kind}")]
+    if not training_folders:
+        raise TomopointError("name one or more training folders, e.g. `tomopoint export trained/demo -o ensemble.onnx`")
+    read = [path for run in training_folders for kind in ("json", "safetensors") for path in run.rglob(f"*.{kind}")]
     for path in (out, out.with_name(REFERENCE_NAME)):
         check_output(path, read)
-    return export_merged(load_validated(run_folders), out, options)
+    return export_merged(load_validated(training_folders), out, options)
 
 
 def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) -> ExportReport:

@@ -1,1 +1,1 @@
-"""Networks: backbones, heads, and the average of several, behind one contract (`contract.py`)."""
+"""Networks: backbones, heads, and the average of several, behind one contract (`point_network.py`)."""

@@ -62,7 +62,7 @@ def simulate(
     listing = ", ".join(f"{count} {name}" for name, count in counts.items())
     text = (
         f"{out}: {train_runs} training and {test_runs} test runs of {shape} voxels with {listing}.\n"
-        f"Next: tomopoint train --data {out} --out runs/first"
+        f"Next: tomopoint train --data {out} --out trained/first"
     )
     figures = {
         "data": str(out),
