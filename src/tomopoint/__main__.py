@@ -142,9 +142,9 @@ def _run(
             raise
         sys.stderr.write(f"{program}: {fault}\n")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         sys.stderr.write(f"{program}: stopped; run the same command again to go on from here\n")
-        return 130
+        return int(getattr(error, "status", 130))  # SIGTERM has its own
     if not isinstance(result, CommandResult):  # no command, which shows the overview, or --install-completion
         return 0 if chain else 2
     figures = {**result.figures, "ok": result.ok, "seconds": round(time.monotonic() - start, 1)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,18 +20,30 @@ import pandas as pd
 import pytest
 
 from tomopoint.data import tomograms
-from tomopoint.data.tables import read_pick_table
+from tomopoint.data.project import Project
+from tomopoint.data.tables import empty_pick_table, read_pick_table
 from tomopoint.errors import EngineError, PipelineError, TomopointError
+from tomopoint.files import sha256_of
+from tomopoint.inference import predict_runs as predict_runs_module
 from tomopoint.inference.budget import Budget
+from tomopoint.inference.crash_policy import BLAMED_BEFORE_PUT_OFF, TRIES_AT_THE_END
+from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import load_engine
-from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.folder import RESERVE_BYTES, PredictionFolder
+from tomopoint.inference.parts import PartOrigin, part_path, write_part
+from tomopoint.inference.predict_runs import PredictOptions, less_overlap, predict_runs
+from tomopoint.inference.submission import join_parts
 from tomopoint.inference.summary import PredictionSummary, RunOutcome
-from tomopoint.inference.workers import PredictOptions, predict_runs
+from tomopoint.inference.supervisor import Supervisor
+from tomopoint.inference.tiles import TilePlan
+from tomopoint.pipeline import Tiling
 
 HIT_A = 17.5
 """The blob graph has no offsets, so a pick is an anchor: up to one voxel per axis, sqrt(3) * 10.01 A, from its blob."""
 
-CPU = PredictOptions(provider="cpu", read_pause=0.0)
+ORIGIN = PartOrigin("0" * 64, "denoised")
+
+CPU = PredictOptions(provider="cpu", outage_pause=0.0)
 
 
 def events(out, kind):
@@ -59,7 +73,6 @@ def test_all_blobs_of_all_runs(blob_project, blob_model, tmp_path, workers):
     check_picks(project, submission)
     assert {e["run"] for e in events(tmp_path / "out", "done")} == {r.name for r in project.runs}
     assert len(events(tmp_path / "out", "engine")) == workers
-    assert list((tmp_path / "out" / "claims").iterdir()) == []
 
 
 def test_bad_runs_are_reported_and_the_others_come_out(blob_project, blob_model, tmp_path):
@@ -139,11 +152,67 @@ def test_another_project_with_the_same_run_names_does_not_mix(blob_project, blob
 
 def test_a_start_that_made_no_picks_binds_the_folder_to_nothing(tmp_path):
     folder = PredictionFolder(tmp_path)
-    folder.open({"graph": "a"})
-    folder.open({"graph": "b"})
-    folder.part_path("TS_1").touch()
-    with pytest.raises(TomopointError, match="another graph"):
-        folder.open({"graph": "a"})
+    with folder.held():
+        folder.enter({"graph": "a"}, ORIGIN)
+        folder.enter({"graph": "b"}, ORIGIN)
+        write_part(folder.parts_path, "TS_1", empty_pick_table(), ORIGIN)
+        with pytest.raises(TomopointError, match="another graph"):
+            folder.enter({"graph": "a"}, ORIGIN)
+
+
+def test_a_folder_is_held_by_one_prediction(tmp_path):
+    folder = PredictionFolder(tmp_path / "out")
+    refused = pytest.raises(TomopointError, match=r"another prediction works in .*choose another --out")
+    with folder.held(), refused, folder.held():
+        pass
+    with folder.held():
+        pass
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: b"",
+        lambda raw: raw[: len(raw) // 2],
+        lambda raw: raw.partition(b"\n")[2],
+        lambda raw: raw.replace(b"ribosome", b"apo-ferritin", 1),
+        lambda raw: raw.replace(raw[20:30], b"0123456789", 1),
+    ],
+    ids=["empty", "cut", "no first line", "changed", "another graph"],
+)
+def test_a_damaged_part_is_made_again(damage, blob_project, blob_model, tmp_path):
+    project, out = blob_project(2), tmp_path / "out"
+    predict_runs(project.runs, blob_model, out, CPU)
+    part = part_path(out / "parts", "TS_0_1")
+    before = part.read_bytes()
+    part.write_bytes(damage(before))
+    summary = predict_runs(project.runs, blob_model, out, CPU)
+    assert summary.ok
+    assert part.read_bytes() == before
+    assert [event["run"] for event in events(out, "done")].count("TS_0_1") == 2
+    assert [event["run"] for event in events(out, "done")].count("TS_1_1") == 1
+    assert any("TS_0_1.csv" in event["message"] for event in events(out, "warning"))
+
+
+def test_a_part_that_is_damaged_before_it_is_joined_is_said(blob_project, blob_model, tmp_path):
+    project, out = blob_project(2), tmp_path / "out"
+    summary = predict_runs(project.runs, blob_model, out, CPU)
+    part = part_path(out / "parts", "TS_0_1")
+    part.write_bytes(part.read_bytes()[:-20])
+    origin = PartOrigin(sha256_of(blob_model), "denoised")
+    joined = join_parts(summary.folder, sorted((out / "parts").glob("*.csv")), origin, read_pipeline(blob_model))
+    assert len(joined[2]) == 1
+    assert "TS_0_1.csv is damaged (its checksum differs); remove it" in joined[2][0]
+    assert set(read_pick_table(out / "submission.csv")["experiment"]) == {"TS_1_1"}
+
+
+def test_a_run_called_na_is_a_run_like_any_other(blob_project, blob_model, tmp_path):
+    project = blob_project(1)
+    runs = project.root / "test" / "static" / "ExperimentRuns"
+    (runs / "TS_0_1").rename(runs / "NA")
+    summary = predict_runs(Project(project.root).runs("test"), blob_model, tmp_path / "out", CPU)
+    assert summary.ok
+    assert set(read_pick_table(tmp_path / "out" / "submission.csv")["experiment"]) == {"NA"}
 
 
 @pytest.mark.parametrize(
@@ -171,32 +240,105 @@ def test_a_cut_line_of_the_log_is_left_out(tmp_path):
     assert [event["run"] for event in folder.events()] == ["TS_1"]
 
 
+def children_of(pid):
+    """Process numbers of the workers of a prediction."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            command = (entry / "cmdline").read_bytes()
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if entry.name.isdecimal() and parent == pid and b"spawn_main" in command:
+                found.append(int(entry.name))
+    return found
+
+
+def started(project, model, out, *words):
+    """Start a prediction as a user would."""
+    given = ["-m", "tomopoint", "predict", "--data", project.root, "--model", model, "--out", out, "--provider", "cpu"]
+    return subprocess.Popen([sys.executable, *given, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, process):
+    while process.poll() is None:
+        if found := condition():
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"it ended too soon: {process.stderr.read()}")
+
+
 def test_a_killed_worker_loses_nothing(blob_project, slow_blob_model, tmp_path):
     """A worker is killed over its first run, by the signal of a kernel out of memory; another takes its place."""
     project, out = blob_project(3, (64, 64, 64)), tmp_path / "out"
-    script = (
-        "import sys\nfrom pathlib import Path\nfrom tomopoint.data.project import Project\n"
-        "from tomopoint.inference.workers import PredictOptions, predict_runs\n"
-        "if __name__ == '__main__':\n"
-        "    root, model, out = map(Path, sys.argv[1:])\n"
-        "    options = PredictOptions(workers=2, provider='cpu')\n"
-        "    sys.exit(not predict_runs(Project(root).runs('test'), model, out, options).ok)\n"
-    )
-    path = tmp_path / "run.py"
-    path.write_text(script)
-    parent = subprocess.Popen([sys.executable, path, project.root, slow_blob_model, out], stderr=subprocess.PIPE)
-    claim = None
-    while claim is None and parent.poll() is None:
-        claim = next((out / "claims").glob("*.json"), None) if (out / "claims").is_dir() else None
-        time.sleep(0.005)
-    assert claim is not None
-    time.sleep(0.05)
-    os.kill(json.loads(claim.read_text())["pid"], signal.SIGKILL)
-    assert parent.wait(timeout=120) == 0
-    parent.stderr.close()
-    assert [e["held"] for e in events(out, "crashed")] == [claim.stem]
-    submission = read_pick_table(out / "submission.csv")
-    check_picks(project, submission)
+    parent = started(project, slow_blob_model, out, "--workers", "2")
+    wait_for(lambda: (out / "log.jsonl").exists() and events(out, "begun"), parent)
+    os.kill(children_of(parent.pid)[0], signal.SIGKILL)
+    parent.communicate(timeout=120)
+    assert parent.returncode == 0
+    assert len(events(out, "died")) == 1
+    check_picks(project, read_pick_table(out / "submission.csv"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_prediction_that_is_told_to_end_joins_what_is_done(number, status, blob_project, slow_blob_model, tmp_path):
+    project, out = blob_project(5, (64, 64, 64)), tmp_path / "out"
+    parent = started(project, slow_blob_model, out)
+    wait_for(lambda: list(out.glob("parts/[!.]*.csv")), parent)
+    workers = children_of(parent.pid)
+    parent.send_signal(number)
+    _, said = parent.communicate(timeout=120)
+    assert parent.returncode == status
+    assert "Traceback" not in said
+    done = {path.stem for path in out.glob("parts/[!.]*.csv")}
+    assert 0 < len(done) < 5
+    assert set(read_pick_table(out / "submission.csv")["experiment"]) == done
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_full_disk_leaves_a_submission(blob_project, blob_model, tmp_path):
+    """Files may not grow beyond what the submission needs: the larger picks.csv is not written, and it is said."""
+    project, out = blob_project(3), tmp_path / "out"
+    predict_runs(project.runs, blob_model, out, CPU)
+    size = (out / "submission.csv").stat().st_size
+    assert size + 30 < (out / "picks.csv").stat().st_size
+    (out / "submission.csv").unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))
+    try:
+        origin = PartOrigin(sha256_of(blob_model), "denoised")
+        parts = sorted((out / "parts").glob("*.csv"))
+        troubles = join_parts(PredictionFolder(out), parts, origin, read_pipeline(blob_model))[2]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    check_picks(project, read_pick_table(out / "submission.csv"))
+    assert len(troubles) == 1
+    assert "picks.csv is not written: " in troubles[0]
+    assert "free disk space" in troubles[0]
+
+
+def test_room_is_kept_for_the_submission(blob_project, blob_model, tmp_path):
+    folder = PredictionFolder(tmp_path / "out")
+    with folder.held():
+        folder.enter({}, ORIGIN)
+    assert folder.reserve_path.stat().st_blocks * 512 >= RESERVE_BYTES
+    summary = predict_runs(blob_project(1).runs, blob_model, tmp_path / "other", CPU)
+    assert summary.ok
+    assert not summary.folder.reserve_path.exists()
+
+
+def test_a_supervisor_that_breaks_down_joins_what_is_done(blob_project, blob_model, tmp_path, monkeypatch):
+    project, out = blob_project(2), tmp_path / "out"
+    predict_runs(project.runs[:1], blob_model, out, CPU)
+
+    def broken(self, worker):
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr(Supervisor, "_choose", broken)
+    summary = predict_runs(project.runs, blob_model, out, CPU)
+    assert [outcome.status for outcome in summary.outcomes] == ["done", "not processed"]
+    assert "the supervisor broke down (AssertionError: a bug); run the same command again" in summary.text()
+    assert "a bug" in events(out, "broke_down")[0]["traceback"]
 
 
 def test_a_run_that_kills_its_workers_costs_no_other(blob_project, blob_model, tmp_path, monkeypatch):
@@ -215,9 +357,10 @@ def test_a_run_that_kills_its_workers_costs_no_other(blob_project, blob_model, t
     monkeypatch.setenv("PYTHONPATH", str(hook))
     summary = predict_runs(project.runs, blob_model, out, CPU)
     assert [o.run for o in summary.failed] == ["TS_1_1"]
-    assert "died" in summary.failed[0].message
-    assert [e["held"] for e in events(out, "crashed")].count("TS_1_1") == 2
-    assert events(out, "second_pass") == []  # what kills workers is not tried again
+    assert summary.failed[0].message.startswith("workers die over it (exit status -9)")
+    deaths = [event["runs"] for event in events(out, "died")]
+    assert deaths.count(["TS_1_1"]) == BLAMED_BEFORE_PUT_OFF + TRIES_AT_THE_END
+    assert all("TS_1_1" in runs for runs in deaths)
     check_picks(project, read_pick_table(summary.folder.submission_path), ["TS_0_1", "TS_2_1", "TS_3_1"])
 
 
@@ -246,24 +389,21 @@ def test_a_hanging_worker_does_not_hold_up_the_submission(blob_project, blob_mod
 
 
 def test_a_killed_command_goes_on_where_it_stopped(blob_project, slow_blob_model, tmp_path):
-    project, out = blob_project(3, (64, 64, 64)), tmp_path / "out"
-    words = ["-m", "tomopoint", "predict", "--data", project.root, "--model", slow_blob_model, "--out", out]
-    parent = subprocess.Popen([sys.executable, *words, "--provider", "cpu"], stderr=subprocess.DEVNULL)
-    while not list(out.glob("parts/*.csv")) and parent.poll() is None:
-        time.sleep(0.01)
+    project, out = blob_project(4, (64, 64, 64)), tmp_path / "out"
+    parent = started(project, slow_blob_model, out)
+    wait_for(lambda: list(out.glob("parts/[!.]*.csv")), parent)
+    workers = children_of(parent.pid)
     parent.kill()
-    parent.wait()
-    worker = events(out, "done")[0]
-    assert worker["run"]
-    # The orphaned worker ends by itself, before it takes another run.
+    parent.communicate()
+    # The orphaned worker ends by itself, without another part.
     deadline = time.monotonic() + 60
-    while list((out / "claims").iterdir()) and time.monotonic() < deadline:
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
-    n_before = len(events(out, "done"))
-    assert n_before < 3
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    n_before = len(list(out.glob("parts/[!.]*.csv")))
+    assert n_before < 4
     summary = predict_runs(project.runs, slow_blob_model, out, CPU)
     assert summary.ok
-    assert len(events(out, "done")) == 3
     check_picks(project, read_pick_table(summary.folder.submission_path))
 
 
@@ -283,33 +423,79 @@ def test_when_the_time_is_up_the_rest_is_reported(blob_project, blob_model, tmp_
 
 def test_the_clock_may_have_started_before_the_call(blob_project, blob_model, tmp_path):
     """A second call that does what a first one left has the rest of its time, not all of it."""
-    options = replace(CPU, limit_hours=1.0, started=time.time() - 3601)
+    options = replace(CPU, limit_hours=1.0, started=time.monotonic() - 3601)
     summary = predict_runs(blob_project(1).runs, blob_model, tmp_path / "out", options)
     assert [o.status for o in summary.outcomes] == ["not processed"]
     assert events(tmp_path / "out", "done") == []
 
 
+def budget_at(elapsed, limit, n_workers, costs):
+    return Budget(limit, n_workers, list(costs), time.monotonic() - elapsed)
+
+
 def test_budget_arithmetic():
-    budget = Budget(limit=1000.0, n_workers=2, costs=[100.0, 140.0])
+    budget = budget_at(100.0, 1000.0, 2, [100.0, 140.0])
     assert budget.projected(10) == 600.0
-    assert budget.allows_another(elapsed=800.0)
-    assert not budget.allows_another(elapsed=850.0)  # 850 + 140 > 980
-    assert budget.warning(elapsed=100.0, n_left=10) is None  # 700 of 1000
-    assert "0.25 h of 0.28 h" in str(budget.warning(elapsed=300.0, n_left=10))
-    assert Budget(limit=None).allows_another(1e9)
+    assert budget.warning(n_left=10) is None  # 700 of 1000
+    assert "0.25 h of 0.28 h" in str(budget_at(300.0, 1000.0, 2, [100.0, 140.0]).warning(n_left=10))
+    assert budget_at(800.0, 1000.0, 2, [100.0, 140.0]).allows_another()
+    assert not budget_at(850.0, 1000.0, 2, [100.0, 140.0]).allows_another()  # 850 + 140 > 980
+    assert not budget_at(800.0, 1000.0, 2, [100.0, 140.0]).allows_another(n_before=1)
+    assert budget_at(981.0, 1000.0, 2, []).is_over
+    assert Budget(limit=None).allows_another()
+    assert not Budget(limit=None).is_over
+
+
+def test_the_share_of_a_run_that_there_is_time_for():
+    costs = [120.0] * 4
+    assert budget_at(0.0, 10000.0, 2, costs).affordable_share(100) == 1.0
+    # 980 s less 380 are left; ten runs of 120 s on two workers take as long.
+    assert budget_at(380.0, 1000.0, 2, costs).affordable_share(10) == pytest.approx(1.0, abs=1e-3)
+    assert budget_at(380.0, 1000.0, 2, costs).affordable_share(20) == pytest.approx(0.5, abs=1e-3)
+    assert budget_at(2000.0, 1000.0, 2, costs).affordable_share(20) == 0.0
+    assert budget_at(380.0, 1000.0, 2, costs[:3]).affordable_share(20) == 1.0  # too early to tell
+
+
+def test_less_overlap_is_as_much_as_the_time_allows(blob_project, blob_model):
+    project = blob_project(1, (64, 64, 64))
+    pipeline = replace(read_pipeline(blob_model), tiling=Tiling((24, 24, 24), (16, 16, 16)))
+    (run,) = project.runs
+
+    def windows(overlap):
+        tiling = replace(pipeline.tiling, overlap_zyx=overlap)
+        return len(TilePlan.for_volume((64, 64, 64), tiling, pipeline.stride).starts_zyx)
+
+    full, less, none = windows((16, 16, 16)), windows((12, 12, 12)), windows((0, 0, 0))
+    assert none < less < full
+    assert less_overlap(run, "denoised", pipeline, less / full) == ((12, 12, 12), less / full)
+    assert less_overlap(run, "denoised", pipeline, 0.9 * less / full)[0] == (8, 8, 8)
+    assert less_overlap(run, "denoised", pipeline, 0.0) == ((0, 0, 0), none / full)
+    whole = replace(pipeline, tiling=Tiling((64, 64, 64), (16, 16, 16)))
+    assert less_overlap(run, "denoised", whole, 0.1) is None  # one window is as few as there can be
+
+
+def test_where_the_time_does_not_suffice_windows_overlap_less(blob_project, blob_model, tmp_path, monkeypatch):
+    """The clock says from the second run on that a tenth of the time is left."""
+    monkeypatch.setattr(Budget, "affordable_share", lambda self, n_left: 1.0 if len(self.costs) < 2 else 0.1)
+    monkeypatch.setattr(predict_runs_module, "less_overlap", lambda *given: ((2, 2, 2), 0.5))
+    project, out = blob_project(4), tmp_path / "out"
+    summary = predict_runs(project.runs, blob_model, out, CPU)
+    assert summary.ok
+    check_picks(project, read_pick_table(summary.folder.submission_path))
+    note = "windows overlapped less, for time"
+    changed = [outcome.run for outcome in summary.outcomes if note in outcome.notes]
+    assert 1 <= len(changed) <= 2
+    assert "windows overlap less (2, 2, 2 voxels)" in events(out, "warning")[0]["message"]
 
 
 def test_the_end_is_projected_after_two_runs_of_each_worker():
-    budget = Budget(limit=7200.0, n_workers=2, costs=[300.0, 100.0, 100.0])
-    assert budget.projection(elapsed=300.0, n_left=60) is None
-    budget.add(100.0)
+    assert budget_at(300.0, 7200.0, 2, [300.0, 100.0, 100.0]).projection(n_left=60) is None
+    budget = budget_at(300.0, 7200.0, 2, [300.0, 100.0, 100.0, 100.0])
     # 300 s gone, 60 runs * 150 s / 2 workers = 4500 s to come.
-    assert budget.projection(elapsed=300.0, n_left=60) == (
-        "60 runs are left at 150 s each: the end is projected at 1.33 h of 2.00 h"
-    )
-    assert budget.projection(elapsed=300.0, n_left=0) is None
+    assert budget.projection(n_left=60) == ("60 runs are left at 150 s each: the end is projected at 1.33 h of 2.00 h")
+    assert budget.projection(n_left=0) is None
     assert budget.fitting() == 94  # 7200 s less 2 %, two workers, 150 s each
-    assert Budget(None, 1, [1800.0] * 2).projection(0.0, 2).endswith("projected at 1.00 h")
+    assert budget_at(0.0, None, 1, [1800.0] * 2).projection(2).endswith("projected at 1.00 h")
     assert Budget(None, 1, [1.0]).fitting() is None
 
 
@@ -317,37 +503,6 @@ def test_the_first_runs_foretell_the_end(blob_model, blob_project, tmp_path):
     predict_runs(blob_project(4).runs, blob_model, tmp_path / "out", replace(CPU, workers=1))
     (event,) = events(tmp_path / "out", "projection")
     assert event["message"].startswith("2 runs are left at ")
-
-
-def test_claims_are_exclusive_and_those_of_the_dead_are_taken_over(tmp_path):
-    folder = PredictionFolder(tmp_path)
-    folder.open({"graph": "a"})
-    assert folder.claim("TS_1_1", worker=0)
-    assert not folder.claim("TS_1_1", worker=1)
-    folder.open({"graph": "a"})  # this process lives, so its claim stays
-    assert not folder.claim("TS_1_1", worker=1)
-    claim = json.loads(folder.claim_path("TS_1_1").read_text())
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    # A dead process; and a number that another process, the first of the machine, has by now.
-    for pid in (gone.pid, 1):
-        folder.claim_path("TS_1_1").write_text(json.dumps({**claim, "pid": pid}))
-        folder.open({"graph": "a"})
-        assert folder.claim("TS_1_1", worker=1)
-
-
-def test_a_claim_that_cannot_be_written_is_no_claim(tmp_path):
-    """On a full disk an empty claim would keep its run from everyone until it is stale."""
-    folder = PredictionFolder(tmp_path)
-    folder.open({"graph": "a"})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        with pytest.raises(OSError, match="large"):
-            folder.claim("TS_1_1", worker=0)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert folder.claim("TS_1_1", worker=0)
 
 
 def edited(model, tmp_path, change):

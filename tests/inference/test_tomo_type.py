@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from tomopoint.inference.engines.graph_metadata import read_pipeline
-from tomopoint.inference.workers import PredictOptions, predict_runs
+from tomopoint.inference.predict_runs import PredictOptions, predict_runs
 
 
 def test_the_graph_says_which_reconstruction_it_reads(blob_project, blob_model, tmp_path):

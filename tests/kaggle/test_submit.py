@@ -16,7 +16,7 @@ from tomopoint.inference.engines.engine_record import EngineRecord
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import COST_KEY, read_pipeline
 from tomopoint.inference.folder import PredictionFolder
-from tomopoint.inference.workers import PredictOptions, WorkersLost, predict_runs
+from tomopoint.inference.predict_runs import PredictOptions, WorkersLost, predict_runs
 from tomopoint.kaggle import submit
 from tomopoint.kaggle.manifest import Manifest
 from tomopoint.kaggle.submit import _predict, check_submission, choose_provider, run

@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from tomopoint.errors import DataError
-from tomopoint.files import whole_or_absent
+from tomopoint.files import write_atomically
 
 PICK_COLUMNS = ("experiment", "particle_type", "x", "y", "z", "score")
 """One row per pick; x, y, z in Angstrom from the volume's corner; score in (0, 1)."""
@@ -36,8 +36,8 @@ def passing(picks: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFram
     return picks.loc[picks["score"].to_numpy(dtype=np.float64) >= least]
 
 
-def read_pick_table(path: Path) -> pd.DataFrame:
-    """Read a submission or a pick table (a ``score`` or ``id`` column may be there or not).
+def read_pick_table(path: Path, skip_lines: int = 0) -> pd.DataFrame:
+    """Read a submission or a pick table (a ``score`` or ``id`` column may be there or not) below `skip_lines` lines.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def read_pick_table(path: Path) -> pd.DataFrame:
         Missing, not a CSV, a column missing, a line with more or fewer fields than the header, an empty name, or a
         coordinate or score that is not a finite number; the message names the line.
     """
-    table = _read_csv(path)
+    table = _read_csv(path, skip_lines)
     missing = [name for name in PICK_COLUMNS[:5] if name not in table.columns]
     if missing:
         raise DataError(f"{path} has no column {', '.join(missing)}; a submission has {', '.join(SUBMISSION_COLUMNS)}")
@@ -65,12 +65,13 @@ def read_pick_table(path: Path) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, skip_lines: int) -> pd.DataFrame:
     """Return a CSV table, one row per line, in which ``NA`` is a name like any other; refuse lines that are too long.
 
     pandas shifts columns, or drops fields, where lines have more fields than the header; what it warns of is refused.
     """
     options: dict[str, Any] = {"keep_default_na": False, "compression": None, "encoding": "utf-8-sig"}
+    options["skiprows"] = skip_lines
     try:
         header = [str(name) for name in pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0]]
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
@@ -102,11 +103,15 @@ def _refuse(path: Path, bad: pd.Series, reason: str) -> None:
         )
 
 
-def write_pick_table(picks: pd.DataFrame, path: Path) -> None:
-    """Write picks with their scores, atomically: 3 decimals of an Angstrom, 5 of a score."""
+def pick_table_text(picks: pd.DataFrame) -> str:
+    """Return picks with their scores as CSV: 3 decimals of an Angstrom, 5 of a score."""
     ordered = picks.loc[:, list(PICK_COLUMNS)]
-    rounded = ordered.round({"x": 3, "y": 3, "z": 3, "score": 5})
-    _write_csv(rounded, path)
+    return ordered.round({"x": 3, "y": 3, "z": 3, "score": 5}).to_csv(index=False, lineterminator="\n")
+
+
+def write_pick_table(picks: pd.DataFrame, path: Path) -> None:
+    """Write picks with their scores, atomically; see :func:`pick_table_text`."""
+    write_atomically(path, pick_table_text(picks))
 
 
 def write_submission(picks: pd.DataFrame, path: Path) -> None:
@@ -114,9 +119,4 @@ def write_submission(picks: pd.DataFrame, path: Path) -> None:
     keys = [name for name in ("experiment", "particle_type", *COORDINATES) if name in picks.columns]
     table = picks.loc[:, keys].sort_values(keys, kind="stable").reset_index(drop=True).round(3)
     table.insert(0, "id", np.arange(len(table)))
-    _write_csv(table.loc[:, list(SUBMISSION_COLUMNS)], path)
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    with whole_or_absent(path) as temporary:
-        table.to_csv(temporary, index=False)
+    write_atomically(path, table.loc[:, list(SUBMISSION_COLUMNS)].to_csv(index=False, lineterminator="\n"))

@@ -52,7 +52,7 @@ def predict(
     """
     from tomopoint.data.project import Project
     from tomopoint.files import PLAIN_NAME, is_plain_name
-    from tomopoint.inference.workers import PredictOptions, predict_runs
+    from tomopoint.inference.predict_runs import PredictOptions, predict_runs
 
     if tomo_type is not None and not is_plain_name(tomo_type):
         raise TomopointError(f"--tomo-type must be {PLAIN_NAME}, e.g. denoised; got {tomo_type!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -18,7 +20,9 @@ VOXEL_TOLERANCE = 0.02
 """Voxel sizes may differ from the training's by this share: a 2 % scale is within the +-5 % of the augmentation."""
 
 
-def predict_tomogram(tomogram: Tomogram, engine: Engine, pipeline: Pipeline) -> pd.DataFrame:
+def predict_tomogram(
+    tomogram: Tomogram, engine: Engine, pipeline: Pipeline, on_window: Callable[[], None] = lambda: None
+) -> pd.DataFrame:
     """Find the particles of one tomogram.
 
     Returns
@@ -34,12 +38,20 @@ def predict_tomogram(tomogram: Tomogram, engine: Engine, pipeline: Pipeline) -> 
         The engine does not belong to the Pipeline.
     """
     check_voxel_size(tomogram, pipeline)
-    maps = predict_volume(tomogram.volume_zyx, engine, pipeline)
+    maps = predict_volume(tomogram.volume_zyx, engine, pipeline, on_window)
     return decode_maps(maps, pipeline, tomogram.voxel_A)
 
 
-def predict_volume(volume_zyx: npt.NDArray[np.float32], engine: Engine, pipeline: Pipeline) -> VolumeMaps:
-    """Normalise a raw volume ``(D, H, W)``, run the engine over its windows and merge the outputs."""
+def predict_volume(
+    volume_zyx: npt.NDArray[np.float32],
+    engine: Engine,
+    pipeline: Pipeline,
+    on_window: Callable[[], None] = lambda: None,
+) -> VolumeMaps:
+    """Normalise a raw volume ``(D, H, W)``, run the engine over its windows and merge the outputs.
+
+    After each call of the engine `on_window` is called.
+    """
     if engine.window_zyx != pipeline.tiling.window_zyx:
         raise PipelineError(
             f"the engine takes windows of {engine.window_zyx}, the pipeline cuts {pipeline.tiling.window_zyx}; "
@@ -52,6 +64,7 @@ def predict_volume(volume_zyx: npt.NDArray[np.float32], engine: Engine, pipeline
         scores, offsets = _checked(engine.infer(windows))
         for index, start in enumerate(starts):
             merger.add(start, scores[index], offsets[index])
+        on_window()
     return merger.maps()
 
 

@@ -1,7 +1,9 @@
-"""Joining the parts of a prediction into the pick table and the submission."""
+"""Joining the parts of a prediction into the submission and the pick table."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -14,13 +16,20 @@ from tomopoint.data.tables import (
     write_pick_table,
     write_submission,
 )
-from tomopoint.errors import DataError, PipelineError
+from tomopoint.errors import DataError, PipelineError, machine_fault
 from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.parts import PartOrigin, read_part
 from tomopoint.pipeline import Pipeline
 
+logger = logging.getLogger(__name__)
 
-def join_parts(folder: PredictionFolder, pipeline: Pipeline) -> tuple[int, dict[str, int]]:
-    """Write ``picks.csv`` and ``submission.csv`` from all parts in the folder; both are valid when there are none.
+
+def join_parts(
+    folder: PredictionFolder, parts: Iterable[Path], origin: PartOrigin, pipeline: Pipeline
+) -> tuple[int, dict[str, int], list[str]]:
+    """Write ``submission.csv``, then ``picks.csv``, from parts; both are valid when there are none.
+
+    The submission comes first, and has room kept for it, because it is what must come out.
 
     Returns
     -------
@@ -28,12 +37,29 @@ def join_parts(folder: PredictionFolder, pipeline: Pipeline) -> tuple[int, dict[
         Rows of ``picks.csv``: picks above the floor.
     counts : dict
         Particle -> rows of ``submission.csv``: picks above its threshold.
+    troubles : list
+        One sentence for each part that was damaged since it was written, and where ``picks.csv`` could not be written.
     """
-    tables = [read_pick_table(path).loc[:, list(PICK_COLUMNS)] for path in folder.done_parts()]
-    tables = [table for table in tables if len(table)]
+    tables, troubles = [], []
+    for path in parts:
+        try:
+            table = read_part(path, origin).loc[:, list(PICK_COLUMNS)]
+        except DataError as error:
+            troubles.append(str(error))
+            continue
+        tables += [table] if len(table) else []
     picks = pd.concat(tables, ignore_index=True) if tables else empty_pick_table()
-    write_pick_table(picks, folder.picks_path)
-    return len(picks), _submit(picks, pipeline, folder.submission_path)
+    folder.reserve_path.unlink(missing_ok=True)
+    counts = _submit(picks, pipeline, folder.submission_path)
+    try:
+        write_pick_table(picks, folder.picks_path)
+    except OSError as error:
+        if (fault := machine_fault(error)) is None:
+            raise
+        troubles.append(f"{folder.picks_path} is not written: {fault}")
+    for trouble in troubles:
+        logger.error("%s", trouble)
+    return len(picks), counts, troubles
 
 
 def submission_of(picks_path: Path, pipeline: Pipeline, out: Path) -> dict[str, int]:

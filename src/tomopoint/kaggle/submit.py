@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tomopoint.data.project import Project, Run
-from tomopoint.data.tables import SUBMISSION_COLUMNS, empty_pick_table, write_submission
+from tomopoint.data.tables import SUBMISSION_COLUMNS, empty_pick_table, read_pick_table, write_submission
 from tomopoint.errors import DataError, EngineError
 from tomopoint.export.cost import COMPETITION, Projection
 from tomopoint.inference.budget import Budget
@@ -22,8 +22,8 @@ from tomopoint.inference.engines.engine_record import EngineRecord, Expected, ch
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.load import TENSORRT_RUNTIMES
 from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.predict_runs import PredictOptions, WorkersLost, predict_runs
 from tomopoint.inference.summary import PredictionSummary
-from tomopoint.inference.workers import PredictOptions, WorkersLost, predict_runs
 from tomopoint.kaggle.inputs import WORKING, find_competition, find_engine_record, find_kit
 from tomopoint.kaggle.kit_hours import what_would_help
 from tomopoint.kaggle.manifest import MODEL, Manifest
@@ -98,7 +98,7 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     EngineError
         Not even the CPU can run the graph.
     """
-    started = time.time()
+    started = time.monotonic()
     out = PredictionFolder(root / WORKING)
     write_submission(empty_pick_table(), out.submission_path)
     kit = find_kit(root)
@@ -190,7 +190,7 @@ def _predict(
             raise
         left = inf
         if options.limit_hours is not None and options.started is not None:
-            left = options.started + options.limit_hours * 3600 - time.time()
+            left = options.started + options.limit_hours * 3600 - time.monotonic()
         if slower is None or left < SECONDS_FOR_A_FALLBACK:
             lines.append(f"{options.provider} broke down ({error}): what is done is submitted")
             logger.error(lines[-1])
@@ -204,7 +204,7 @@ def _predict(
 
 def _table(summary: PredictionSummary, particles: Sequence[str]) -> pd.DataFrame:
     """Return status, seconds, counts and notes per run."""
-    submitted = pd.read_csv(summary.folder.submission_path, dtype={"experiment": str, "particle_type": str})
+    submitted = read_pick_table(summary.folder.submission_path)
     seconds = {event["run"]: event["seconds"] for event in summary.folder.events() if event["event"] == "done"}
     rows = []
     for outcome in summary.outcomes:

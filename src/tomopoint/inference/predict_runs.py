@@ -1,0 +1,248 @@
+"""Many tomograms, one process per device: from the runs of a project to a submission that is valid whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tomopoint import __version__
+from tomopoint.data.project import Run
+from tomopoint.data.tomograms import describe_tomogram
+from tomopoint.errors import EngineError, TomopointError
+from tomopoint.files import sha256_of
+from tomopoint.inference.budget import Budget
+from tomopoint.inference.engines.engine_record import EngineRecord
+from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.engines.load import PROVIDERS
+from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.parts import PartOrigin, part_path
+from tomopoint.inference.submission import join_parts
+from tomopoint.inference.summary import PredictionSummary, RunOutcome
+from tomopoint.inference.supervisor import Supervisor
+from tomopoint.inference.tiles import TilePlan
+from tomopoint.inference.worker import Job
+from tomopoint.inference.worker_process import Patience
+from tomopoint.pipeline import Pipeline
+from tomopoint.progress import track
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How a prediction is spread over the machine.
+
+    Attributes
+    ----------
+    workers
+        Processes; 0: one per GPU, or one where there is none.
+    provider
+        See :func:`~tomopoint.inference.engines.load.load_engine`.
+    tomo_type
+        Reconstruction to read; None: the one the graph was validated on.
+    limit_hours
+        Time within which the submission must be there; None: no limit.
+    record_path
+        ``engine.json`` of a TensorRT engine built for the graph; None: there is none.
+    started
+        Time (as :func:`time.monotonic`) from which `limit_hours` count; None: the call's.
+    outage_pause
+        Seconds to wait first where the disk of the tomograms is away; doubled each time.
+    """
+
+    workers: int = 0
+    provider: str = "auto"
+    tomo_type: str | None = None
+    limit_hours: float | None = None
+    record_path: Path | None = None
+    started: float | None = None
+    outage_pause: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.provider not in PROVIDERS:
+            raise EngineError(f"--provider {self.provider!r} is unknown; use {', '.join(PROVIDERS)}")
+        if self.workers < 0:
+            raise TomopointError(f"--workers must not be negative, got {self.workers}; 0 takes one per GPU")
+        if self.limit_hours is not None and self.limit_hours <= 0:
+            raise TomopointError(f"--limit-hours must be positive, got {self.limit_hours}; leave it out for no limit")
+
+
+class WorkersLost(EngineError):
+    """Every worker died, or failed to load an engine, over and over while runs and time were left.
+
+    Another engine may do better.
+
+    Attributes
+    ----------
+    summary
+        What is done so far. It is joined already: ``submission.csv`` holds it.
+    """
+
+    def __init__(self, message: str, summary: PredictionSummary) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: PredictOptions) -> PredictionSummary:
+    """Predict runs with worker processes and write ``submission.csv`` and ``picks.csv``.
+
+    Runs that are done already in `out` are not repeated. A valid submission comes out whatever happens to single runs,
+    to workers, to the clock or to this process, as long as it is not killed outright; ``ok`` of the summary tells.
+
+    Raises
+    ------
+    WorkersLost
+        Runs are left, but every worker died or failed to load an engine over and over.
+    EngineError, PipelineError
+        `model_path` is no graph with a Pipeline.
+    TomopointError
+        `out` holds picks of another graph or of other data, or another prediction works there.
+    """
+    started = time.monotonic() if options.started is None else options.started
+    pipeline = read_pipeline(model_path)
+    gpus = [] if options.provider == "cpu" else find_gpus()
+    folder = PredictionFolder(out)
+    with folder.held():
+        # What is done already, and what is to be done.
+        origin = PartOrigin(sha256_of(model_path), options.tomo_type or pipeline.tomo_type)
+        data = sorted({f"{run.root.resolve() / run.split}" for run in runs})
+        identity = {"graph": origin.graph_sha256, "tomogram type": origin.tomo_type, "data folder": data}
+        done = folder.enter(identity, origin)
+        pipeline.save(folder.pipeline_path)
+        todo = [run for run in runs if run.name not in done]
+        if len(todo) < len(runs):
+            logger.info("%d of %d runs are done already in %s", len(runs) - len(todo), len(runs), out)
+        limit = options.limit_hours * 3600 if options.limit_hours else None
+        n_workers = max(1, min(options.workers or max(1, len(gpus)), len(todo)))
+        folder.log(
+            "prediction",
+            **{"tomopoint": __version__, "n_runs": len(runs), "runs": [run.name for run in todo], "workers": n_workers},
+            **{"model": str(model_path), "graph_sha256": origin.graph_sha256, "limit_s": limit},
+        )
+
+        # Predict. Whatever ends this, what is done is joined below.
+        supervisor = Supervisor(
+            todo,
+            Job(
+                model_path=model_path,
+                provider=options.provider,
+                record_path=options.record_path,
+                threads=max(1, len(os.sched_getaffinity(0)) // n_workers),
+                parts_folder=folder.parts_path,
+                origin=origin,
+            ),
+            folder,
+            [gpu.index for gpu in gpus],
+            Budget(limit, n_workers, started=started),
+            Patience(window=expected_window_seconds(options.record_path)),
+            lambda run, share: less_overlap(run, origin.tomo_type, pipeline, share),
+            options.outage_pause,
+        )
+        ended_by: BaseException | None = None
+        trouble: list[str] = []
+        try:
+            with terminated_like_interrupted():
+                for _ in track(supervisor.settle(), "predict", total=len(todo)):
+                    pass
+        except KeyboardInterrupt as error:
+            ended_by = error
+        except Exception as error:
+            # A bug, or a machine that fails below this process: the runs that are done must come out all the same.
+            trouble.append(f"the supervisor broke down ({type(error).__name__}: {error}); run the same command again")
+            folder.log("broke_down", message=str(error), traceback=traceback.format_exc())
+            logger.exception("%s", trouble[-1])
+
+        # Join what is done, and say what became of every run.
+        parts = {path.stem: path for path in sorted(folder.parts_path.glob("[!.]*.csv"))}
+        n_picks, counts, damaged = join_parts(folder, parts.values(), origin, pipeline)
+        notes = {**folder.notes(), **supervisor.notes}
+        outcomes = []
+        for name in (run.name for run in runs):
+            if part_path(folder.parts_path, name).exists():
+                outcomes.append(RunOutcome(name, "done", notes=notes.get(name, ())))
+            elif name in supervisor.failed:
+                outcomes.append(RunOutcome(name, "failed", supervisor.failed[name]))
+            else:
+                outcomes.append(RunOutcome(name, "not processed", "the time was up, or no worker was left"))
+        seconds = time.monotonic() - started
+        folder.log("joined", n_picks=n_picks, n_submitted=sum(counts.values()), total_seconds=round(seconds, 2))
+        summary = PredictionSummary(
+            tuple(outcomes),
+            n_picks,
+            counts,
+            folder,
+            seconds,
+            supervisor.budget.mean_cost,
+            supervisor.policy.n_productive,
+            (*supervisor.policy.troubles, *damaged, *trouble),
+        )
+    if ended_by is not None:
+        logger.warning("stopped; %d of %d runs are done and joined in %s", summary.n_done, len(runs), out)
+        raise ended_by
+    if supervisor.why_broken:
+        raise WorkersLost(f"{supervisor.why_broken}; {summary.n_done} of {len(runs)} runs are done, see {out}", summary)
+    return summary
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled as Ctrl-C is; `status` is what the process then ends with, as a shell gives it."""
+
+    status = 128 + signal.SIGTERM
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM raise where Ctrl-C would; only the main thread may say so to Python."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def expected_window_seconds(record_path: Path | None) -> float:
+    """Return what ``engine.json`` measured for one window; a guess that is too long where it says nothing."""
+    if record_path is not None:
+        measured = EngineRecord.load(record_path).seconds_per_tile
+        if measured:
+            return measured
+    return Patience.window
+
+
+def less_overlap(
+    run: Run, tomo_type: str, pipeline: Pipeline, share: float
+) -> tuple[tuple[int, int, int], float] | None:
+    """Return the largest overlap with which a run takes at most `share` of its windows, and what it takes.
+
+    Where there is none the smallest plan is returned, and None where windows that overlap less are not fewer. Views are
+    part of the graph and the window is its shape: overlap is all that can be saved.
+    """
+    try:
+        shape = describe_tomogram(run.tomogram_path(tomo_type)).shape_zyx
+    except TomopointError:
+        return None  # reading will say why
+    full = len(TilePlan.for_volume(shape, pipeline.tiling, pipeline.stride).starts_zyx)
+    plans = []
+    for quarters in (3, 2, 1, 0):
+        z, y, x = (size * quarters // 4 // pipeline.stride * pipeline.stride for size in pipeline.tiling.overlap_zyx)
+        tiling = replace(pipeline.tiling, overlap_zyx=(z, y, x))
+        plans.append(((z, y, x), len(TilePlan.for_volume(shape, tiling, pipeline.stride).starts_zyx) / full))
+    fitting = [plan for plan in plans if plan[1] <= share] or plans[-1:]
+    return fitting[0] if fitting[0][1] < 1 else None
