@@ -146,7 +146,7 @@ def test_an_engine_that_kills_its_process_gives_way_too(root, tmp_path, monkeypa
     lines = []
     summary = _predict_first(root, tmp_path / "out", lines, record_path=tmp_path / "fatal.json")
     assert summary.ok
-    assert re.search(r"tensorrt did not start \(.*died 3 times.*exit status -11", lines[0])
+    assert re.search(r"tensorrt did not start \(.*died without a run: exit status -11.*5 times in a row", lines[0])
 
 
 def test_a_late_fallback_has_the_rest_of_the_time_not_all_of_it(root, tmp_path, monkeypatch):
@@ -157,7 +157,7 @@ def test_a_late_fallback_has_the_rest_of_the_time_not_all_of_it(root, tmp_path, 
         return predict_runs(runs, model, out, options)
 
     monkeypatch.setattr(submit, "predict_runs", watched)
-    started = time.time() - 1800
+    started = time.monotonic() - 1800
     summary = _predict_first(root, tmp_path / "out", [], started=started)
     assert summary.ok
     assert {(options.started, options.limit_hours) for options in asked} == {(started, 1.0)}
@@ -175,7 +175,7 @@ def test_a_breakdown_that_nothing_can_follow_submits_what_is_done(root, tmp_path
 
     monkeypatch.setattr(submit, "predict_runs", broken)
     lines = []
-    started = time.time() + seconds_left - 10 * 3600
+    started = time.monotonic() + seconds_left - 10 * 3600
     summary = _predict_first(root, out, lines, provider=provider, limit_hours=10.0, started=started)
     assert summary is done
     assert lines == [f"{provider} broke down (no worker is left): what is done is submitted"]

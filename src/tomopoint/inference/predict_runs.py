@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -219,9 +219,8 @@ def terminated_like_interrupted() -> Iterator[None]:
 
 def expected_window_seconds(record_path: Path | None) -> float:
     """Return what ``engine.json`` measured for one window; a guess that is too long where it says nothing."""
-    if record_path is not None:
-        measured = EngineRecord.load(record_path).seconds_per_tile
-        if measured:
+    with suppress(EngineError):  # a worker that cannot read it says why
+        if record_path is not None and (measured := EngineRecord.load(record_path).seconds_per_tile):
             return measured
     return Patience.window
 
