@@ -23,13 +23,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.files import write_atomically
-from tomopoint.inference.parts import PartOrigin, read_part
 from tomopoint.pipeline import PIPELINE_NAME
 from tomopoint.strict_json import Malformed, parse, read, reading
+
+if TYPE_CHECKING:
+    from tomopoint.inference.parts import PartOrigin
 
 SUBMISSION_NAME = "submission.csv"
 
@@ -109,6 +111,8 @@ class PredictionFolder:
         TomopointError
             They were made with another graph or of other data.
         """
+        from tomopoint.inference.parts import read_part  # tables, and with them pandas: commands name files before that
+
         record, done = self.path / "prediction.json", {}
         earlier: dict[str, Any] = {}
         if record.exists() and next(self.parts_path.glob("*.csv"), None) is not None:
