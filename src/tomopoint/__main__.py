@@ -29,6 +29,7 @@ COMMANDS = {
         "export": "tomopoint.export.command:export",
         "engine": "tomopoint.export.command:engine",
         "predict": "tomopoint.inference.command:predict",
+        "status": "tomopoint.inference.command:status",
         "rethreshold": "tomopoint.inference.command:rethreshold",
     },
     "Scores": {"score": "tomopoint.evaluation.command:score", "report": "tomopoint.evaluation.command:report"},

@@ -1,4 +1,4 @@
-"""The ``predict`` and ``rethreshold`` commands."""
+"""The commands ``predict``, ``status`` and ``rethreshold``."""
 
 from __future__ import annotations
 
@@ -61,6 +61,23 @@ def predict(
     options = PredictOptions(workers, provider, tomo_type, limit_hours, engine)
     summary = predict_runs(chosen, model, out, options)
     return CommandResult(summary.text(), summary.figures(), summary.ok)
+
+
+def status(out: Path, /) -> CommandResult:
+    """Tell what a prediction is at.
+
+    It may be at work, in another terminal or on another machine that shares the disk, or have died: done, running,
+    failed and left runs, the rate, the expected end, the last warnings. Nothing is changed.
+
+    Parameters
+    ----------
+    out
+        Folder that `tomopoint predict` was given as --out.
+    """
+    from tomopoint.inference.status import prediction_status
+
+    found = prediction_status(out)
+    return CommandResult(found.text(), found.figures())
 
 
 def rethreshold(
