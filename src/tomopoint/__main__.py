@@ -30,6 +30,7 @@ COMMANDS = {
         "engine": "tomopoint.export.command:engine",
         "predict": "tomopoint.inference.command:predict",
         "status": "tomopoint.inference.command:status",
+        "verify": "tomopoint.inference.command:verify",
         "rethreshold": "tomopoint.inference.command:rethreshold",
     },
     "Scores": {"score": "tomopoint.evaluation.command:score", "report": "tomopoint.evaluation.command:report"},

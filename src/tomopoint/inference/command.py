@@ -1,4 +1,4 @@
-"""The commands ``predict``, ``status`` and ``rethreshold``."""
+"""The commands ``predict``, ``status``, ``verify`` and ``rethreshold``."""
 
 from __future__ import annotations
 
@@ -78,6 +78,33 @@ def status(out: Path, /) -> CommandResult:
 
     found = prediction_status(out)
     return CommandResult(found.text(), found.figures())
+
+
+def verify(
+    submission: Path, /, *, data: Path, split: Literal["train", "test"] = "test", out: Path | None = None
+) -> CommandResult:
+    """Check a submission: what the competition takes, and what the prediction says.
+
+    Looked at are columns, ids, numbers, names, whether each pick lies inside its tomogram, doubled picks, runs without
+    a pick; and, of the prediction, whether the submission holds what its parts give, parts of another graph, damaged
+    parts, runs that are not predicted, incomplete stores. All that is wrong is listed.
+
+    Parameters
+    ----------
+    submission
+        The CSV.
+    data
+        Project folder that holds the tomograms.
+    split
+        Which runs the submission is about.
+    out
+        Folder of the prediction, for its parts, log.jsonl and pipeline.json; default the folder of the submission.
+    """
+    from tomopoint.data.project import Project
+    from tomopoint.inference.verify import verify_submission
+
+    found = verify_submission(submission, Project(data), split, out)
+    return CommandResult(found.text(), found.figures(), found.ok)
 
 
 def rethreshold(

@@ -18,6 +18,8 @@ from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
 from tomopoint.strict_json import build, parse, reading
 
+FIX = "remove it, and its run is predicted again"
+
 
 @dataclass(frozen=True)
 class PartOrigin:
@@ -44,6 +46,22 @@ def write_part(folder: Path, run: str, picks: pd.DataFrame, origin: PartOrigin) 
     write_atomically(part_path(folder, run), f"# {json.dumps(asdict(header), sort_keys=True)}\n{table}")
 
 
+def load_part(path: Path) -> tuple[PartOrigin, pd.DataFrame]:
+    """Read the picks of one run, and what made them, whatever it was.
+
+    Raises
+    ------
+    DataError
+        It is no part, or damaged.
+    """
+    with reading(path, DataError, "is no part of a prediction", FIX):
+        first, _, table = path.read_bytes().partition(b"\n")
+        header = build(_Header, parse(first.removeprefix(b"# ")))
+    if hashlib.sha256(table).hexdigest() != header.table_sha256:
+        raise DataError(f"{path} is damaged (its checksum differs); {FIX}")
+    return PartOrigin(header.graph_sha256, header.tomo_type), read_pick_table(path, skip_lines=1)
+
+
 def read_part(path: Path, origin: PartOrigin) -> pd.DataFrame:
     """Read the picks of one run.
 
@@ -52,12 +70,7 @@ def read_part(path: Path, origin: PartOrigin) -> pd.DataFrame:
     DataError
         It is damaged, or was made by another graph or from another reconstruction.
     """
-    fix = "remove it, and its run is predicted again"
-    with reading(path, DataError, "is no part of a prediction", fix):
-        first, _, table = path.read_bytes().partition(b"\n")
-        header = build(_Header, parse(first.removeprefix(b"# ")))
-    if hashlib.sha256(table).hexdigest() != header.table_sha256:
-        raise DataError(f"{path} is damaged (its checksum differs); {fix}")
-    if PartOrigin(header.graph_sha256, header.tomo_type) != origin:
-        raise DataError(f"{path} was made with another graph or from another reconstruction; {fix}")
-    return read_pick_table(path, skip_lines=1)
+    made_by, picks = load_part(path)
+    if made_by != origin:
+        raise DataError(f"{path} was made with another graph or from another reconstruction; {FIX}")
+    return picks
