@@ -38,4 +38,7 @@ print(result.text)
 result.table
 
 # %%
-submit.check_submission(result.submission_path, result.runs, result.particles)
+from tomopoint.inference.command import verify
+from tomopoint.kaggle.inputs import find_competition
+
+print(verify(result.submission_path, data=find_competition(ROOT)).text)

@@ -15,10 +15,10 @@ from tomopoint.data.project import Project
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.load import load_engine
+from tomopoint.inference.verify import verify_submission
 from tomopoint.kaggle import rehearsal
 from tomopoint.kaggle.manifest import KitFile, Manifest
 from tomopoint.kaggle.rehearsal import installable_here, rehearse
-from tomopoint.kaggle.submit import check_submission
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 RUNS = ("TS_1", "TS_2", "TS_3")
@@ -29,7 +29,9 @@ def test_both_notebooks_run_unchanged_and_leave_a_valid_submission(staged, proje
     result = rehearse(staged, project, tmp_path / "kaggle", layout, KERNELS)
     assert result.submission_path == tmp_path / "kaggle" / "working" / "submission.csv"
     _, pipeline = load_engine(staged / "ensemble.onnx", prefer="cpu")
-    assert check_submission(result.submission_path, RUNS, pipeline.particle_names) > 0
+    found = verify_submission(result.submission_path, Project(project))
+    assert (found.errors, found.unchecked) == ((), ())
+    assert found.counts["n_picks"] > 0
     assert set(pd.read_csv(result.submission_path)["experiment"]) == set(RUNS)
 
     record = json.loads(result.engine_path.read_text())
@@ -48,8 +50,22 @@ def test_both_notebooks_run_unchanged_and_leave_a_valid_submission(staged, proje
     assert "engine.json fits: onnxruntime-cpu" in shown[1]
     assert "3 of 3 runs" in shown[1]
     assert re.search(r"by [12] workers?,", shown[1])  # where one is slow to start, the other does all three
+    assert f"{found.counts['n_picks']} picks in 3 of 3 runs, 3 parts; 0 errors, 0 warnings" in shown[1]  # the last cell
     # The package came from the kit, not from this checkout.
     assert (tmp_path / "kaggle" / "temp" / "packages" / "tomopoint" / "kaggle" / "submit.py").is_file()
+
+
+def test_a_submission_with_errors_is_told_by_the_notebook_and_fails_the_rehearsal(kit, project, tmp_path):
+    """On Kaggle a notebook that fails has no score at all; here it is better to know."""
+    kernels = tmp_path / "kernels"
+    shutil.copytree(KERNELS, kernels)
+    path = kernels / "submit" / "submit.ipynb"
+    notebook = json.loads(path.read_text())
+    notebook["cells"][-2]["source"] += ["\nresult.submission_path.write_text('id,x')"]
+    path.write_text(json.dumps(notebook))
+    with pytest.raises(TomopointError, match=r"(?s)no submission to be sent.*line 1: the columns are id, x; the comp"):
+        rehearse(kit, project, tmp_path / "out", "flat", kernels)
+    assert "line 1: the columns are id, x; the competition takes" in _text(tmp_path / "out/executed/submit.ipynb")
 
 
 def test_the_failing_cell_is_shown_and_the_notebook_kept(kit, project, tmp_path, monkeypatch):

@@ -17,9 +17,10 @@ from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import COST_KEY, read_pipeline
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.predict_runs import PredictOptions, WorkersLost, predict_runs
+from tomopoint.inference.verify import verify_submission
 from tomopoint.kaggle import submit
 from tomopoint.kaggle.manifest import Manifest
-from tomopoint.kaggle.submit import _predict, check_submission, choose_provider, run
+from tomopoint.kaggle.submit import _predict, choose_provider, run
 
 T4 = Gpu(0, "Tesla T4", "7.5", 15 << 30)
 P100 = Gpu(0, "Tesla P100-PCIE-16GB", "6.0", 16 << 30)
@@ -56,6 +57,10 @@ def record(manifest):
     )
 
 
+def _verify(root):
+    return verify_submission(root / "working" / "submission.csv", Project(root / "input" / "czii"))
+
+
 def test_a_broken_run_is_reported_and_the_others_come_out(root):
     store = root / "input/czii/test/static/ExperimentRuns/TS_2/VoxelSpacing10.000/denoised.zarr"
     shutil.rmtree(store)
@@ -66,8 +71,10 @@ def test_a_broken_run_is_reported_and_the_others_come_out(root):
     assert "2 of 3 runs" in result.text
     assert "no engine.json attached" in result.text
     assert re.search(r"^worker [01] ran on onnxruntime-cpu$", result.text, re.MULTILINE)
-    n_picks = check_submission(result.submission_path, result.runs, result.particles)
-    assert n_picks == result.table[list(result.particles)].to_numpy().sum() > 0
+    found = _verify(root)
+    assert found.ok
+    assert [text for text in found.warnings if "1 of 3 runs are not predicted: TS_2 (" in text]
+    assert found.counts["n_picks"] == result.table[list(result.particles)].to_numpy().sum() > 0
     assert set(pd.read_csv(result.submission_path)["experiment"]) == {"TS_1", "TS_3"}
 
 
@@ -87,13 +94,15 @@ def test_a_submission_without_picks_is_there_before_anything_can_fail(root):
     (root / "input" / "my-kit").unlink()
     with pytest.raises(DataError, match="no tomopoint kit"):
         run(root)
-    assert check_submission(root / "working" / "submission.csv", [], []) == 0
+    found = _verify(root)
+    assert (found.errors, found.counts["n_picks"]) == ((), 0)
 
 
 def test_when_the_time_is_up_the_csv_is_still_valid(root):
     result = run(root, limit_hours=1e-9)
     assert set(result.table["status"]) == {"not processed"}
-    assert check_submission(result.submission_path, result.runs, result.particles) == 0
+    found = _verify(root)
+    assert (found.errors, found.counts["n_picks"]) == ((), 0)
 
 
 def test_a_record_that_fits_is_used(tmp_path, manifest, record):
@@ -293,38 +302,6 @@ def test_a_damaged_record_is_explained_and_not_used(tmp_path, manifest):
     provider, why = choose_provider(tmp_path / "engine.json", manifest, [])
     assert provider == "cpu"
     assert "engine.json not used" in why
-
-
-def _write(tmp_path, rows, columns="id,experiment,particle_type,x,y,z"):
-    path = tmp_path / "submission.csv"
-    path.write_text("\n".join([columns, *rows]) + "\n")
-    return path
-
-
-def test_a_valid_submission_is_counted(tmp_path):
-    path = _write(tmp_path, ["0,TS_1,ribosome,1,2,3", "1,TS_2,apo-ferritin,4.5,5,6"])
-    assert check_submission(path, ("TS_1", "TS_2"), PARTICLES) == 2
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (["0,TS_1,ribosome,1,2,3", "2,TS_1,ribosome,1,2,3"], "ids"),
-        (["0,TS_1,ribosome,1,,3"], "not finite"),
-        (["0,TS_1,ribosome,1,inf,3"], "not finite"),
-        (["0,TS_8,ribosome,1,2,3"], "unknown experiment: TS_8"),
-        (["0,TS_1,proteasome,1,2,3"], "unknown particle_type: proteasome"),
-    ],
-)
-def test_invalid_submissions_are_refused(tmp_path, rows, message):
-    with pytest.raises(DataError, match=message):
-        check_submission(_write(tmp_path, rows), ("TS_1",), PARTICLES)
-
-
-def test_other_columns_are_refused(tmp_path):
-    path = _write(tmp_path, ["0,TS_1,ribosome,1,2"], columns="id,experiment,particle_type,x,y")
-    with pytest.raises(DataError, match="columns"):
-        check_submission(path, ("TS_1",), PARTICLES)
 
 
 def test_the_table_is_json_and_html_ready(root):

@@ -23,6 +23,7 @@ from tomopoint.errors import DataError, TomopointError
 from tomopoint.inference.engines.engine_record import RECORD_NAME
 from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.folder import SUBMISSION_NAME
+from tomopoint.inference.verify import verify_submission
 from tomopoint.kaggle.dataset import check_dataset
 from tomopoint.kaggle.inputs import INPUT, SCRATCH, WORKING
 from tomopoint.kaggle.manifest import MANIFEST, Manifest
@@ -80,7 +81,8 @@ def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: 
     Raises
     ------
     TomopointError
-        A kit that fails its check, no test runs, an unknown layout, or a cell that failed: the message holds its text.
+        A kit that fails its check, no test runs, an unknown layout, a cell that failed (the message holds its text), a
+        submission with errors.
     """
     if layout not in LAYOUTS:
         raise TomopointError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -109,6 +111,9 @@ def rehearse(dataset: Path, data: Path, out: Path, layout: str, kernels_folder: 
     for path in made:
         if not path.is_file():
             raise TomopointError(f"the notebooks ran but left no {path}; see {out / EXECUTED}")
+    verification = verify_submission(made[0], Project(data))
+    if not verification.ok:
+        raise TomopointError(f"the notebooks ran, but left no submission to be sent:\n{verification.text()}")
     return Rehearsal(*made, tuple(notebooks), seconds)
 
 

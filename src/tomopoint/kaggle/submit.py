@@ -10,12 +10,11 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from tomopoint.data.project import Project, Run
-from tomopoint.data.tables import SUBMISSION_COLUMNS, empty_pick_table, read_pick_table, write_submission
-from tomopoint.errors import DataError, EngineError
+from tomopoint.data.tables import empty_pick_table, read_pick_table, write_submission
+from tomopoint.errors import EngineError
 from tomopoint.export.cost import COMPETITION, Projection
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.engine_record import EngineRecord, Expected, check_engine_record
@@ -152,27 +151,6 @@ def choose_provider(record_path: Path | None, manifest: Manifest, gpus: Sequence
     if gpus and provider == "cpu":
         return plain, f"engine.json not used: it names the CPU though there is a GPU: {fallback}"
     return provider, f"engine.json fits: {record.runtime} on {record.device}"
-
-
-def check_submission(path: Path, runs: Sequence[str], particles: Sequence[str]) -> int:
-    """Check a submission as the competition would; return its number of picks.
-
-    Raises
-    ------
-    DataError
-        Other columns, ids that are not 0, 1, 2 ..., a coordinate that is not finite, an unknown run or particle.
-    """
-    table = pd.read_csv(path, dtype={"experiment": str, "particle_type": str})
-    if tuple(table.columns) != SUBMISSION_COLUMNS:
-        raise DataError(f"{path} has the columns {', '.join(table.columns)}, not {', '.join(SUBMISSION_COLUMNS)}")
-    if not np.array_equal(table["id"].to_numpy(), np.arange(len(table))):
-        raise DataError(f"the ids of {path} are not 0, 1, 2 ...")
-    if not np.isfinite(table[["x", "y", "z"]].to_numpy(dtype=np.float64)).all():
-        raise DataError(f"{path} has coordinates that are not finite")
-    for column, known in (("experiment", runs), ("particle_type", particles)):
-        if unknown := set(table[column]) - set(known):
-            raise DataError(f"{path} names an unknown {column}: {', '.join(map(str, unknown))}")
-    return len(table)
 
 
 def _predict(
