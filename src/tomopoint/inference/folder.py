@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.files import write_atomically
+from tomopoint.inference.events import read_events
 from tomopoint.pipeline import PIPELINE_NAME
 from tomopoint.strict_json import Malformed, parse, read, reading
 
@@ -171,5 +172,4 @@ class PredictionFolder:
 
     def notes(self) -> dict[str, tuple[str, ...]]:
         """Return what is to be known of runs that are done, such as missing chunks of their tomogram; from the log."""
-        done = (event for event in self.events() if event["event"] == "done" and "run" in event)
-        return {event["run"]: tuple(event.get("notes", ())) for event in done}
+        return {event.run: event.notes for event in read_events(self.log_path) if event.event == "done"}

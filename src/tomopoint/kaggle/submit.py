@@ -62,8 +62,6 @@ class SubmitResult:
         One row per run: status, seconds, submitted picks per particle, notes (missing chunks).
     submission_path
         ``submission.csv``.
-    runs, particles
-        Names that may occur in it.
     ok
         Whether every run is in it.
     """
@@ -71,8 +69,6 @@ class SubmitResult:
     text: str
     table: pd.DataFrame
     submission_path: Path
-    runs: tuple[str, ...]
-    particles: tuple[str, ...]
     ok: bool
 
 
@@ -122,8 +118,7 @@ def run(root: Path, limit_hours: float = LIMIT_HOURS) -> SubmitResult:
     events = out.events()[n_earlier_events:]
     lines += _report(summary, events)
     lines += _hidden_runs(summary, limit_hours, kit / MODEL, events, manifest.install, provider != "cpu")
-    names = tuple(run.name for run in runs)
-    return SubmitResult("\n".join(lines), table, out.submission_path, names, pipeline.particle_names, summary.ok)
+    return SubmitResult("\n".join(lines), table, out.submission_path, summary.ok)
 
 
 def choose_provider(record_path: Path | None, manifest: Manifest, gpus: Sequence[Gpu]) -> tuple[str, str]:
