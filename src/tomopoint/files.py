@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,19 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
             )
 
 
+def require_file(path: Path) -> None:
+    """Raise OSError where there is no plain file, or link to one.
+
+    In a folder that somebody sent, a pipe may stand in a file's place, which never begins, or a link to a device, which
+    never ends.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a device, pipe or socket, not a file", str(path))
+
+
 PLAIN_NAME = "a plain name (printable, no slash, no dot in front, at most 200 bytes)"
 
 _MAX_NAME_BYTES = 200
@@ -130,9 +144,9 @@ def sha256_of(path: Path) -> str:
     read again if its size, its times (the one that no program can set among them) or its place on the disk changed.
     """
     with path.open("rb") as stream:
-        stat = os.fstat(stream.fileno())
-        settled = time.time_ns() - stat.st_mtime_ns > SETTLED_NS
-        key = (str(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        status = os.fstat(stream.fileno())
+        settled = time.time_ns() - status.st_mtime_ns > SETTLED_NS
+        key = (str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if key in _known_hashes:
             return _known_hashes[key]
         digest = hashlib.sha256()

@@ -23,7 +23,7 @@ from typing import Literal
 
 from tomopoint.errors import PipelineError
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
-from tomopoint.strict_json import build, parse, reading
+from tomopoint.strict_json import build, parse, read_bytes, reading
 
 PIPELINE_NAME = "pipeline.json"
 """Its file, in a training folder, beside predictions and in the kit."""
@@ -307,7 +307,7 @@ class Pipeline:
     def load(cls, path: Path) -> Pipeline:
         """Read a ``pipeline.json``."""
         with reading(path, PipelineError, "is not a valid pipeline", "run `tomopoint validate` first"):
-            text = path.read_bytes()
+            text = read_bytes(path)
         return cls.from_json(text, source=str(path))
 
     def save(self, path: Path) -> None:

@@ -20,11 +20,15 @@ from reprlib import Repr
 from typing import Any, Literal, TypeVar, cast
 
 from tomopoint.errors import TomopointError
+from tomopoint.files import require_file
 
 Part = TypeVar("Part")
 
 MAX_DEPTH = 32
 """Levels of lists and objects. Files of this package have up to eight, recursion ends at about a thousand."""
+
+MAX_BYTES = 64 << 20
+"""Of a file. The largest, picks of a run with hundreds of thousands of particles, have some ten megabytes."""
 
 _Repr = Repr()
 _Repr.maxlevel, _Repr.maxstring, _Repr.maxother, _Repr.maxdict, _Repr.maxlist = 2, 60, 60, 4, 6
@@ -54,20 +58,41 @@ def shown(value: Any) -> str:
 
 
 def parse(text: str | bytes) -> Any:
-    """Return what a JSON text holds; Malformed where it is none, or one nested beyond reason."""
+    """Return what a JSON text holds; Malformed where it is none, nested beyond reason, or names a field twice."""
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode())
+        value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_object)
     except RecursionError as error:
         raise Malformed(f"nested more than {MAX_DEPTH} levels deep") from error
+    except Malformed:
+        raise
     except ValueError as error:  # no JSON, no UTF-8, an integer of thousands of digits
         raise Malformed(f"no JSON: {error}") from error
     check_plain(value)
     return value
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its fields; of two with one name, Python would silently take the last."""
+    fields_by_name = dict(pairs)
+    if len(fields_by_name) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise Malformed(f"the field {shown(next(name for name in names if names.count(name) > 1))} is there twice")
+    return fields_by_name
+
+
 def read(path: Path) -> Any:
-    """Return what a JSON file holds; OSError where it cannot be read, Malformed as for :func:`parse`."""
-    return parse(path.read_bytes())
+    """Return what a JSON file holds; OSError and Malformed as for :func:`read_bytes` and :func:`parse`."""
+    return parse(read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a small file; OSError where it cannot be read, Malformed where it is too large."""
+    require_file(path)
+    with path.open("rb") as stream:
+        content = stream.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise Malformed(f"more than {MAX_BYTES >> 20} MiB")
+    return content
 
 
 def build(cls: type[Part], values: Any, where: str = "", ignore_unknown: bool = False, to_float: bool = False) -> Part:

@@ -5,15 +5,19 @@ Source: OME-Zarr 0.4, https://ngff.openmicroscopy.org/0.4/ (``multiscales`` at t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import DataError
+from tomopoint.strict_json import shown
 
 ISOTROPY_TOLERANCE = 0.01
 """Voxel sizes along the axes may differ by this share; the competition's differ by 3e-8."""
+
+MAX_VOXEL_A = 1e6
+"""A tenth of a millimetre: more is no voxel, and overflows where it is multiplied."""
 
 TRANSLATION_TOLERANCE_VOX = 1.0
 """Writers that count from a voxel's centre give half a voxel; more means coordinates from elsewhere than the corner."""
@@ -46,30 +50,32 @@ def voxel_size_A(attributes: Mapping[str, Any], source: Path) -> float:
         common = multiscale.get("coordinateTransformations", [])
         common_scales = _values(common, "scale")
         translations = _values(own, "translation") + _values(common, "translation")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, OverflowError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{source} gives no voxel size ({type(error).__name__}: {error}); "
+            f"{source} gives no voxel size ({type(error).__name__}: {shown(str(error))}); "
             "expected OME-Zarr 0.4 multiscales with one 'scale' of level 0 in angstrom"
         ) from error
     if names and [name.lower() for name in names] != ["z", "y", "x"]:
-        raise DataError(f"{source}: the axes are {', '.join(names)}; expected z, y, x: transpose the tomogram first")
+        raise DataError(f"{source}: the axes are {_listed(names)}; expected z, y, x: transpose the tomogram first")
     if units - {"angstrom"}:
-        raise DataError(f"{source}: the axes are in {', '.join(sorted(units))}; expected angstrom")
-    if len(scale) != 3 or not all(math.isfinite(value) and value > 0 for value in scale):
-        raise DataError(f"{source}: the voxel size of level 0 is {scale}; expected three positive numbers")
+        raise DataError(f"{source}: the axes are in {_listed(sorted(units))}; expected angstrom")
+    if len(scale) != 3 or not all(0 < value < MAX_VOXEL_A for value in scale):
+        raise DataError(
+            f"{source}: the voxel size of level 0 is {shown(scale)}; expected three positive numbers of Angstrom"
+        )
     if max(scale) / min(scale) - 1 > ISOTROPY_TOLERANCE:
         raise DataError(f"{source}: voxels of {scale} A are not cubic; resample the tomogram first")
     if any(value != 1 for values in common_scales for value in values):
         raise DataError(
-            f"{source}: a scale of {common_scales[0]} for all levels contradicts the voxel size {scale} of level 0; "
-            "write their product as the scale of each level and leave the other out"
+            f"{source}: a scale of {shown(common_scales[0])} for all levels contradicts the voxel size {scale} of "
+            "level 0; write their product as the scale of each level and leave the other out"
         )
     voxel_A = sum(scale) / 3
     for shift in translations:
         if len(shift) != 3 or not all(abs(value) <= TRANSLATION_TOLERANCE_VOX * voxel_A for value in shift):
             raise DataError(
-                f"{source}: a translation of {shift} A moves the tomogram's corner, from which coordinates count; "
-                "remove it, and shift picks by it where they need it"
+                f"{source}: a translation of {shown(shift)} A moves the tomogram's corner, from which coordinates "
+                "count; remove it, and shift picks by it where they need it"
             )
     return voxel_A
 
@@ -77,3 +83,7 @@ def voxel_size_A(attributes: Mapping[str, Any], source: Path) -> float:
 def _values(transformations: Sequence[Mapping[str, Any]], kind: str) -> list[list[float]]:
     """Return the numbers of each transformation of a kind."""
     return [[float(value) for value in t[kind]] for t in transformations if t["type"] == kind]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(name if name.isprintable() and len(name) < 20 else shown(name) for name in islice(names, 6))

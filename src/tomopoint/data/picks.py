@@ -121,7 +121,7 @@ def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, P
     Raises
     ------
     DataError
-        No picks at all, or a file of an unknown particle.
+        No picks at all, a file of an unknown particle, or a point of one particle twice.
     """
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not paths:
@@ -134,5 +134,10 @@ def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, P
                 f"{path}: unknown particle {picks.particle!r}; known are {', '.join(particle_names)}. "
                 "Remove the file, or give the recipe or pipeline.json that knows this particle"
             )
-        found[picks.particle] = np.concatenate([found[picks.particle], picks.points_xyz_A])
+        both = np.concatenate([found[picks.particle], picks.points_xyz_A])
+        if len(np.unique(both, axis=0)) < len(both):
+            raise DataError(
+                f"{path} holds a point twice, or one that another file of {folder} holds; remove one of them"
+            )
+        found[picks.particle] = both
     return found

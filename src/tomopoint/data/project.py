@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tomopoint.errors import DataError
+from tomopoint.files import PLAIN_NAME, is_plain_name
 
 SPLITS = ("train", "test")
 STATIC, OVERLAY = "static", "overlay"
@@ -72,7 +73,7 @@ class Project:
         Raises
         ------
         DataError
-            The root or the split is missing, or holds no run.
+            The root or the split is missing, or holds no run, or one whose name cannot be part of a file's name.
         """
         if not self.root.is_dir():
             raise DataError(f"no such folder: {self.root}; --data takes the folder that holds train/ and test/")
@@ -80,6 +81,9 @@ class Project:
         names = sorted(entry.name for entry in folder.iterdir() if _is_run(entry)) if folder.is_dir() else []
         if not names:
             raise DataError(f"{folder} holds no runs; --data takes the folder that holds train/ and test/")
+        for name in names:
+            if not is_plain_name(name):
+                raise DataError(f"{folder} holds a run called {name!r}; rename it, the name must be {PLAIN_NAME}")
         return [Run(name, split, self.root) for name in names]
 
     def run(self, name: str, split: str) -> Run:

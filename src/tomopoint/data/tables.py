@@ -15,7 +15,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from tomopoint.errors import DataError
-from tomopoint.files import write_atomically
+from tomopoint.files import require_file, write_atomically
 
 PICK_COLUMNS = ("experiment", "particle_type", "x", "y", "z", "score")
 """One row per pick; x, y, z in Angstrom from the volume's corner; score in (0, 1)."""
@@ -48,7 +48,10 @@ def read_pick_table(path: Path, skip_lines: int = 0) -> pd.DataFrame:
     table = _read_csv(path, skip_lines)
     missing = [name for name in PICK_COLUMNS[:5] if name not in table.columns]
     if missing:
-        raise DataError(f"{path} has no column {', '.join(missing)}; a submission has {', '.join(SUBMISSION_COLUMNS)}")
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}; correct its first line, "
+            f"a submission has {', '.join(SUBMISSION_COLUMNS)}"
+        )
     blank = table["experiment"].isna() | (table["experiment"] == "")
     if blank.any():
         blank &= (table.isna() | (table == "")).all(axis="columns")
@@ -73,6 +76,7 @@ def _read_csv(path: Path, skip_lines: int) -> pd.DataFrame:
     options: dict[str, Any] = {"keep_default_na": False, "compression": None, "encoding": "utf-8-sig"}
     options["skiprows"] = skip_lines
     try:
+        require_file(path)
         header = [str(name) for name in pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0]]
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             table: pd.DataFrame = pd.read_csv(
@@ -87,12 +91,12 @@ def _read_csv(path: Path, skip_lines: int) -> pd.DataFrame:
             )
             return table
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise DataError(f"cannot read {path} ({error.strerror}); give the CSV table of a prediction") from error
     except pd.errors.ParserWarning as error:
         raise DataError(f"{path}, line 2: it has more fields than the header; correct or remove such rows") from error
     except (ValueError, OverflowError) as error:  # what pandas raises of its own are ValueErrors too
         reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
-        raise DataError(f"{path} is not a CSV table ({reason})") from error
+        raise DataError(f"{path} is not a CSV table ({reason}); correct it, or write it again") from error
 
 
 def _refuse(path: Path, bad: pd.Series, reason: str) -> None:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tomopoint.data.chunks import check_chunks
+from tomopoint.data.chunks import check_chunks, check_link
 from tomopoint.data.multiscale import voxel_size_A
-from tomopoint.errors import DataError
+from tomopoint.errors import DataError, reason_of
 
 COMPETITION_SCALE_A = (10.012444196428572, 10.012444196428572, 10.012444537618887)
 """Voxel size in the competition's ``.zattrs``, z, y, x, Angstrom (the folder name says 10.000)."""
@@ -121,7 +121,8 @@ def read_tomogram(path: Path) -> Tomogram:
         volume = np.asarray(array[...], dtype=np.float32)
     except Exception as error:  # zarr and numcodecs raise many kinds for a damaged chunk
         raise DataError(
-            f"{path}: a chunk of level 0 cannot be read ({error}); the store is damaged, copy or download it again"
+            f"{path}: a chunk of level 0 cannot be read ({reason_of(error)}); the store is damaged, copy or download "
+            "it again"
         ) from error
     _check_values(volume, path)
     return Tomogram(volume, voxel_A, path, tuple(notes))
@@ -182,12 +183,13 @@ def _open_finest(path: Path) -> tuple[Any, float]:
 
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; expected a tomogram store such as .../denoised.zarr")
+    _check_metadata_files(path)
     try:
         group = zarr.open_group(str(path), mode="r", use_consolidated=False)
         array, attributes = group["0"], group.attrs.asdict()
     except Exception as error:  # zarr raises a different kind for each way of not being a group
         raise DataError(
-            f"{path} is not a tomogram store: it has no readable array '0' ({error}); "
+            f"{path} is not a tomogram store: it has no readable array '0' ({reason_of(error)}); "
             "expected OME-Zarr with .zgroup, .zattrs and a level '0'"
         ) from error
     if not isinstance(array, zarr.Array):
@@ -209,6 +211,15 @@ def _open_finest(path: Path) -> tuple[Any, float]:
             "tomogram into pieces"
         )
     return array, voxel_size_A(attributes, path / (".zattrs" if group.metadata.zarr_format == 2 else "zarr.json"))
+
+
+def _check_metadata_files(path: Path) -> None:
+    """Refuse metadata that are no files of the store itself: zarr would follow a link, and wait for a pipe for ever."""
+    names = (".zgroup", ".zattrs", "zarr.json")
+    for file in (path / "0", *(folder / name for folder in (path, path / "0") for name in (*names, ".zarray"))):
+        check_link(file, path)
+        if file.name != "0" and file.exists() and not file.is_file():
+            raise DataError(f"{file} is no file; copy or download the store again")
 
 
 def _shape_3d(array: Any, path: Path) -> tuple[int, int, int]:

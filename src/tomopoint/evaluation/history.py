@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from tomopoint.data.tables import COORDINATES, read_pick_table
 from tomopoint.data.truth import read_truth
-from tomopoint.errors import DataError
+from tomopoint.errors import DataError, EngineError
 from tomopoint.evaluation.calibration import OUT_OF_FOLD_FOLDER, VALIDATION_NAME
 from tomopoint.evaluation.figures import draw_curves, draw_histograms
 from tomopoint.evaluation.matching import match_points
@@ -19,10 +21,77 @@ from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
 from tomopoint.inference.engines.graph_metadata import PARITY_KEY, read_metadata
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
-from tomopoint.strict_json import Malformed, parse, read, reading
+from tomopoint.strict_json import Malformed, build, parse, read, reading
 
 LISTED_TIMES = 12
 """Slowest runs of a prediction that are listed."""
+
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class _Choice:
+    threshold: float
+    flat_low: float
+    flat_high: float
+    from_curve: bool
+
+
+@dataclass(frozen=True)
+class _Class:
+    f_beta: float
+
+
+@dataclass(frozen=True)
+class _Curve:
+    thresholds: tuple[float, ...]
+    f_beta: tuple[float, ...]
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Group:
+    score: float
+    f_beta: Mapping[str, float]
+    curves: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class _Residual:
+    n: int
+    mean_xyz_A: tuple[float, float, float]
+    correction_xyz_A: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """What the report reads of ``validation.json``."""
+
+    score: float
+    score_left_out: float | None
+    per_class: Mapping[str, _Class]
+    per_class_left_out: Mapping[str, _Class] | None
+    per_group: Mapping[str, _Group]
+    thresholds: Mapping[str, _Choice]
+    residual: _Residual
+    curves: Mapping[str, _Curve]
+    data_root: str
+    predictions: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        names = set(self.thresholds)
+        tables = [self.per_class, self.curves, *([self.per_class_left_out] if self.per_class_left_out else [])]
+        if any(
+            set(table) != names
+            for table in (*tables, *(table for g in self.per_group.values() for table in (g.f_beta, g.curves)))
+        ):
+            raise Malformed("it does not name the same particles everywhere")
+        for name, curve in self.curves.items():
+            others = (curve.f_beta, curve.recall, curve.precision, *(g.curves[name] for g in self.per_group.values()))
+            if any(len(values) != len(curve.thresholds) for values in others):
+                raise Malformed(f"the curves of {name} differ in length")
 
 
 def read_validation(training_folder: Path) -> dict[str, Any] | None:
@@ -32,9 +101,7 @@ def read_validation(training_folder: Path) -> dict[str, Any] | None:
         return None
     with reading(path, DataError, "is damaged", f"run `tomopoint validate {training_folder}` again"):
         content: dict[str, Any] = read(path)
-        found = set(content if isinstance(content, dict) else ())
-        if missing := {"score", "score_left_out", "per_class", "thresholds", "residual", "curves"} - found:
-            raise Malformed(f"it lacks {', '.join(sorted(missing))}")
+        build(_Validation, content, ignore_unknown=True)
     return content
 
 
@@ -45,6 +112,11 @@ def validation_sections(training_folder: Path | None) -> list[Markup]:
         return []
     pipeline = Pipeline.load(training_folder / PIPELINE_NAME)
     names = list(pipeline.particle_names)
+    if set(names) != set(validation["thresholds"]):
+        raise DataError(
+            f"{training_folder / VALIDATION_NAME} is of other particles than {PIPELINE_NAME}; "
+            f"run `tomopoint validate {training_folder}` again"
+        )
     thresholds = pipeline.thresholds
     curves = picture(draw_curves(names, validation, thresholds), "F4, recall and precision over the threshold")
     parts = [
@@ -105,21 +177,45 @@ def _judge_out_of_fold(training_folder: Path, validation: Mapping[str, Any], pip
     return pd.concat(parts, ignore_index=True)
 
 
+@dataclass(frozen=True)
+class _Done:
+    run: str
+    worker: int
+    n_picks: int
+    seconds: float
+    read_seconds: float
+
+
+@dataclass(frozen=True)
+class _Failed:
+    run: str
+
+
+@dataclass(frozen=True)
+class _Joined:
+    total_seconds: float
+
+
+def _of_kind(log: Sequence[Any], kind: str, cls: type[Part]) -> Iterator[Part]:
+    """Yield the events of a kind; a line that a crash or a disk has damaged is left out."""
+    for event in log:
+        if isinstance(event, dict) and event.get("event") == kind:
+            with suppress(Malformed):
+                yield build(cls, event, ignore_unknown=True)
+
+
 def timings_section(folder: Path | None) -> list[Markup]:
     """Return a section with the seconds of every run, where `folder` holds a log."""
     log = PredictionFolder(folder).events() if folder else []
-    events = [event for event in log if event["event"] == "done"]
+    events = list(_of_kind(log, "done", _Done))
     if not events:
         return []
-    done = {event["run"] for event in events}
-    failed = sorted({event["run"] for event in log if event["event"] == "failed"} - done)  # some succeed when repeated
-    totals = [float(event["total_seconds"]) for event in log if event["event"] == "joined"]
-    seconds = sorted(float(event["seconds"]) for event in events)
-    slowest = sorted(events, key=lambda event: -float(event["seconds"]))[:LISTED_TIMES]
-    rows = [
-        (e["run"], e["worker"], e["n_picks"], number(float(e["seconds"]), 1), number(float(e["read_seconds"]), 1))
-        for e in slowest
-    ]
+    done = {event.run for event in events}
+    failed = sorted({event.run for event in _of_kind(log, "failed", _Failed)} - done)  # some succeed when repeated
+    totals = [event.total_seconds for event in _of_kind(log, "joined", _Joined)]
+    seconds = sorted(event.seconds for event in events)
+    slowest = sorted(events, key=lambda event: -event.seconds)[:LISTED_TIMES]
+    rows = [(e.run, e.worker, e.n_picks, number(e.seconds, 1), number(e.read_seconds, 1)) for e in slowest]
     note = (
         f"{len(seconds)} runs, {sum(seconds) / len(seconds):.1f} s on average, median "
         f"{seconds[len(seconds) // 2]:.1f} s, {seconds[-1]:.1f} s at most"
@@ -131,17 +227,38 @@ def timings_section(folder: Path | None) -> list[Markup]:
     return [section("Time of the prediction", paragraph(note), table(head, rows))]
 
 
+@dataclass(frozen=True)
+class _ParityRow:
+    subject: str
+    runtime: str
+    scores_max: float
+    scores_mean: float
+    offsets_max_vox: float
+    top1_agreement: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class _ParityTable:
+    rows: tuple[_ParityRow, ...]
+
+
 def parity_section(model: Path | None) -> list[Markup]:
     """Return the table that the export left in the graph's metadata: how far each runtime is from PyTorch."""
     if model is None:
         return []
-    rows = parse(read_metadata(model).get(PARITY_KEY, "[]"))
+    with reading(
+        f"the metadata of {model}", EngineError, "holds no parity table", "write the graph with `tomopoint export`"
+    ):
+        rows = build(
+            _ParityTable, {"rows": parse(read_metadata(model).get(PARITY_KEY, "[]"))}, ignore_unknown=True
+        ).rows
     head = ("outputs of", "runtime", "scores, max", "scores, mean", "offsets, max (voxels)", "best pick equal", "")
     cells = [
         (
-            *(row["subject"], row["runtime"], f"{row['scores_max']:.1e}", f"{row['scores_mean']:.1e}"),
-            *(f"{row['offsets_max_vox']:.1e}", f"{100 * row['top1_agreement']:.0f} %"),
-            "within tolerance" if row["ok"] else "OUTSIDE tolerance",
+            *(row.subject, row.runtime, f"{row.scores_max:.1e}", f"{row.scores_mean:.1e}"),
+            *(f"{row.offsets_max_vox:.1e}", f"{100 * row.top1_agreement:.0f} %"),
+            "within tolerance" if row.ok else "OUTSIDE tolerance",
         )
         for row in rows
     ]

@@ -5,6 +5,7 @@ It travels beside the graph as ``reference.npz``, so that an engine can be teste
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from tomopoint.errors import DataError, EngineError
+from tomopoint.errors import DataError, EngineError, reason_of
 from tomopoint.export.parity import PRECISIONS, Array, Outputs
-from tomopoint.files import whole_or_absent
+from tomopoint.files import require_file, whole_or_absent
 from tomopoint.pipeline import Pipeline
 
 REFERENCE_NAME = "reference.npz"
@@ -26,6 +27,29 @@ DIP_SD = 3.0
 DIPS_PER_WINDOW = 12
 SMOOTH_VOX = 1.5
 """Noise of a denoised tomogram is correlated over a few voxels; half of the variance is made so."""
+
+
+_ARRAYS = ("windows", "scores", "offsets", "precision", "onnx_sha256")
+"""In the file, each as ``.npy``."""
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> Array:
+    """Return one array; ValueError where its entry is compressed, or of another length than its header says.
+
+    :func:`numpy.savez` compresses nothing. What is compressed may be a thousand times as large as the file, and what
+    a header promises is allocated before it is read.
+    """
+    entry = archive.getinfo(name)
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        if math.prod(shape) * dtype.itemsize != entry.file_size - stream.tell() or dtype.hasobject:
+            raise ValueError(f"{name} is not as long as its header says")
+        stream.seek(0)
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
 @dataclass(frozen=True)
@@ -82,14 +106,23 @@ class Reference:
             Missing, damaged, or another file of that name.
         """
         try:
-            with path.open("rb") as stream, np.load(stream) as stored:
-                outputs = Outputs(stored["scores"], stored["offsets"])
-                reference = cls(stored["windows"], outputs, str(stored["precision"]), str(stored["onnx_sha256"]))
+            require_file(path)
+            with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+                stored = {name: _read_array(archive, f"{name}.npy") for name in _ARRAYS}
         except OSError as error:
             raise DataError(f"cannot read {path} ({error.strerror or error}); export the graph again") from error
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path} is damaged or no reference ({error}); export the graph again") from error
-        if reference.precision not in PRECISIONS or reference.windows.ndim != 5:
+        # What zipfile and numpy raise for damaged files has no common base.
+        except (ValueError, KeyError, EOFError, RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(
+                f"{path} is damaged or no reference ({reason_of(error)}); export the graph again"
+            ) from error
+        windows, scores, offsets = (stored[name] for name in _ARRAYS[:3])
+        reference = cls(windows, Outputs(scores, offsets), str(stored["precision"]), str(stored["onnx_sha256"]))
+        numbers = all(
+            a.dtype == np.float32 and a.ndim == 5 and a.size and np.isfinite(a).all()
+            for a in (windows, scores, offsets)
+        )
+        if not numbers or reference.precision not in PRECISIONS:
             raise DataError(f"{path} is no reference of a graph; export the graph again")
         return reference
 

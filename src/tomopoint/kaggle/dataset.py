@@ -136,6 +136,8 @@ def check_dataset(folder: Path) -> Manifest:
     present = {path.name for path in folder.iterdir()} - {MANIFEST, DATASET_METADATA}
     if extra := sorted(present - set(manifest.files)):
         raise DataError(f"{folder} holds {', '.join(extra)}, which the manifest does not list; remove or stage again")
+    if lacking := sorted({MODEL, REFERENCE_NAME, PIPELINE_NAME} - set(manifest.files)):
+        raise DataError(f"{folder / MANIFEST} does not list {', '.join(lacking)}; stage the kit again")
     pipeline = check_model(folder / MODEL, folder / REFERENCE_NAME)
     digests = {pipeline.digest, Pipeline.load(folder / PIPELINE_NAME).digest, manifest.pipeline_digest}
     if len(digests) > 1 or manifest.onnx_sha256 != manifest.files[MODEL].sha256:

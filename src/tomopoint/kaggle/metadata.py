@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import TomopointError
-from tomopoint.strict_json import Malformed, build, read, reading
+from tomopoint.files import PLAIN_NAME, is_plain_name
+from tomopoint.strict_json import Malformed, build, read, read_bytes, reading
 
 ENGINE_KERNEL, SUBMIT_KERNEL = "build_engine", "submit"
 """The two notebooks: folders below ``kernels/`` and stems of the files in them."""
@@ -85,7 +86,11 @@ class DatasetMetadata:
     def load(cls, path: Path) -> DatasetMetadata:
         """Read the file in a staged kit; TomopointError where it is none."""
         with reading(path, TomopointError, "is no metadata file", "stage the kit again"):
-            return build(cls, read(path))
+            content = read(path)
+            try:
+                return build(cls, content)
+            except TomopointError as error:
+                raise Malformed(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,10 @@ class KernelsConfig:
                 "`kaggle kernels pull OWNER/NOTEBOOK -m` tells the one of a notebook that ran"
             )
         for name, kernel in self.kernels.items():
+            if not is_plain_name(name):
+                raise TomopointError(
+                    f"the name of a notebook must be {PLAIN_NAME}, got {name!r} in kernels/kernels.toml"
+                )
             _check_address(self.kernel_address(name), kernel.title, f"the notebook {name}")
 
     @property
@@ -180,10 +189,15 @@ def load_config(kernels_folder: Path) -> KernelsConfig:
     path = kernels_folder / KERNELS_CONFIG
     with reading(path, TomopointError, "is not as expected", "compare with the repository's"):
         try:
-            values = tomllib.loads(path.read_text())
+            values = tomllib.loads(read_bytes(path).decode())
+        except RecursionError as error:
+            raise Malformed("nested too deeply") from error
         except ValueError as error:
             raise Malformed(str(error)) from error
-        return build(KernelsConfig, values)
+        try:
+            return build(KernelsConfig, values)
+        except TomopointError as error:
+            raise TomopointError(f"{path}: {error}") from error
 
 
 def dataset_metadata(config: KernelsConfig) -> DatasetMetadata:

@@ -22,6 +22,7 @@ from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
+from tomopoint.strict_json import build, read_bytes
 
 WANTED, IMAGE = "kernel.in", "image.txt"
 
@@ -63,6 +64,31 @@ class Pin:
     def megabytes(self) -> float:
         """Size of all wheels."""
         return sum(self.sizes.values()) / 1e6
+
+
+@dataclass(frozen=True)
+class _Hashes:
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Wheel:
+    hashes: _Hashes
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class _Package:
+    name: str
+    version: str
+    wheels: tuple[_Wheel, ...]
+
+
+@dataclass(frozen=True)
+class _Lock:
+    """What is read of a lock; uv writes more into it."""
+
+    packages: tuple[_Package, ...]
 
 
 def fetch(
@@ -192,12 +218,12 @@ def read_locks(folder: Path, pythons: Sequence[str] = PYTHON_VERSIONS) -> dict[s
     for python in pythons:
         path = _lock_path(folder, python)
         try:
-            for package in tomllib.loads(path.read_text())["packages"]:
-                pin = pins.setdefault(canonicalize_name(package["name"]), Pin(package["version"]))
-                if pin.version != package["version"]:
-                    raise ValueError(f"{package['name']} {package['version']}, but {pin.version} in another lock")
-                pin.sizes.update({wheel["hashes"]["sha256"]: wheel.get("size", 0) for wheel in package["wheels"]})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            for package in build(_Lock, tomllib.loads(read_bytes(path).decode()), ignore_unknown=True).packages:
+                pin = pins.setdefault(canonicalize_name(package.name), Pin(package.version))
+                if pin.version != package.version:
+                    raise ValueError(f"{package.name} {package.version}, but {pin.version} in another lock")
+                pin.sizes.update({wheel.hashes.sha256: wheel.size for wheel in package.wheels})
+        except (OSError, ValueError, RecursionError) as error:
             raise TomopointError(f"{path} is no lock ({error!r}); lock again: tomopoint lock-wheels") from error
     return pins
 

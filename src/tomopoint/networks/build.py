@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tomopoint.errors import TomopointError
+from tomopoint.errors import TomopointError, reason_of
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.dynunet import DynUNetBackbone
 from tomopoint.networks.heads import HeatmapHead, PointHead
@@ -126,8 +124,11 @@ def _read_tensors(path: Path) -> Mapping[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise TomopointError(f"{path} is neither safetensors nor a torch state dict ({error})") from error
+    except Exception as error:  # torch's reader of pickles lets those of Python through, of any kind
+        raise TomopointError(
+            f"{path} is neither safetensors nor a torch state dict ({reason_of(error)}); "
+            "correct `pretrained` in the recipe"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -8,6 +8,10 @@ from math import ceil, prod
 from typing import Any
 
 from tomopoint.errors import TomopointError
+from tomopoint.files import PLAIN_NAME, is_plain_name
+
+MAX_WIDTH, MAX_BLOCKS, MAX_LEVELS = 4096, 64, 8
+"""Channels, blocks of a level, and levels: beyond any network of use, and building one never ends."""
 
 NETWORK_NAMES: tuple[str, ...] = ("segresnet", "dynunet", "dynunet-residual", "heatmap")
 
@@ -132,14 +136,18 @@ class NetworkConfig:
 
 def _check_values(config: NetworkConfig) -> None:
     full = {**_DEFAULTS[config.name], **{k: v for k, v in asdict(config).items() if v is not None}}
+    if config.label is not None and not is_plain_name(config.label):
+        raise TomopointError(f"label of network {config.name!r} must be {PLAIN_NAME}, got {config.label!r}")
     for name in ("init_filters", "norm_groups", "features", "class_width", "offset_width"):
-        if name in full and full[name] < 1:
-            raise TomopointError(f"{name} of network {config.name!r} must be at least 1, got {full[name]}")
-    for name, least in (("blocks_down", 0), ("filters", 1)):
-        if name in full and (len(full[name]) < 2 or min(full[name]) < least):
+        if name in full and not 1 <= full[name] <= MAX_WIDTH:
+            raise TomopointError(f"{name} of network {config.name!r} must lie in 1 to {MAX_WIDTH}, got {full[name]}")
+    for name, least, most in (("blocks_down", 0, MAX_BLOCKS), ("filters", 1, MAX_WIDTH)):
+        if name in full and not (
+            2 <= len(full[name]) <= MAX_LEVELS and least <= min(full[name]) and max(full[name]) <= most
+        ):
             raise TomopointError(
-                f"{name} of network {config.name!r} needs two or more numbers of at least {least}, one per level, "
-                f"got {full[name]}"
+                f"{name} of network {config.name!r} needs two to {MAX_LEVELS} numbers of {least} to {most}, one per "
+                f"level, got {full[name]}"
             )
     if full.get("learning_rate", 1.0) <= 0:
         raise TomopointError(f"learning_rate of network {config.name!r} must be positive, got {full['learning_rate']}")

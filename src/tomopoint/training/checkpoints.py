@@ -24,13 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tomopoint.errors import TomopointError
-from tomopoint.files import sha256_of, whole_or_absent, write_atomically
+from tomopoint.errors import TomopointError, reason_of
+from tomopoint.files import require_file, sha256_of, whole_or_absent, write_atomically
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import Normalisation
-from tomopoint.strict_json import build, read, reading
+from tomopoint.strict_json import Malformed, build, read, reading
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,11 @@ def load_record(folder: Path) -> MemberRecord:
     """
     path = folder / RECORD
     with reading(path, TomopointError, "is damaged or of another version", "train the member again"):
-        return build(MemberRecord, read(path))
+        content = read(path)
+        try:
+            return build(MemberRecord, content)
+        except TomopointError as error:  # a value out of range
+            raise Malformed(str(error)) from error
 
 
 def load_member(folder: Path) -> tuple[PointNetwork, MemberRecord]:
@@ -143,7 +147,9 @@ def load_member(folder: Path) -> tuple[PointNetwork, MemberRecord]:
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise TomopointError(f"{path} does not fit the network that {RECORD} describes: {error}") from error
+        raise TomopointError(
+            f"{path} does not fit the network that {RECORD} describes ({reason_of(error)}); train the member again"
+        ) from error
     return network.eval().requires_grad_(False), record
 
 
@@ -178,7 +184,15 @@ def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
     """Return the arithmetic mean of several weight files, added up in float64."""
     total: dict[str, Tensor] = {}
     for path in paths:
-        for name, tensor in load_file(path).items():
+        try:
+            require_file(path)
+            weights = load_file(path)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise TomopointError(
+                f"{path} cannot be read ({reason_of(error)}); delete {path.parents[1]} to train this "
+                "member from the start"
+            ) from error
+        for name, tensor in weights.items():
             total[name] = total[name] + tensor.double() if name in total else tensor.double()
     return {name: (tensor / len(paths)).float() for name, tensor in total.items()}
 

@@ -32,7 +32,7 @@ from tomopoint.training.forecast import Forecast, Workload
 from tomopoint.training.last_checkpoint import LAST
 from tomopoint.training.machine import Machine, Processes
 from tomopoint.training.recipe import Recipe
-from tomopoint.training.recipe_files import differences
+from tomopoint.training.recipe_files import differences, load_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -152,11 +152,9 @@ def open_folder(plan: TrainingPlan) -> None:
     TomopointError
         Naming the options or runs that differ.
     """
-    import yaml
-
     recipe_path, data_path = plan.out / RECIPE, plan.out / DATA
     if recipe_path.exists():
-        changed = differences(yaml.safe_load(recipe_path.read_text()), plan.recipe.to_dict())
+        changed = differences(load_recipe(str(recipe_path)).to_dict(), plan.recipe.to_dict())
         if changed:
             raise TomopointError(
                 f"{plan.out} was made with another recipe: {', '.join(changed)} differ; "

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from tomopoint.errors import TomopointError
-from tomopoint.files import check_output, is_plain_name, put_in_place
+from tomopoint.errors import TomopointError, reason_of
+from tomopoint.files import check_output, is_plain_name, put_in_place, require_file
 from tomopoint.strict_json import Malformed, build, parse, shown
+from tomopoint.training.checkpoints import COLUMNS
 
 LAST = "last.safetensors"
 
@@ -98,13 +99,12 @@ def load_checkpoint(
         The file is damaged, or of another network.
     """
     try:
+        require_file(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = build(FitState, parse(header.get(_STATE, "")))
-        for _, name in state.best:
-            if not is_plain_name(name):
-                raise Malformed(f"{shown(name)} is no candidate")
+        _check_state(state)
         network.load_state_dict(_below("network.", tensors))
         if average is not None:
             average.module.load_state_dict(_below("average.", tensors))
@@ -114,10 +114,23 @@ def load_checkpoint(
             # As the optimiser makes them: in the memory layout of the parameter, with the count on the CPU.
             moments = [torch.empty_like(parameter).copy_(moment) for moment in (first, second)]
             optimiser.state[parameter] = dict(zip(_MOMENTS, (step, *moments), strict=True))
-    except (OSError, SafetensorError, Malformed, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TomopointError(f"{path} is damaged ({reason}); delete it to train this member from the start") from error
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        raise TomopointError(
+            f"{path} is damaged ({reason_of(error)}); delete it to train this member from the start"
+        ) from error
     return state
+
+
+def _check_state(state: FitState) -> None:
+    """Refuse a state that no training leaves: of an epoch too many, the rest would be passed over without a word."""
+    for _, name in state.best:
+        if not is_plain_name(name):
+            raise Malformed(f"{shown(name)} is no candidate")
+    if not state.epoch == len(state.rows) <= state.step or min(state.n_averaged, state.stale, state.seconds) < 0:
+        raise Malformed(f"epoch {state.epoch}, step {state.step} and {len(state.rows)} rows do not go together")
+    for row in state.rows:
+        if not {"epoch", "step"} <= set(row) <= set(COLUMNS):
+            raise Malformed(f"a row has the columns {shown(sorted(row))}")
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

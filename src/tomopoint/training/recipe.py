@@ -26,6 +26,9 @@ Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
 MeanOfBest = Literal["if-better", "always"]
 
+MAX_CROP_VOX = 4096
+"""Beyond any tomogram."""
+
 ADDED = {"added": True}
 """Metadata of a field that recipes of earlier versions lack; its default must be what these versions did."""
 
@@ -57,7 +60,10 @@ class CropOptions:
     tomo_types: tuple[str, ...] = ("denoised",)
 
     def __post_init__(self) -> None:
-        _require(len(self.size_zyx) == 3 and min(self.size_zyx) > 0, f"size_zyx needs 3 sizes, got {self.size_zyx}")
+        _require(
+            all(0 < size <= MAX_CROP_VOX for size in self.size_zyx),
+            f"size_zyx needs 3 sizes of 1 to {MAX_CROP_VOX} voxels, got {self.size_zyx}",
+        )
         _require_share("centred_fraction", self.centred_fraction)
         _require_share("class_balance", self.class_balance)
         _require(0 <= self.jitter < 0.5, f"jitter must lie in [0, 0.5), got {self.jitter}")

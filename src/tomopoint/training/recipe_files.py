@@ -21,8 +21,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tomopoint.errors import TomopointError
-from tomopoint.strict_json import Malformed, build, check_plain
+from tomopoint.errors import TomopointError, reason_of
+from tomopoint.strict_json import Malformed, build, check_plain, read_bytes, shown
 from tomopoint.training.recipe import OWN_OPTIONS, NetworkRecipe, Recipe
 
 BASE = "base"
@@ -77,26 +77,38 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Reads ``1e-4`` as the number that it is."""
+        """Reads ``1e-4`` as the number that it is, and refuses what would be taken silently.
+
+        Of two options with one name PyYAML takes the last; ``<<`` is merged before anything can be counted, so that a
+        few lines fill the memory.
+        """
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if "<<" in names:
+                raise Malformed(f"{shown('<<')} is not taken; `{BASE}` names a recipe to start from")
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise Malformed(f"{shown(twice[0])} is there twice; remove one")
+            return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     if path.resolve() in above:
         chain = " -> ".join(str(p) for p in (*above, path.resolve()))
         raise TomopointError(f"recipes go round in a circle: {chain}; take `{BASE}` out of one of them")
     try:
-        content = yaml.load(path.read_text(), Loader)
+        content = yaml.load(read_bytes(path).decode(), Loader)
         check_plain(content, _MAX_VALUES)
     except RecursionError as error:
         raise TomopointError(f"{path} cannot be read as YAML: nested too deeply") from error
     # Beside its own errors PyYAML lets those of its converters through (a date of month 13, `!!bool maybe`).
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
-        raise TomopointError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise TomopointError(f"{path} cannot be read as YAML: {reason_of(error)}") from error
     content = {} if content is None else content
     if not isinstance(content, Mapping) or BASE not in content:
         return content
     base = content[BASE]
     if not isinstance(base, str):
-        raise TomopointError(f"{path}: {BASE} is the name or path of one recipe, got {base!r}")
+        raise TomopointError(f"{path}: {BASE} must be the name or path of one recipe, got {shown(base)}")
     try:
         below = _read(_find(base, path.parent), (*above, path.resolve()))
         # What is wrong in a base may lie hidden under the changes, so it is refused here, where its file is known.
@@ -167,7 +179,7 @@ def _find(name_or_path: str, beside: Path | None = None) -> Path:
     if path.suffix in (".yaml", ".yml"):
         path = path if beside is None else beside / path
         if not path.is_file():
-            raise TomopointError(f"no such recipe file: {path}")
+            raise TomopointError(f"no such recipe file: {path}; give the path of a .yaml file, or a name such as demo")
         return path
     named = recipes_folder() / f"{name_or_path}.yaml"
     if not named.is_file():

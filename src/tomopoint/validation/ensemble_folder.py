@@ -200,10 +200,9 @@ def training_folders_in(folder: Path) -> tuple[Path, ...]:
         names = build(EnsembleRecord, read(record)).training_folders
         if not names:
             raise Malformed("it names no training folder")
-    found = tuple(folder / name for name in names)
-    for path in found:
-        if not path.is_dir():
-            raise TomopointError(f"{record} names {path}, which is not there; restore it, or validate without it")
+        found = tuple(folder / name for name in names)
+        if lost := [path for path in found if not path.is_dir()]:
+            raise TomopointError(f"{record} names {lost[0]}, which is not there; restore it, or validate without it")
     return found
 
 

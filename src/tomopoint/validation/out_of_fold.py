@@ -28,6 +28,7 @@ from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.inference.predict import predict_tomogram
 from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import Pipeline
+from tomopoint.strict_json import Malformed, read
 from tomopoint.validation.ensemble_folder import EnsembleFolder
 
 FOLDER = OUT_OF_FOLD_FOLDER
@@ -109,10 +110,12 @@ def engine_of(ensemble: EnsembleFolder, members: Sequence[int], own: Pipeline, d
 def record_if_done(path: Path, content: dict[str, Any]) -> dict[str, Any] | None:
     """Return the record beside the picks at `path` if it agrees with `content`, None where they must be made."""
     try:
-        record: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
-    except (OSError, ValueError):
+        record = read(path.with_suffix(".json"))
+    except (OSError, Malformed):
         return None
-    same = isinstance(record, dict) and all(record.get(name) == value for name, value in content.items())
+    if not isinstance(record, dict) or not isinstance(record.get("seconds"), (int, float)):
+        return None
+    same = all(record.get(name) == value for name, value in content.items())
     return record if same and path.is_file() else None
 
 

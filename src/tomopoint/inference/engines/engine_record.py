@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tomopoint.errors import EngineError
 from tomopoint.files import is_local_path, sha256_of, write_atomically
-from tomopoint.strict_json import Malformed, build, parse, reading, shown
+from tomopoint.strict_json import Malformed, build, parse, read_bytes, reading, shown
 
 RECORD_NAME = "engine.json"
 ENGINE_NAME = "ensemble.engine"
@@ -114,7 +114,7 @@ class EngineRecord:
     def load(cls, path: Path) -> EngineRecord:
         """Read an ``engine.json``; EngineError as for :meth:`from_json`, or where there is none."""
         with reading(path, EngineError, "is no engine record", REBUILD):
-            text = path.read_bytes()
+            text = read_bytes(path)
         return cls.from_json(text, source=str(path))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tomopoint.errors import EngineError, PipelineError
+from tomopoint.files import require_file
 from tomopoint.pipeline import Pipeline
 
 GRAPH_NAME = "ensemble.onnx"
@@ -54,6 +55,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     try:
+        require_file(path)
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             while stream.tell() < size:
@@ -94,6 +96,8 @@ def _read_entry(stream: BinaryIO, length: int) -> tuple[str, str]:
     texts = {1: "", 2: ""}
     while stream.tell() < end:
         number, _, size = _read_tag(stream)
+        if size > end - stream.tell():
+            raise ValueError(f"a text of {size} bytes is cut off")
         texts[number] = stream.read(size).decode()
     return texts[1], texts[2]
 
