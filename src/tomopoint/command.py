@@ -36,7 +36,7 @@ def parse_zyx(option: str, text: str) -> tuple[int, int, int]:
         Anything else; the message names `option`.
     """
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+    if len(parts) != 3 or not all(part.isdecimal() and len(part) < 10 for part in parts):
         raise TomopointError(f"--{option} {text!r}: give three whole numbers of voxels, z,y,x, e.g. 192,128,128")
     z, y, x = (int(part) for part in parts)
     return z, y, x

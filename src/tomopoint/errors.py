@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 
-_MAX_REASON = 200
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISPLACED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
@@ -30,9 +29,9 @@ class EngineError(TomopointError):
     """An inference engine cannot be built, loaded or trusted."""
 
 
-def reason_of(error: BaseException) -> str:
-    """Return what an exception of another package says as part of a message: on one line, short, of valid text."""
-    return " ".join(str(error).split())[:_MAX_REASON].encode(errors="replace").decode()
+def reason_of(error: BaseException, most: int = 200) -> str:
+    """Return what an exception says as part of a message: on one line, at most so many characters, of valid text."""
+    return " ".join(str(error).split())[:most].encode(errors="replace").decode()
 
 
 def machine_fault(error: BaseException) -> str | None:

@@ -75,9 +75,12 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
     Raises
     ------
     TomopointError
-        `path` is a folder, a device, a pipe or a socket, or one of `inputs`, under whatever name.
+        `path` is a folder, a device, a pipe or a socket, lies below a file, or is one of `inputs`, under whatever name.
     """
     if not path.exists():
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise TomopointError(f"{path} cannot be written, for {above} is no folder; choose another path")
         return
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "a device, pipe or socket"

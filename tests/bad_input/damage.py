@@ -111,7 +111,7 @@ def other_scalars(draw, content):
 
 @st.composite
 def other_bytes(draw, raw):
-    """Some bytes changed, put in or taken out, most of them early, where formats say what follows; or the end cut off."""
+    """Some bytes changed, put in or taken out, most of them early, where formats say what follows; or cut off."""
     early, anywhere = st.integers(0, min(400, len(raw))), st.integers(0, len(raw))
     raw = bytearray(raw)
     for _ in range(draw(st.integers(0, 3))):

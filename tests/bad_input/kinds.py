@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 import numcodecs
 import numpy as np
 import onnx
+import pandas as pd
 import torch
 import yaml
 import zarr
 from onnx import TensorProto, helper
-from safetensors.torch import save_file
 
 from tomopoint.data.picks import read_picks
-from tomopoint.data.tables import COORDINATES, read_pick_table
+from tomopoint.data.tables import COORDINATES, PICK_COLUMNS, read_pick_table
 from tomopoint.data.tomograms import COMPETITION_SCALE_A, describe_tomogram, read_tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
 from tomopoint.evaluation.history import parity_section, read_validation, timings_section
@@ -32,6 +32,7 @@ from tomopoint.export.parity import Outputs
 from tomopoint.export.reference import Reference
 from tomopoint.inference.engines.engine_record import EngineRecord
 from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.parts import PartOrigin, read_part, write_part
 from tomopoint.kaggle.manifest import KitFile, Manifest
 from tomopoint.kaggle.metadata import DatasetMetadata, load_config
 from tomopoint.kaggle.wheels import PYTHON_VERSIONS, read_locks
@@ -208,6 +209,20 @@ PICKS = {
 }
 HEADER = b"experiment,particle_type,x,y,z,score\n"
 ROW = b"TS_1,ribosome,1.5,2,3,0.5\n"
+
+
+ORIGIN = PartOrigin(HASH, "denoised")
+
+
+@cache
+def part() -> bytes:
+    picks = pd.DataFrame([("NA", "ribosome", 1.5, 2.0, 3.0, 0.5)] * 3, columns=list(PICK_COLUMNS))
+    return bytes_of(lambda path: write_part(path.parent, path.stem, picks, ORIGIN), "NA.csv")
+
+
+def read_a_part(path):
+    """A part has a checksum: it is taken only as it was written."""
+    assert read_part(path, ORIGIN)["experiment"].tolist() == ["NA"] * 3
 
 
 def read_points(path):
@@ -471,6 +486,7 @@ KINDS: dict[str, Kind] = {
     "reference": Kind("reference.npz", reference, read_reference, DataError),
     "picks": Kind("ribosome.json", lambda: PICKS, read_points, DataError, JSON),
     "pick table": Kind("picks.csv", lambda: HEADER + ROW * 3, read_table, DataError),
+    "part": Kind("NA.csv", part, read_a_part, DataError),
     "recipe": Kind("mine.yaml", lambda: RECIPE, read_recipe, dump=as_yaml),
     "stored recipe": Kind("recipe.yaml", STORED.to_dict, open_training_folder, dump=as_yaml),
     "data of a training": Kind(

@@ -69,3 +69,72 @@ def test_picks_that_were_written_are_read(tmp_path):
     picks = read_picks(tmp_path / "a.json")
     assert (picks.run, picks.particle) == ("NA", "null")
     assert np.array_equal(picks.points_xyz_A, points)
+
+
+LEGAL = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=8) | st.sampled_from(
+    [name for name in NAMES if name and name.isprintable() and len(name) < 300]
+)
+ROWS = st.lists(
+    st.tuples(LEGAL, LEGAL, *[st.integers(-(10**7), 10**7).map(lambda n: n / 1000)] * 3, st.floats(0, 1)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def check_round_trips(folder, n):
+    """Write rows and read them back; return how many tables were tried."""
+    path = folder / "picks.csv"
+
+    def check(rows):
+        picks = pd.DataFrame(rows, columns=list(PICK_COLUMNS))
+        write_pick_table(picks, path)
+        found = read_pick_table(path)
+        for name in ("experiment", "particle_type"):
+            assert found[name].tolist() == picks[name].tolist()
+        assert np.array_equal(found[["x", "y", "z"]], picks[["x", "y", "z"]])
+        assert np.array_equal(found["score"], picks["score"].round(5))
+        write_submission(picks, path)
+        assert sorted(read_pick_table(path)["experiment"]) == sorted(picks["experiment"])
+
+    return try_each(ROWS, n, check)
+
+
+def test_any_name_and_number_comes_back_as_it_was_written(tmp_path, record_property):
+    record_property("cases", check_round_trips(tmp_path, QUICK))
+
+
+@pytest.mark.slow
+def test_many_names_and_numbers_come_back_as_they_were_written(tmp_path, record_property):
+    record_property("cases", check_round_trips(tmp_path, MANY))
+
+
+CELLS = st.sampled_from(
+    ["1", "", ",", '"', "\n", "\r", "\0", "nan", "NA", "1e999", "é", " ", "x", "'", "-", "1_0", "0x1", "1,5"]
+)
+
+
+def check_cells(folder, n):
+    """Put odd cells into one line between two good ones; return how often. What is taken keeps all lines."""
+    path = folder / "picks.csv"
+
+    def check(cells):
+        line = ",".join(cells).encode()
+        path.write_bytes(HEADER + ROW + line + b"\n" + ROW)
+        try:
+            table = read_pick_table(path)
+        except TomopointError:
+            return
+        assert table.iloc[[0, -1]]["experiment"].tolist() == ["TS_1", "TS_1"]
+        assert table.iloc[[0, -1]][["x", "y", "z", "score"]].to_numpy().tolist() == [[1.5, 2.0, 3.0, 0.5]] * 2
+        assert np.isfinite(table[["x", "y", "z", "score"]].to_numpy()).all()
+
+    return try_each(st.lists(CELLS, min_size=1, max_size=8), n, check)
+
+
+def test_a_line_of_odd_cells_harms_no_other_line(tmp_path, record_property):
+    record_property("cases", check_cells(tmp_path, QUICK))
+
+
+@pytest.mark.slow
+def test_many_lines_of_odd_cells_harm_no_other_line(tmp_path, record_property):
+    record_property("cases", check_cells(tmp_path, MANY))

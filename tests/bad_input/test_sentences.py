@@ -96,3 +96,54 @@ def test_a_record_of_files_elsewhere_is_not_used(tmp_path):
         provider, why = choose_provider(path, MANIFEST, [])
         assert provider == "cpu"
         assert "does not lie beside its record" in why
+
+
+EXPLODING = [
+    b"&a [*a]",
+    b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9) if n else b"x") for n in range(12)),
+    b"".join(
+        b"a%d: &a%d {%s}\n" % (n, n, b"<<: [" + b", ".join([b"*a%d" % (n - 1)] * 9) + b"]" if n else b"x: 1")
+        for n in range(12)
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (EXPLODING[0], "must be|deep"),
+        (EXPLODING[1], "it holds more than 10000 values|deep"),
+        (EXPLODING[2], "'<<' is not taken"),
+        (b"seed: 3\nseed: 4\n", "'seed' is there twice"),
+        (b"fit: {epochs: 3, epochs: 4}\n", "'epochs' is there twice"),
+        (b"2024-13-45", "cannot be read as YAML"),
+        (b"!!bool maybe", "cannot be read as YAML"),
+        (b"!!python/object/apply:os.system [ls]", "cannot be read as YAML"),
+        (b"seed: 0x" + b"f" * 5000, "too large"),
+        (b"networks: [{name: segresnet, label: ../../up}]", "label of network 'segresnet' must be a plain name"),
+        (b"networks: [{name: segresnet, init_filters: 9223372036854775807}]", "init_filters .* must lie in 1 to 4096"),
+        (b"networks: [{name: segresnet, blocks_down: [1, 99999999999]}]", "blocks_down .* needs two to 8 numbers"),
+    ],
+    ids=lambda value: repr(value[:24]),
+)
+def test_a_recipe_that_explodes_climbs_or_repeats_itself(tmp_path, raw, sentence):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(raw)
+    with pytest.raises(TomopointError, match=sentence) as caught:
+        KINDS["recipe"].read(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [n for n, kind in KINDS.items() if kind.dump is json.dumps and "store" not in n])
+def test_a_field_that_is_there_twice_is_refused(tmp_path, name):
+    """Python would take the last, another reader the first."""
+    kind = KINDS[name]
+    kind.prepare(tmp_path)
+    path, good = tmp_path / kind.name, kind.good()
+    first = next(iter(good))
+    path.write_text("{" + f"{json.dumps(first)}: 1, " + json.dumps(good)[1:])
+    if kind.always:
+        kind.read(path)
+    else:
+        with pytest.raises(TomopointError):
+            kind.read(path)

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class BuildOptions:
     other_tactics: bool = False
 
     def __post_init__(self) -> None:
-        if self.workspace_gib <= 0:
+        if not 0 < self.workspace_gib < inf:
             raise EngineError(f"--workspace-gib must be positive, got {self.workspace_gib:g}")
         if not 0 <= self.optimization_level <= 5:
             raise EngineError(f"--optimization-level must lie between 0 and 5, got {self.optimization_level}")

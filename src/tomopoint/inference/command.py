@@ -56,6 +56,8 @@ def predict(
 
     if tomo_type is not None and not is_plain_name(tomo_type):
         raise TomopointError(f"--tomo-type must be {PLAIN_NAME}, e.g. denoised; got {tomo_type!r}")
+    if limit_hours is not None and not limit_hours >= 0:
+        raise TomopointError(f"--limit-hours must not be negative, got {limit_hours}; leave it out for no limit")
     project = Project(data)
     chosen = [project.run(name.strip(), split) for name in runs.split(",")] if runs else project.runs(split)
     options = PredictOptions(workers, provider, tomo_type, limit_hours, engine)

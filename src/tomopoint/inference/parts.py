@@ -16,7 +16,7 @@ import pandas as pd
 from tomopoint.data.tables import pick_table_text, read_pick_table
 from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
-from tomopoint.strict_json import build, parse, reading
+from tomopoint.strict_json import build, parse, read_bytes, reading
 
 FIX = "remove it, and its run is predicted again"
 
@@ -55,7 +55,7 @@ def load_part(path: Path) -> tuple[PartOrigin, pd.DataFrame]:
         It is no part, or damaged.
     """
     with reading(path, DataError, "is no part of a prediction", FIX):
-        first, _, table = path.read_bytes().partition(b"\n")
+        first, _, table = read_bytes(path).partition(b"\n")
         header = build(_Header, parse(first.removeprefix(b"# ")))
     if hashlib.sha256(table).hexdigest() != header.table_sha256:
         raise DataError(f"{path} is damaged (its checksum differs); {FIX}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -151,8 +152,10 @@ def push(
     from tomopoint.kaggle.push import WAIT_MINUTES, check_kit, push_all, push_submit
 
     wait_minutes = WAIT_MINUTES if wait_minutes is None else wait_minutes
-    if wait_minutes <= 0 or poll_seconds < 0:
-        raise TomopointError("--wait-minutes must be positive and --poll-seconds not negative")
+    if not (0 < wait_minutes < inf and 0 <= poll_seconds < inf):
+        raise TomopointError(
+            f"--wait-minutes must be positive and --poll-seconds not negative, got {wait_minutes} and {poll_seconds}"
+        )
     checkout = checkout_root()
     cli = KaggleCli(dry_run, Waiting(wait_minutes, poll_seconds))
     kit = check_kit(dataset, checkout, cli, over_time)

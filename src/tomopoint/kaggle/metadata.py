@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tomopoint.errors import TomopointError
+from tomopoint.errors import TomopointError, reason_of
 from tomopoint.files import PLAIN_NAME, is_plain_name
 from tomopoint.strict_json import Malformed, build, read, read_bytes, reading
 
@@ -90,7 +90,7 @@ class DatasetMetadata:
             try:
                 return build(cls, content)
             except TomopointError as error:
-                raise Malformed(str(error)) from error
+                raise Malformed(reason_of(error)) from error
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def load_config(kernels_folder: Path) -> KernelsConfig:
         try:
             return build(KernelsConfig, values)
         except TomopointError as error:
-            raise TomopointError(f"{path}: {error}") from error
+            raise TomopointError(f"{path}: {reason_of(error)}; correct it") from error
 
 
 def dataset_metadata(config: KernelsConfig) -> DatasetMetadata:

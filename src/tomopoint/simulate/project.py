@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -76,6 +77,12 @@ class ProjectPlan:
 
     def __post_init__(self) -> None:
         check_shape(self.shape_zyx)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if BYTES_PER_VOXEL * math.prod(self.shape_zyx) > memory:
+            raise DataError(
+                f"a shape of {'x'.join(map(str, self.shape_zyx))} voxels does not fit into this machine's memory of "
+                f"{memory / 1e9:.0f} GB; choose a smaller --shape"
+            )
         if self.train_runs < 0 or self.test_runs < 0 or self.train_runs + self.test_runs == 0:
             raise DataError(
                 f"{self.train_runs} training and {self.test_runs} test runs: neither may be negative, and at least "

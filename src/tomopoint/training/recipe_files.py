@@ -26,6 +26,8 @@ from tomopoint.strict_json import Malformed, build, check_plain, read_bytes, sho
 from tomopoint.training.recipe import OWN_OPTIONS, NetworkRecipe, Recipe
 
 BASE = "base"
+_MAX_MESSAGE = 2000
+"""Characters: an unknown option is answered with all known ones, a long value need not be repeated whole."""
 _MAX_VALUES = 10_000
 """Values at one depth of a recipe."""
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)")
@@ -57,7 +59,7 @@ def recipe_from_dict(content: Any, source: str) -> Recipe:
     try:
         return build(Recipe, _with_own_options(content), to_float=True)
     except (Malformed, TomopointError) as error:
-        raise TomopointError(f"{source}: {error}") from error
+        raise TomopointError(f"{source}: {reason_of(error, _MAX_MESSAGE)}") from error
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -103,7 +105,8 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:
     # Beside its own errors PyYAML lets those of its converters through (a date of month 13, `!!bool maybe`).
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
         raise TomopointError(f"{path} cannot be read as YAML: {reason_of(error)}") from error
-    content = {} if content is None else content
+    if content is None:  # most likely a file that was cut or never written, not the wish for all defaults
+        raise TomopointError(f"{path} is empty; put at least `{BASE}: default` into it")
     if not isinstance(content, Mapping) or BASE not in content:
         return content
     base = content[BASE]
@@ -184,5 +187,7 @@ def _find(name_or_path: str, beside: Path | None = None) -> Path:
     named = recipes_folder() / f"{name_or_path}.yaml"
     if not named.is_file():
         known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.yaml")))
-        raise TomopointError(f"unknown recipe {name_or_path!r}; there are {known}, or give the path of a .yaml file")
+        raise TomopointError(
+            f"unknown recipe {shown(name_or_path)}; there are {known}, or give the path of a .yaml file"
+        )
     return named
