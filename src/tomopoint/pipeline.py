@@ -21,7 +21,7 @@ from math import inf
 from pathlib import Path
 from typing import Literal
 
-from tomopoint.errors import PipelineError
+from tomopoint.errors import PipelineError, reason_of
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
 from tomopoint.strict_json import build, parse, read_bytes, reading
 
@@ -301,7 +301,7 @@ class Pipeline:
             try:
                 return build(cls, parse(text))
             except PipelineError as error:
-                raise PipelineError(f"{source}: {error}") from error
+                raise PipelineError(f"{source}: {reason_of(error)}") from error
 
     @classmethod
     def load(cls, path: Path) -> Pipeline:

@@ -75,6 +75,8 @@ LINES_WITH_A_FILE = [
     "engine {bad}.onnx --out {out}",
     "predict --data {bad} --model {good}/ensemble.onnx --out {out}",
     "predict --data {good}/data --model {bad}.onnx --out {out}",
+    "verify {good}/picks.csv --data {bad}",
+    "status {bad}",
     "stage --check {bad}",
     "stage --model {bad}.onnx --out {out}",
     "push {bad} --dry-run",
@@ -91,6 +93,19 @@ def test_a_bad_file_is_one_sentence_and_no_success(line, good, tmp_path, capsys,
         assert status == 1
         assert bad.name in error or str(tmp_path) in error
         assert not (tmp_path / "out").is_file()
+    record_property("cases", len(BAD_FILES))
+
+
+def test_a_bad_submission_is_what_verify_is_for(good, tmp_path, capsys, record_property):
+    """It lists what is wrong as its result: on standard output, with status 1."""
+    for name, make in BAD_FILES.items():
+        path = tmp_path / f"{name.replace(' ', '_')}.csv"
+        make(path)
+        with pytest.raises(SystemExit) as end:
+            main(["verify", str(path), "--data", str(good / "data")])
+        out, error = capsys.readouterr()
+        assert (end.value.code, error) == (1, "")
+        assert path.name in out
     record_property("cases", len(BAD_FILES))
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
-from tomopoint.strict_json import build, read, reading
+from tomopoint.strict_json import build, read, reading, shown
 
 Points = npt.NDArray[np.float64]
 
@@ -71,7 +71,7 @@ def read_picks(path: Path) -> ParticlePicks:
     with reading(path, DataError, "is not a picks file", expected):
         content = build(_File, read(path), ignore_unknown=True)
     if content.unit != "angstrom":
-        raise DataError(f"{path}: the unit is {content.unit!r}; convert the coordinates to angstrom")
+        raise DataError(f"{path}: the unit is {shown(content.unit)}; convert the coordinates to angstrom")
     places = [(point.location.x, point.location.y, point.location.z) for point in content.points or ()]
     return ParticlePicks(
         content.run_name, content.pickable_object_name, np.array(places, dtype=np.float64).reshape(-1, 3)

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from tomopoint.command import CommandResult
-from tomopoint.errors import TomopointError
+from tomopoint.errors import TomopointError, reason_of
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
 from tomopoint.strict_json import build, read_bytes
@@ -224,7 +224,9 @@ def read_locks(folder: Path, pythons: Sequence[str] = PYTHON_VERSIONS) -> dict[s
                     raise ValueError(f"{package.name} {package.version}, but {pin.version} in another lock")
                 pin.sizes.update({wheel.hashes.sha256: wheel.size for wheel in package.wheels})
         except (OSError, ValueError, RecursionError) as error:
-            raise TomopointError(f"{path} is no lock ({error!r}); lock again: tomopoint lock-wheels") from error
+            raise TomopointError(
+                f"{path} is no lock ({reason_of(error)}); lock again: tomopoint lock-wheels"
+            ) from error
     return pins
 
 

@@ -140,14 +140,16 @@ def _check_values(config: NetworkConfig) -> None:
         raise TomopointError(f"label of network {config.name!r} must be {PLAIN_NAME}, got {config.label!r}")
     for name in ("init_filters", "norm_groups", "features", "class_width", "offset_width"):
         if name in full and not 1 <= full[name] <= MAX_WIDTH:
-            raise TomopointError(f"{name} of network {config.name!r} must lie in 1 to {MAX_WIDTH}, got {full[name]}")
+            raise TomopointError(
+                f"{name} of network {config.name!r} must be at least 1 and at most {MAX_WIDTH}, got {full[name]}"
+            )
     for name, least, most in (("blocks_down", 0, MAX_BLOCKS), ("filters", 1, MAX_WIDTH)):
         if name in full and not (
             2 <= len(full[name]) <= MAX_LEVELS and least <= min(full[name]) and max(full[name]) <= most
         ):
             raise TomopointError(
-                f"{name} of network {config.name!r} needs two to {MAX_LEVELS} numbers of {least} to {most}, one per "
-                f"level, got {full[name]}"
+                f"{name} of network {config.name!r} needs two or more numbers (at most {MAX_LEVELS}) of at least "
+                f"{least} and at most {most}, one per level, got {full[name]}"
             )
     if full.get("learning_rate", 1.0) <= 0:
         raise TomopointError(f"learning_rate of network {config.name!r} must be positive, got {full['learning_rate']}")

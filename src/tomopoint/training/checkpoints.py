@@ -18,6 +18,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -108,6 +109,13 @@ class MemberRecord:
     device: str
     precision: str
 
+    def __post_init__(self) -> None:
+        if self.stride < 1 or not 0 < self.voxel_A < inf or not self.particles:
+            raise TomopointError(
+                f"stride and voxel_A must be positive and particles be there, got {self.stride}, {self.voxel_A} and "
+                f"{len(self.particles)} particles"
+            )
+
     def save(self, folder: Path) -> None:
         """Write ``member.json``: from now on the member counts as finished."""
         content = {**asdict(self), "network": self.network.to_dict()}
@@ -143,10 +151,10 @@ def load_member(folder: Path) -> tuple[PointNetwork, MemberRecord]:
     path = folder / WEIGHTS
     if not path.is_file() or sha256_of(path) != record.weights_sha256:
         raise TomopointError(f"{path} is missing or not the file that {RECORD} describes; train the member again")
-    network = build_network(record.network, len(record.particles), record.stride)
     try:
+        network = build_network(record.network, len(record.particles), record.stride)
         network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, TomopointError) as error:
         raise TomopointError(
             f"{path} does not fit the network that {RECORD} describes ({reason_of(error)}); train the member again"
         ) from error

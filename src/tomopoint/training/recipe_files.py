@@ -15,6 +15,7 @@ change a network of the base that has its own `batch_size`.
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tomopoint.errors import TomopointError, reason_of
+from tomopoint.files import is_plain_name
 from tomopoint.strict_json import Malformed, build, check_plain, read_bytes, shown
 from tomopoint.training.recipe import OWN_OPTIONS, NetworkRecipe, Recipe
 
@@ -181,11 +183,11 @@ def _find(name_or_path: str, beside: Path | None = None) -> Path:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         path = path if beside is None else beside / path
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, it takes names that are too long
             raise TomopointError(f"no such recipe file: {path}; give the path of a .yaml file, or a name such as demo")
         return path
     named = recipes_folder() / f"{name_or_path}.yaml"
-    if not named.is_file():
+    if not is_plain_name(name_or_path) or not named.is_file():
         known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.yaml")))
         raise TomopointError(
             f"unknown recipe {shown(name_or_path)}; there are {known}, or give the path of a .yaml file"

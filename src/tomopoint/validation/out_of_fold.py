@@ -70,7 +70,7 @@ def predict_held_out(
         path = ensemble.folder / FOLDER / f"{held_out.name}.csv"
         content = {"pipeline_sha256": own.digest, "tomogram": identity_of(store)}
         record = record_if_done(path, content)
-        if record is None:
+        if record is None or not isinstance(record.get("seconds"), (int, float)):
             start = time.monotonic()
             path.with_suffix(".json").unlink(missing_ok=True)
             with closing(engine_of(ensemble, held_out.members, own, device)) as engine:
@@ -113,9 +113,7 @@ def record_if_done(path: Path, content: dict[str, Any]) -> dict[str, Any] | None
         record = read(path.with_suffix(".json"))
     except (OSError, Malformed):
         return None
-    if not isinstance(record, dict) or not isinstance(record.get("seconds"), (int, float)):
-        return None
-    same = all(record.get(name) == value for name, value in content.items())
+    same = isinstance(record, dict) and all(record.get(name) == value for name, value in content.items())
     return record if same and path.is_file() else None
 
 
