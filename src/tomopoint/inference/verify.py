@@ -22,6 +22,7 @@ from tomopoint.data.project import DEFAULT_TOMO_TYPE, SPLITS, Project
 from tomopoint.data.tables import COORDINATES, SUBMISSION_COLUMNS, passing
 from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import DataError, PipelineError
+from tomopoint.files import require_file
 from tomopoint.inference.events import Event, last_call, read_events
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.parts import PartOrigin, load_part, part_path
@@ -239,6 +240,7 @@ def _read_rows(path: Path, found: _Found) -> pd.DataFrame | None:
     """
     fix = "`tomopoint rethreshold` writes it anew from picks.csv"
     try:
+        require_file(path)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             header = next(reader, [])
