@@ -48,6 +48,16 @@ def test_run_picks_cover_every_particle(tmp_path):
     assert found["apo-ferritin"].shape == (0, 3)
 
 
+def test_a_point_that_is_there_twice_counts_once_and_is_said(tmp_path, caplog):
+    """Twice in one file, and in the files of two people."""
+    write_picks(tmp_path / "ribosome.json", "TS_1_2", "ribosome", POINTS[[0, 1, 0]])
+    write_picks(tmp_path / "second_ribosome.json", "TS_1_2", "ribosome", POINTS[[1]])
+    np.testing.assert_array_equal(read_run_picks(tmp_path, NAMES)["ribosome"], POINTS)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert all("1 points are there twice" in message for message in said)
+
+
 def test_unknown_particle_names_file_and_fix(tmp_path):
     write_picks(tmp_path / "virus.json", "TS_1_2", "virus", POINTS)
     with pytest.raises(DataError, match=r"virus\.json: unknown particle 'virus'.*ribosome"):

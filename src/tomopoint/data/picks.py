@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
 from tomopoint.strict_json import build, read, reading, shown
+
+logger = logging.getLogger(__name__)
 
 Points = npt.NDArray[np.float64]
 
@@ -116,12 +119,13 @@ def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, P
     Returns
     -------
     dict
-        Every one of `particle_names` with its ``(N, 3)`` x, y, z in Angstrom; ``(0, 3)`` where there is no file.
+        Every one of `particle_names` with its ``(N, 3)`` x, y, z in Angstrom; ``(0, 3)`` where there is no file. A
+        point that is there twice counts once, with a warning: the official metric allows no two.
 
     Raises
     ------
     DataError
-        No picks at all, a file of an unknown particle, or a point of one particle twice.
+        No picks at all, or a file of an unknown particle.
     """
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not paths:
@@ -135,9 +139,11 @@ def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, P
                 "Remove the file, or give the recipe or pipeline.json that knows this particle"
             )
         both = np.concatenate([found[picks.particle], picks.points_xyz_A])
-        if len(np.unique(both, axis=0)) < len(both):
-            raise DataError(
-                f"{path} holds a point twice, or one that another file of {folder} holds; remove one of them"
+        first = np.sort(np.unique(both, axis=0, return_index=True)[1])
+        if len(first) < len(both):
+            logger.warning(
+                "%s: %d points are there twice, or in another file of %s too; they count once",
+                *(path, len(both) - len(first), folder),
             )
-        found[picks.particle] = both
+        found[picks.particle] = both[first]
     return found
