@@ -52,7 +52,7 @@ again:
 demo: $(READY)  ## the whole road on simulated tomograms, about 13 minutes; QUICK=1 for two minutes
 	$(BIN)/python -m tomopoint demo $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
-test: $(READY)  ## the tests, about five minutes on two cores
+test: $(READY)  ## the tests, about seven minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # one thread each: two processes fill two cores
 
 test-cpus: $(READY)  ## the tests as other processors compute: with AVX2 only, then with two threads; ten minutes and more
