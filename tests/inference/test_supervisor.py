@@ -10,7 +10,11 @@ import pytest
 
 from tomopoint.data.tables import read_pick_table
 from tomopoint.inference import crash_policy
+from tomopoint.inference.budget import Budget
+from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.predict_runs import PredictOptions, WorkersLost, predict_runs
+from tomopoint.inference.supervisor import Supervisor
+from tomopoint.inference.worker import Message
 from tomopoint.inference.worker_process import GRACE_SECONDS, BoundedProcess, Patience, WorkerProcess
 
 CPU = PredictOptions(provider="cpu", outage_pause=0.0)
@@ -180,6 +184,24 @@ def test_a_stopped_worker_is_replaced(hooked, blob_project, blob_model, tmp_path
     summary = predict_runs(blob_project(2).runs, blob_model, tmp_path / "out", CPU)
     assert summary.ok
     assert events(summary, "died")[0]["message"] == "no answer"
+
+
+def test_a_run_that_is_dealt_again_forgets_the_plan_of_before(blob_project, tmp_path, monkeypatch):
+    """A worker died over a run whose windows overlapped less; there is time for all of it now."""
+    (run,) = blob_project(1).runs
+    folder = PredictionFolder(tmp_path)
+    supervisor = Supervisor(
+        [run], None, folder, [], Budget(None), Patience(), lambda run, share: ((0, 0, 0), share), 0.0
+    )
+    for share, overlap in ((0.5, (0, 0, 0)), (1.0, None)):
+        monkeypatch.setattr(Budget, "affordable_share", lambda self, n_left, answer=share: answer)
+        assert supervisor._choose(_At()) == (run, overlap)
+    worker = _At(dealt={run.name: None})
+    worker.number = 0
+    details = {"notes": (), "seconds": 8.0, "n_picks": 0}
+    supervisor._note(worker, Message("done", run.name, details), 0.0)
+    assert supervisor.budget.costs == [8.0]
+    assert supervisor.notes == {run.name: ()}
 
 
 class _At:

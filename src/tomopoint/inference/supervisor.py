@@ -88,6 +88,7 @@ class Supervisor:
         self._n_runs = len(runs)
         self._workers: dict[int, WorkerProcess] = {}
         self._shares: dict[str, float] = {}
+        self._failed_once: set[str] = set()
         self._retry: dict[str, Run] = {}
         self._outages: Counter[str] = Counter()
         self._n_outages = 0
@@ -177,6 +178,7 @@ class Supervisor:
         if chosen is None:
             return None
         run, overlap_zyx = self.waiting[chosen], None
+        self._shares.pop(chosen, None)  # of an earlier deal, whose worker died
         if (share := self.budget.affordable_share(self._n_left)) < 1 and (plan := self.cheaper(run, share)):
             overlap_zyx, self._shares[chosen] = plan
             self._warn_once(
@@ -225,11 +227,11 @@ class Supervisor:
                 self._warn(
                     f"{name} cannot be read for now ({details['message']}): the next run is dealt in {pause:.0f} s"
                 )
-            elif name in self._said:
+            elif name in self._failed_once:
                 self.failed[name] = details["message"]
                 logger.error("%s failed: %s", name, details["message"])
             else:
-                self._said.add(name)
+                self._failed_once.add(name)
                 self._retry[name] = run
                 logger.warning("%s failed: %s; it is tried once more at the end", name, details["message"])
 

@@ -142,13 +142,13 @@ def work(job: Job, pipe: Connection) -> None:
         while (item := dealt.get()) is not None:
             deal, reading = item
             name = deal.run.name
+            start = time.monotonic()  # waiting for the disk is part of what a run takes
             try:
                 tomogram, read_seconds = reading.result()
                 own = pipeline
                 if deal.overlap_zyx is not None:
                     own = replace(pipeline, tiling=replace(pipeline.tiling, overlap_zyx=deal.overlap_zyx))
                 tell("begun", name)
-                start = time.monotonic()
                 picks = predict_tomogram(tomogram, engine, own, on_window=partial(window_done, name))
                 write_part(job.parts_folder, name, picks.assign(experiment=name), job.origin)
             except EngineError as error:
