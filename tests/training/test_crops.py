@@ -103,7 +103,7 @@ def test_epoch_and_position_decide_everything():
 def test_processes_share_an_epoch_without_overlap():
     samplers = [EpochSampler(4, rank, 3) for rank in range(3)]
     for sampler in samplers:
-        sampler.set_epoch(5)
+        sampler.epoch = 5
     keys = [key for sampler in samplers for key in sampler]
     assert sorted(keys) == [(5, position) for position in range(12)]
 

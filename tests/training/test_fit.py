@@ -34,6 +34,9 @@ STORED = Path(__file__).parent / "stored"
 ROUNDING = 1e-6
 """Weights of about 1 in float32, averaged in another order: a few of their 6e-8 steps."""
 
+GRADIENT_ROUNDING = 1e-4
+"""Sums of thousands of float32 terms in another order, and the 1e-6 that torch adds to a norm before it divides."""
+
 LEARNT = 0.8
 """What may remain of the first epoch's loss after some dozen steps. Left were 0.33 to 0.34 with AVX-512, AVX2 and SSE
 instructions and with one and two threads, whose later losses differ by some percent."""
@@ -264,6 +267,48 @@ def test_the_recipe_s_precision_is_computed_in(data, tmp_path, monkeypatch):
         recipe = recipe_file(tmp_path, fit={"epochs": 1, "steps_per_epoch": 1, "precision": precision})
         assert run_train(data, tmp_path / precision, recipe).ok
         assert set(types) == {(True, dtype), (False, dtype)}
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_every_step_takes_the_clipped_mean_gradient_at_its_own_rate(clip_norm, data, tmp_path, monkeypatch):
+    """Gradients and rates at the optimiser's door, against those of the same batches and weights by hand."""
+    seen, taken = [], []
+    original_loss, original_step = fit.loss_of, torch.optim.AdamW.step
+
+    def seeing(fabric, network, loss, batch):
+        seen.append((network.module, loss, batch))
+        return original_loss(fabric, network, loss, batch)
+
+    def taking(self, closure=None):
+        network = seen[-1][0]
+        gradients = {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+        taken.append((self.param_groups[0]["lr"], copy_of(network), gradients))
+        return original_step(self, closure)
+
+    monkeypatch.setattr(fit, "loss_of", seeing)
+    monkeypatch.setattr(torch.optim.AdamW, "step", taking)
+    recipe = recipe_file(
+        tmp_path,
+        networks=[{**SEGRESNET, "dropout": 0.0}],
+        optimiser={"accumulate": 2, "clip_norm": clip_norm, "warmup_steps": 2},
+        fit={"epochs": 1, "averaging": "none", "keep_best": 0, "validation_crops": 0},
+    )
+    assert run_train(data, tmp_path / "run", recipe).ok
+    # Two steps of warm-up from a thousandth of 0.01, then the top of the cosine.
+    assert [rate for rate, _, _ in taken] == pytest.approx([0.01 * 0.001, 0.01 * (0.001 + 0.999 / 2), 0.01])
+    norms = []
+    for number, (_, weights, gradients) in enumerate(taken):
+        network, loss, _ = seen[2 * number]
+        network.load_state_dict(weights)
+        network.zero_grad()
+        for _, _, batch in seen[2 * number : 2 * number + 2]:
+            loss(*network.logits(batch.volume), batch.points).total.backward()
+        mean = {name: parameter.grad / 2 for name, parameter in network.named_parameters()}
+        norms.append(float(torch.stack([gradient.norm() for gradient in mean.values()]).norm()))
+        scale = min(1.0, clip_norm / norms[-1]) if clip_norm else 1.0
+        for name, gradient in mean.items():
+            torch.testing.assert_close(gradients[name], gradient * scale, rtol=GRADIENT_ROUNDING, atol=ROUNDING)
+    assert max(norms) > 0.5  # else nothing was clipped
 
 
 def test_loader_processes_give_the_same_weights(data, tmp_path):

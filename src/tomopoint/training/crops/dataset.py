@@ -138,7 +138,7 @@ class CropDataset(data.Dataset[Crop]):
 
 
 class EpochSampler(data.Sampler[tuple[int, int]]):
-    """Positions 0 .. n-1 of the current epoch, split over processes; Lightning sets the epoch.
+    """Positions 0 .. n-1 of the current epoch, split over processes; the loop sets `epoch`.
 
     Parameters
     ----------
@@ -153,10 +153,6 @@ class EpochSampler(data.Sampler[tuple[int, int]]):
         self.rank = rank
         self.n_ranks = n_ranks
         self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration is about."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         """Crops per epoch and process."""
