@@ -22,7 +22,7 @@ from tomopoint.simulate.filters import ImagingParameters
 from tomopoint.simulate.imaging import image_density
 from tomopoint.simulate.labels import imperfect_labels
 from tomopoint.simulate.options import FULL_SHAPE_ZYX, VOXEL_A, LabelImperfections, SimulationOptions
-from tomopoint.simulate.particles import PARTICLE_NAMES, particle_model
+from tomopoint.simulate.particles.catalogue import competition_particle, competition_particles
 from tomopoint.simulate.scene import draw_scene
 from tomopoint.simulate.tomogram import SimulatedTomogram, simulate_tomogram
 
@@ -91,7 +91,7 @@ def models() -> dict[str, Any]:
     print("model / map            integral  semi-axes           volume at 10 %")
     for name, (integral, axes, above) in MAPS.items():
         volume = np.zeros((48, 48, 48), dtype=np.float32)
-        add_blobs(volume, particle_model(name).blobs, np.full(3, 240.0), 10.0)
+        add_blobs(volume, competition_particle(name).blobs, np.full(3, 240.0), 10.0)
         ratios = [float(volume.sum() / integral)]
         offsets = (np.indices(volume.shape) + 0.5 - 24).reshape(3, -1) * 10.0
         own = np.sqrt(5 * np.linalg.eigvalsh(np.cov(offsets, aweights=volume.ravel().astype(np.float64)))[::-1])
@@ -164,14 +164,17 @@ def placement() -> dict[str, Any]:
     """Labels of full-size runs against those of seven real ones."""
     options, extent = SimulationOptions(crowding=(0.0, 0.0)), np.array(FULL_SHAPE_ZYX[::-1]) * VOXEL_A
     start = time.perf_counter()
-    scenes = [draw_scene(np.random.default_rng(seed), options, FULL_SHAPE_ZYX) for seed in range(N_PLACED_RUNS)]
+    scenes = [
+        draw_scene(np.random.default_rng(seed), options, FULL_SHAPE_ZYX, competition_particles())
+        for seed in range(N_PLACED_RUNS)
+    ]
     print(f"placed {N_PLACED_RUNS} full-size runs in {time.perf_counter() - start:.1f} s; simulated / real:")
     runs = [
         imperfect_labels(scene.points_xyz_A(), LabelImperfections(), extent, np.random.default_rng(seed))
         for seed, scene in enumerate(scenes)
     ]
     found = {}
-    for name in PARTICLE_NAMES:
+    for name in REAL_RUNS:
         (count, spread), neighbours, heights = REAL_RUNS[name]
         counts = np.array([len(run[name]) for run in runs])
         distances = np.concatenate(
@@ -213,7 +216,7 @@ def draw(path: Path) -> None:
             axes[row, column].set(xticks=[0, 100, 200], xticklabels=["0", "100 nm", "200 nm"], yticks=[])
             axes[row, column].set(xlim=(-0.5, 199.5), ylim=(-0.5, 199.5))
         axes[0, column].set_title(f"simulated, {title}")
-        for number, name in enumerate(PARTICLE_NAMES):
+        for number, name in enumerate(REAL_RUNS):
             points = made.points_xyz_A[name][:, ::-1] / VOXEL_A
             near = points[np.abs(points[:, axis] - through[axis] - 0.5) < 10] - start - 0.5
             axes[1, column].scatter(

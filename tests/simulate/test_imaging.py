@@ -12,7 +12,7 @@ from tomopoint.simulate.density import add_blobs
 from tomopoint.simulate.filters import NOISE_SD, RECONSTRUCTIONS, ImagingParameters, draw_imaging
 from tomopoint.simulate.imaging import RIBOSOME_MINIMUM, image_density, padded_shape
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions
-from tomopoint.simulate.particles import particle_model
+from tomopoint.simulate.particles.catalogue import competition_particle
 from tomopoint.simulate.tomogram import SimulatedTomogram, simulate_tomogram
 
 AUTOCORRELATION = {  # lags 1 to 5, mean over nine real slices
@@ -129,7 +129,7 @@ def test_points_mark_the_particles_in_the_image() -> None:
     rng = np.random.default_rng(2)
     centre_vox = 24.0 + rng.uniform(-0.5, 0.5, 3)
     density = np.zeros((48, 48, 48), dtype=np.float32)
-    add_blobs(density, particle_model("apo-ferritin").instance(rng), centre_vox * VOXEL_A, VOXEL_A)
+    add_blobs(density, competition_particle("apo-ferritin").instance(rng), centre_vox * VOXEL_A, VOXEL_A)
     # All filters are even in k: they keep the centroid of the squared image of a symmetric shell.
     clear = dataclasses.replace(ImagingParameters(), noise_sd=1e-12)
     image = image_density(density, clear, ("denoised",), rng, "cpu")["denoised"].astype(np.float64)

@@ -6,15 +6,15 @@ from scipy.spatial import cKDTree
 
 from tomopoint.simulate.labels import imperfect_labels
 from tomopoint.simulate.options import FULL_SHAPE_ZYX, PERFECT_LABELS, VOXEL_A, LabelImperfections, SimulationOptions
-from tomopoint.simulate.particles import PARTICLE_NAMES
+from tomopoint.simulate.particles.catalogue import competition_particles
 from tomopoint.simulate.placement import CONTACT_A, UNLABELLED, draw_count
 from tomopoint.simulate.scene import Scene, draw_scene
-from tomopoint.simulate.statistics import PLACEMENT_ORDER
+from tomopoint.simulate.statistics import COMPETITION_STATISTICS
 
 REAL_TOLERANCE = 0.20
 """Medians over simulated runs against the real figures; the real ones come from seven runs only."""
 
-N_RUNS = 20
+N_RUNS = 40
 NO_CROWD = SimulationOptions(crowding=(0.0, 0.0))
 """Small proteins touch no statistic here and cost time."""
 
@@ -47,7 +47,10 @@ EXTENT_XYZ_A = np.array(FULL_SHAPE_ZYX[::-1]) * VOXEL_A
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return [draw_scene(np.random.default_rng(seed), NO_CROWD, FULL_SHAPE_ZYX) for seed in range(N_RUNS)]
+    return [
+        draw_scene(np.random.default_rng(seed), NO_CROWD, FULL_SHAPE_ZYX, competition_particles())
+        for seed in range(N_RUNS)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -58,27 +61,27 @@ def labels(scenes: list[Scene]) -> list[dict[str, np.ndarray]]:
     ]
 
 
-@pytest.mark.parametrize("name", PARTICLE_NAMES)
+@pytest.mark.parametrize("name", MEAN_COUNTS)
 def test_counts(labels: list[dict[str, np.ndarray]], name: str) -> None:
     assert np.mean([len(run[name]) for run in labels]) == pytest.approx(MEAN_COUNTS[name], rel=REAL_TOLERANCE)
 
 
-@pytest.mark.parametrize("name", PARTICLE_NAMES)
+@pytest.mark.parametrize("name", MEAN_COUNTS)
 def test_drawn_counts_have_mean_and_spread_of_the_real_ones(name: str) -> None:
     rng = np.random.default_rng(0)
-    statistics = PLACEMENT_ORDER[name]
+    statistics = COMPETITION_STATISTICS[name]
     counts = [draw_count(rng, statistics, 1.0) for _ in range(4000)]
     assert np.mean(counts) == pytest.approx(statistics.mean, rel=0.05)
     assert np.std(counts) == pytest.approx(statistics.spread, rel=0.10)
 
 
-@pytest.mark.parametrize("name", PARTICLE_NAMES)
+@pytest.mark.parametrize("name", MEAN_COUNTS)
 def test_nearest_neighbours(labels: list[dict[str, np.ndarray]], name: str) -> None:
     distances = [cKDTree(run[name]).query(run[name], k=2)[0][:, 1] for run in labels if len(run[name]) > 1]
     assert np.median(np.concatenate(distances)) == pytest.approx(NEIGHBOUR_A[name], rel=REAL_TOLERANCE)
 
 
-@pytest.mark.parametrize("name", PARTICLE_NAMES)
+@pytest.mark.parametrize("name", MEAN_COUNTS)
 def test_heights(labels: list[dict[str, np.ndarray]], name: str) -> None:
     z = np.concatenate([run[name][:, 2] for run in labels])
     mean, low, high = HEIGHT_A[name]
@@ -120,7 +123,7 @@ def test_unlabelled_complexes_are_there_and_not_in_the_truth(scenes: list[Scene]
 def test_small_boxes_hold_the_real_density_and_every_particle_inside() -> None:
     """A shallow box is cut out of the ice's middle, so its density is at least the real mean over the ice."""
     shape = (64, 160, 160)
-    scenes = [draw_scene(np.random.default_rng(seed), NO_CROWD, shape) for seed in range(150)]
+    scenes = [draw_scene(np.random.default_rng(seed), NO_CROWD, shape, competition_particles()) for seed in range(150)]
     extent = np.array(shape[::-1]) * VOXEL_A
     points = [np.concatenate(list(scene.points_xyz_A().values())) for scene in scenes]
     assert all((run >= 0).all() and (run <= extent).all() for run in points)
@@ -135,7 +138,9 @@ def test_small_boxes_hold_the_real_density_and_every_particle_inside() -> None:
 def test_real_density_of_small_proteins() -> None:
     shape = (96, 128, 128)
     options = SimulationOptions(crowding=(0.01, 0.01))
-    counts = [len(draw_scene(np.random.default_rng(seed), options, shape).crowd) for seed in range(6)]
+    counts = [
+        len(draw_scene(np.random.default_rng(seed), options, shape, competition_particles()).crowd) for seed in range(6)
+    ]
     box_A3 = np.prod(np.array(shape) * VOXEL_A)
     volume_share = np.mean(counts) * 88_000 / box_A3
     # Some fall outside (a rim is drawn too), some where others lie already; nearly the whole box is ice.
@@ -143,7 +148,9 @@ def test_real_density_of_small_proteins() -> None:
 
 
 def test_same_seed_same_scene() -> None:
-    first, second = (draw_scene(np.random.default_rng(7), NO_CROWD, (64, 200, 200)) for _ in range(2))
+    first, second = (
+        draw_scene(np.random.default_rng(7), NO_CROWD, (64, 200, 200), competition_particles()) for _ in range(2)
+    )
     for name, points in first.points_xyz_A().items():
         np.testing.assert_array_equal(points, second.points_xyz_A()[name])
 
@@ -151,7 +158,7 @@ def test_same_seed_same_scene() -> None:
 class TestLabels:
     def setup_method(self) -> None:
         rng = np.random.default_rng(1)
-        self.truth = {name: rng.uniform(500, 1300, (2000, 3)) for name in PARTICLE_NAMES}
+        self.truth = {name: rng.uniform(500, 1300, (2000, 3)) for name in MEAN_COUNTS}
 
     def labelled(self, imperfections: LabelImperfections) -> dict[str, np.ndarray]:
         return imperfect_labels(self.truth, imperfections, np.full(3, 1842.0), np.random.default_rng(2))

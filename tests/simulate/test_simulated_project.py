@@ -10,11 +10,12 @@ from tomopoint.data.picks import read_picks
 from tomopoint.data.project import SPLITS, Project
 from tomopoint.data.tomograms import describe_tomogram, read_tomogram
 from tomopoint.errors import DataError, TomopointError
+from tomopoint.pipeline import COMPETITION_PARTICLES
 from tomopoint.simulate.command import simulate
 from tomopoint.simulate.options import PERFECT_LABELS, SimulationOptions
-from tomopoint.simulate.particles import PARTICLE_NAMES
 from tomopoint.simulate.project import ProjectPlan, run_name, write_project, write_run
 
+PARTICLE_NAMES = [particle.name for particle in COMPETITION_PARTICLES]
 SHAPE = (32, 96, 80)
 CONTENT = SimulationOptions(labels=PERFECT_LABELS, tomo_types=("denoised", "wbp"))
 

@@ -51,14 +51,13 @@ def simulate(
     content
         What the runs hold: contrast, crowding, label mistakes, reconstruction types.
     """
-    from tomopoint.simulate.particles import PARTICLE_NAMES
     from tomopoint.simulate.project import ProjectPlan, write_project
 
     if workers < 0:
         raise DataError(f"workers must not be negative, got {workers}; 0 chooses a number")
     plan = ProjectPlan(out, train_runs, test_runs, parse_zyx("shape", shape), seed, content, device)
     records = write_project(plan, workers)
-    counts = {name: sum(record.counts[name] for record in records) for name in PARTICLE_NAMES}
+    counts = {name: sum(record.counts[name] for record in records) for name in plan.particle_names}
     listing = ", ".join(f"{count} {name}" for name, count in counts.items())
     text = (
         f"{out}: {train_runs} training and {test_runs} test runs of {shape} voxels with {listing}.\n"

@@ -24,7 +24,7 @@ import numpy as np
 from tomopoint.simulate.density import Volume, add_blobs
 from tomopoint.simulate.filters import RECONSTRUCTIONS, Filters, ImagingParameters
 from tomopoint.simulate.options import VOXEL_A
-from tomopoint.simulate.particles import particle_model
+from tomopoint.simulate.particles.catalogue import competition_particle
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,7 @@ def signal_scale(parameters: ImagingParameters) -> float:
 
 @functools.cache
 def _calibration_spectra() -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    """Return the spectra of a few lone ribosomes and of white noise for each."""
+    """Return the spectra of a few lone ribosomes and of white noise for each, whatever particles a project has."""
     import torch
 
     rng = np.random.default_rng(_CALIBRATION_SEED)
@@ -156,7 +156,9 @@ def _calibration_spectra() -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     pairs = []
     for _ in range(_CALIBRATION_RIBOSOMES):
         box = np.zeros(shape, dtype=np.float32)
-        add_blobs(box, particle_model("ribosome").instance(rng), np.full(3, _CALIBRATION_BOX / 2 * VOXEL_A), VOXEL_A)
+        add_blobs(
+            box, competition_particle("ribosome").instance(rng), np.full(3, _CALIBRATION_BOX / 2 * VOXEL_A), VOXEL_A
+        )
         white = rng.standard_normal(shape, dtype=np.float32)
         pairs.append((torch.fft.rfftn(torch.from_numpy(box)), torch.fft.rfftn(torch.from_numpy(white))))
     return tuple(pairs)

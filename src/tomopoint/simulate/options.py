@@ -11,6 +11,8 @@ TomoType = Literal["denoised", "wbp", "ctfdeconvolved", "isonetcorrected"]
 TOMO_TYPES: tuple[TomoType, ...] = get_args(TomoType)
 """The four reconstructions the competition ships of a training run."""
 
+Shapes = Literal["measured", "analytic"]
+
 VOXEL_A = 10.012444309
 """Edge of a voxel, the mean of the three values in the competition's metadata."""
 
@@ -76,6 +78,11 @@ class SimulationOptions:
         Imperfections of training labels.
     tomo_types
         The reconstructions to make; ``denoised`` is always among them.
+    shapes
+        Of the competition's particles: ``measured``, bead models of their atomic structures; ``analytic``, built from
+        symmetry and size.
+    conformations
+        How much copies of one particle differ: 0 not at all, 1 as the motions and losses that are known ask for.
     """
 
     difficulty: float = 1.0
@@ -83,10 +90,13 @@ class SimulationOptions:
     crowding: tuple[float, float] = (0.005, 0.02)
     labels: LabelImperfections = field(default_factory=LabelImperfections)
     tomo_types: tuple[TomoType, ...] = ("denoised",)
+    shapes: Shapes = "measured"
+    conformations: float = 1.0
 
     def __post_init__(self) -> None:
         _require(0.1 <= self.difficulty <= 10, f"difficulty must lie in [0.1, 10], got {self.difficulty}")
         _require(0 <= self.variation <= 1, f"variation must lie in [0, 1], got {self.variation}")
+        _require(0 <= self.conformations <= 3, f"conformations must lie in [0, 3], got {self.conformations}")
         low, high = self.crowding
         _require(0 <= low <= high <= 0.05, f"crowding must satisfy 0 <= low <= high <= 0.05, got {self.crowding}")
         unknown = sorted(set(self.tomo_types) - set(TOMO_TYPES))

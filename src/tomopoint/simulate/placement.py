@@ -14,13 +14,12 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from tomopoint.simulate.density import Array, Blobs, random_direction
-from tomopoint.simulate.particles import particle_model
+from tomopoint.simulate.particles.model import SimulatedParticle
 from tomopoint.simulate.statistics import (
     DEPTH_LIMITS_A,
     EDGE_MARGIN_A,
     FULL_DEPTH_A,
     FULL_WIDTH_A,
-    PLACEMENT_ORDER,
     SLAB_CENTRE_A,
     SLAB_FULL_SHARE,
     SLAB_THICKNESS_A,
@@ -35,9 +34,6 @@ CONTACT_A = 10.0
 
 UNLABELLED = "unlabelled"
 """Name of molecules that are no labelled particle."""
-
-ON_MEMBRANE_SHARE = 0.06
-"""Share of ribosome clusters that begin at a membrane, where there is one."""
 
 _ATTEMPTS = 60
 
@@ -111,6 +107,8 @@ class Molecule:
         Radius nothing else may enter.
     room_A
         Particles of different kinds are at least the sum of both apart; 0 for unlabelled ones.
+    interior_A
+        Of a closed shell: no small protein lies within this distance of the centre.
     """
 
     name: str
@@ -118,6 +116,7 @@ class Molecule:
     blobs: Blobs
     core_A: float
     room_A: float = 0.0
+    interior_A: float = 0.0
 
 
 @dataclass
@@ -183,17 +182,26 @@ def draw_count(rng: np.random.Generator, statistics: ParticleStatistics, area_sh
     return int(rng.poisson(rng.gamma(shape, statistics.mean / shape) * area_share))
 
 
-def place_particles(rng: np.random.Generator, slab: Slab, occupancy: Occupancy) -> None:
-    """Place all six kinds of labelled particles into `occupancy`.
+def place_particles(
+    rng: np.random.Generator,
+    slab: Slab,
+    occupancy: Occupancy,
+    particles: Sequence[SimulatedParticle],
+    conformations: float,
+) -> None:
+    """Place all kinds of labelled particles into `occupancy`, one kind after the other.
 
-    A particle that finds no room after many attempts is left out; at real density that is below one in a hundred.
+    `conformations` is how much copies of one kind differ, see
+    :func:`tomopoint.simulate.particles.variety.varied_copy`. A particle that finds no room after many attempts is left
+    out; at real density that is below one in a hundred.
     """
     share = slab.area_share()
-    for name, statistics in PLACEMENT_ORDER.items():
-        remaining = draw_count(rng, statistics, share)
+    for particle in particles:
+        remaining = draw_count(rng, particle.statistics, share)
         while remaining > 0:
-            size = 1 if statistics.clusters is None else min(remaining, draw_cluster_size(rng, statistics.clusters))
-            _place_cluster(rng, name, size, slab, occupancy)
+            clusters = particle.statistics.clusters
+            size = 1 if clusters is None else min(remaining, draw_cluster_size(rng, clusters))
+            _place_cluster(rng, particle, size, slab, occupancy, conformations)
             remaining -= size
 
 
@@ -214,10 +222,16 @@ def random_place(rng: np.random.Generator, slab: Slab, depth_beta: tuple[float, 
     return np.array([slab.height_A(float(rng.beta(*depth_beta)), y, x), y, x])
 
 
-def _place_cluster(rng: np.random.Generator, name: str, size: int, slab: Slab, occupancy: Occupancy) -> None:
+def _place_cluster(
+    rng: np.random.Generator,
+    particle: SimulatedParticle,
+    size: int,
+    slab: Slab,
+    occupancy: Occupancy,
+    conformations: float,
+) -> None:
     """Place `size` particles that touch each other, the first one anywhere."""
-    statistics = PLACEMENT_ORDER[name]
-    model = particle_model(name)
+    name, statistics = particle.name, particle.statistics
     placed: list[Array] = []
     heading = random_direction(rng)
     for _ in range(_ATTEMPTS * size):
@@ -228,13 +242,14 @@ def _place_cluster(rng: np.random.Generator, name: str, size: int, slab: Slab, o
             heading = _next_heading(rng, heading, clusters)
             base = placed[-1] if clusters.chain else placed[int(rng.integers(len(placed)))]
             centre = base + float(rng.normal(*clusters.spacing_A)) * heading
-        elif name == "ribosome" and occupancy.vesicles and rng.random() < ON_MEMBRANE_SHARE:
-            centre = _beside_membrane(rng, occupancy.vesicles)
+        elif occupancy.vesicles and rng.random() < statistics.beside_membrane:
+            centre = _beside_membrane(rng, particle, occupancy.vesicles)
         else:
             centre = random_place(rng, slab, statistics.depth_beta)
         if not slab.contains(centre) or (not placed and occupancy.nearest_A(name, centre) < statistics.apart_A):
             continue
-        candidate = Molecule(name, centre, model.instance(rng), model.core_A, statistics.room_A)
+        copy = particle.instance(rng, conformations)
+        candidate = Molecule(name, centre, copy, particle.core_A, statistics.room_A, particle.interior_A)
         if occupancy.fits(candidate):
             occupancy.molecules.append(candidate)
             placed.append(centre)
@@ -248,11 +263,11 @@ def _next_heading(rng: np.random.Generator, heading: Array, clusters: Clusters) 
     return np.asarray(turned / np.linalg.norm(turned))
 
 
-def _beside_membrane(rng: np.random.Generator, vesicles: Sequence[Vesicle]) -> Array:
-    """Draw a ribosome's centre just outside a vesicle."""
+def _beside_membrane(rng: np.random.Generator, particle: SimulatedParticle, vesicles: Sequence[Vesicle]) -> Array:
+    """Draw a centre just outside a vesicle, for a particle that touches it or nearly does."""
     vesicle = vesicles[int(rng.integers(len(vesicles)))]
     point, normal = vesicle.surface(random_direction(rng))
-    return np.asarray(point + normal * rng.uniform(155.0, 190.0))
+    return np.asarray(point + normal * (particle.blobs.reach_A + rng.uniform(-5.0, 30.0)))
 
 
 def _overlap(candidate: Molecule, points: Array, other: Molecule) -> bool:

@@ -30,7 +30,8 @@ from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
 from tomopoint.progress import track
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions, check_shape
-from tomopoint.simulate.particles import PARTICLE_NAMES
+from tomopoint.simulate.particles.catalogue import competition_particles
+from tomopoint.simulate.particles.model import SimulatedParticle
 from tomopoint.strict_json import build, read, reading
 
 RECORDS_FOLDER = "simulation"
@@ -65,6 +66,8 @@ class ProjectPlan:
         Contrast, crowding, label mistakes and reconstruction types of the runs.
     device
         Where FFTs run.
+    own_particles
+        The labelled kinds in the order they are placed; none: the competition's.
     """
 
     out: Path
@@ -74,6 +77,7 @@ class ProjectPlan:
     seed: int
     options: SimulationOptions
     device: str = "auto"
+    own_particles: tuple[SimulatedParticle, ...] = ()
 
     def __post_init__(self) -> None:
         check_shape(self.shape_zyx)
@@ -90,6 +94,16 @@ class ProjectPlan:
             )
         if self.seed < 0:
             raise DataError(f"the seed must not be negative, got {self.seed}")
+
+    @property
+    def particles(self) -> tuple[SimulatedParticle, ...]:
+        """The labelled kinds in the order they are placed."""
+        return self.own_particles or competition_particles(self.options.shapes)
+
+    @property
+    def particle_names(self) -> tuple[str, ...]:
+        """Their names in alphabetical order."""
+        return tuple(sorted(particle.name for particle in self.particles))
 
     def count(self, split: str) -> int:
         """Return the number of runs of a split."""
@@ -172,7 +186,7 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
     # The example submission: every particle once per test run, all in the middle of the box.
     middle = dict(zip("zyx", (round(size * VOXEL_A / 2, 3) for size in plan.shape_zyx), strict=True))
     names = [run_name("test", index) for index in range(plan.test_runs)]
-    rows = [{"experiment": run, "particle_type": name, **middle} for run in names for name in PARTICLE_NAMES]
+    rows = [{"experiment": run, "particle_type": name, **middle} for run in names for name in plan.particle_names]
     table = pd.DataFrame(rows, columns=["experiment", "particle_type", "x", "y", "z"])
     write_submission(table, plan.out / SAMPLE_SUBMISSION)
     return [_read_record(_record_path(plan.out, *task)) for task in tasks]
@@ -190,15 +204,16 @@ def write_run(plan: ProjectPlan, split: str, index: int) -> RunRecord:
     start = time.monotonic()
     run = Run(run_name(split, index), split, plan.out)
     device = resolve_device(plan.device)
-    made = simulate_tomogram(plan.options, plan.shape_zyx, (plan.seed, SPLITS.index(split), index), device)
+    seed = (plan.seed, SPLITS.index(split), index)
+    made = simulate_tomogram(plan.options, plan.shape_zyx, seed, device, plan.particles)
     points = made.labels_xyz_A if split == "train" else made.points_xyz_A
     folder = run.picks_folder if split == "train" else plan.out / TRUTH_FOLDER / run.name
-    for name in PARTICLE_NAMES:
+    for name in plan.particle_names:
         write_picks(folder / f"{name}.json", run.name, name, points[name])
     for tomo_type, volume in made.reconstructions.items():
         if split == "train" or tomo_type == "denoised":
             write_tomogram(run.tomogram_path(tomo_type), volume)
-    counts = {name: len(made.points_xyz_A[name]) for name in PARTICLE_NAMES}
+    counts = {name: len(made.points_xyz_A[name]) for name in plan.particle_names}
     seconds = round(time.monotonic() - start, 2)
     record = RunRecord(run.name, split, index, counts, asdict(made.imaging), device, seconds)
     write_atomically(_record_path(plan.out, split, index), json.dumps(asdict(record), indent=2) + "\n")

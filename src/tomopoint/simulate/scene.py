@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from tomopoint.simulate.matter import (
     small_protein,
 )
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions
-from tomopoint.simulate.particles import PARTICLE_NAMES
+from tomopoint.simulate.particles.model import SimulatedParticle
 from tomopoint.simulate.placement import (
     UNLABELLED,
     Molecule,
@@ -50,8 +50,6 @@ MEMBRANE_PROTEINS_PER_A2 = 1.5e-5
 _CLEARANCE_A = 32.0
 _ATTEMPTS = 20
 _RIM_A = 60.0
-_INTERIOR = {"virus-like-particle": 145.0, "apo-ferritin": 65.0}
-"""Closed shells: no small protein within this distance of the centre, Angstrom."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,8 @@ class Scene:
         Box, voxels.
     slab
         The ice.
+    particles
+        The labelled kinds, whether or not one of them is here.
     molecules
         Labelled particles and unlabelled complexes.
     vesicles, film
@@ -74,6 +74,7 @@ class Scene:
 
     shape_zyx: tuple[int, int, int]
     slab: Slab
+    particles: tuple[SimulatedParticle, ...]
     molecules: tuple[Molecule, ...]
     vesicles: tuple[Vesicle, ...]
     film: FilmEdge | None
@@ -85,7 +86,7 @@ class Scene:
         inside = [m for m in self.molecules if 0.0 <= m.centre_zyx_A[0] <= depth_A]
         return {
             name: np.array([m.centre_zyx_A[::-1] for m in inside if m.name == name]).reshape(-1, 3)
-            for name in PARTICLE_NAMES
+            for name in sorted(particle.name for particle in self.particles)
         }
 
     def density(self) -> Volume:
@@ -102,18 +103,23 @@ class Scene:
         return volume
 
 
-def draw_scene(rng: np.random.Generator, options: SimulationOptions, shape_zyx: tuple[int, int, int]) -> Scene:
-    """Draw a run's content at the real density of everything, whatever the box."""
+def draw_scene(
+    rng: np.random.Generator,
+    options: SimulationOptions,
+    shape_zyx: tuple[int, int, int],
+    particles: Sequence[SimulatedParticle],
+) -> Scene:
+    """Draw a run's content at the real density of everything, whatever the box; `particles` in placement order."""
     extent = np.asarray(shape_zyx) * VOXEL_A
     slab = draw_slab(rng, extent)
     film = _draw_film(rng, slab)
     vesicles = _draw_vesicles(rng, slab, film)
     occupancy = Occupancy(vesicles, film)
-    place_particles(rng, slab, occupancy)
+    place_particles(rng, slab, occupancy, particles, options.conformations)
     _place_unlabelled(rng, slab, occupancy, COMPLEXES_PER_RUN, medium_complex)
     _place_unlabelled(rng, slab, occupancy, AGGREGATES_PER_RUN, aggregate)
     crowd = _draw_membrane_proteins(rng, vesicles, occupancy) + _draw_small_proteins(rng, options, slab, occupancy)
-    return Scene(shape_zyx, slab, tuple(occupancy.molecules), vesicles, film, tuple(crowd))
+    return Scene(shape_zyx, slab, tuple(particles), tuple(occupancy.molecules), vesicles, film, tuple(crowd))
 
 
 def _area_share(extent_zyx_A: Array) -> float:
@@ -201,10 +207,9 @@ def _draw_small_proteins(
 def _free(centres: Array, occupancy: Occupancy) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Tell which small proteins overlap nothing, and keep one of two that overlap each other."""
     free = np.asarray(cKDTree(_blob_positions(occupancy.molecules)).query(centres)[0] > _CLEARANCE_A)
-    for name, radius in _INTERIOR.items():
-        shells = np.array([m.centre_zyx_A for m in occupancy.molecules if m.name == name]).reshape(-1, 3)
-        if len(shells):
-            free &= cKDTree(shells).query(centres)[0] > radius
+    for radius_A in {m.interior_A for m in occupancy.molecules if m.interior_A > 0}:
+        shells = np.array([m.centre_zyx_A for m in occupancy.molecules if m.interior_A == radius_A])
+        free &= cKDTree(shells).query(centres)[0] > radius_A
     for vesicle in occupancy.vesicles:
         free &= np.abs(vesicle.distance_A(centres)) > MEMBRANE_CLEARANCE_A + 15.0
     if occupancy.film is not None:

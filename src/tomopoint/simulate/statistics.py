@@ -70,6 +70,8 @@ class ParticleStatistics:
         Smallest distance to another particle of its kind outside a cluster.
     clusters
         None where it does not gather.
+    beside_membrane
+        Share of clusters that begin just outside a membrane, where there is one.
     """
 
     mean: float
@@ -78,6 +80,7 @@ class ParticleStatistics:
     room_A: float
     apart_A: float = 0.0
     clusters: Clusters | None = None
+    beside_membrane: float = 0.0
 
     @property
     def dispersion(self) -> float:
@@ -85,10 +88,15 @@ class ParticleStatistics:
         return self.mean**2 / (self.spread**2 - self.mean)
 
 
-PLACEMENT_ORDER: dict[str, ParticleStatistics] = {
+COMPETITION_STATISTICS: dict[str, ParticleStatistics] = {
     "virus-like-particle": ParticleStatistics(16.1, 7.0, (3.2, 3.2), room_A=130.0, apart_A=290.0),
     "ribosome": ParticleStatistics(
-        47.3, 19.0, (1.9, 1.2), room_A=150.0, clusters=Clusters((0.28, 0.47, 0.25), 14, (290.0, 24.0), chain=True)
+        47.3,
+        19.0,
+        (1.9, 1.2),
+        room_A=150.0,
+        clusters=Clusters((0.28, 0.47, 0.25), 14, (290.0, 24.0), chain=True),
+        beside_membrane=0.06,
     ),
     "thyroglobulin": ParticleStatistics(37.4, 8.3, (1.8, 1.7), room_A=105.0, apart_A=230.0),
     "beta-galactosidase": ParticleStatistics(16.7, 5.2, (2.0, 2.0), room_A=95.0, apart_A=200.0),

@@ -12,6 +12,8 @@ from tomopoint.simulate.filters import ImagingParameters, draw_imaging
 from tomopoint.simulate.imaging import image_density
 from tomopoint.simulate.labels import imperfect_labels
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions, check_shape
+from tomopoint.simulate.particles.catalogue import competition_particles
+from tomopoint.simulate.particles.model import SimulatedParticle
 from tomopoint.simulate.scene import Scene, draw_scene
 
 _STREAMS = 4
@@ -54,6 +56,7 @@ def simulate_tomogram(
     shape_zyx: tuple[int, int, int],
     seed: int | Sequence[int],
     device: str = "auto",
+    particles: Sequence[SimulatedParticle] | None = None,
 ) -> SimulatedTomogram:
     """Simulate one run.
 
@@ -68,6 +71,8 @@ def simulate_tomogram(
         byte on one device.
     device
         Where the FFTs run: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    particles
+        The labelled kinds in the order they are placed; None: the competition's, in the shapes `options` names.
 
     Raises
     ------
@@ -78,7 +83,8 @@ def simulate_tomogram(
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(_STREAMS)]
     imaging_rng, scene_rng, label_rng, noise_rng = streams
     imaging = draw_imaging(imaging_rng, options)
-    scene = draw_scene(scene_rng, options, shape)
+    kinds = competition_particles(options.shapes) if particles is None else particles
+    scene = draw_scene(scene_rng, options, shape, kinds)
     truth = scene.points_xyz_A()
     labels = imperfect_labels(truth, options.labels, np.asarray(shape[::-1]) * VOXEL_A, label_rng)
     reconstructions = image_density(scene.density(), imaging, options.tomo_types, noise_rng, device)

@@ -9,61 +9,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from tomopoint.simulate.density import Array, Blobs, joined, random_rotation, with_semi_axes
-
-TEXTURE_WEIGHT = 0.12
-"""Spread (of the logarithm) of blob weights between two copies of a molecule: conformations, radiation damage."""
-
-TEXTURE_A = 2.5
-"""Spread of blob positions between two copies of a molecule, per axis, Angstrom."""
+from tomopoint.simulate.density import Array, Blobs, joined, with_semi_axes
 
 _MODEL_SEED = 20241105
 """Where a model is filled with irregular blobs, this fixes which: a molecule has one structure, for every user seed."""
 
 
-@dataclass(frozen=True)
-class ParticleModel:
-    """One kind of molecule.
-
-    Attributes
-    ----------
-    name
-        The particle's name in picks files.
-    blobs
-        Density in its standard orientation, centre of mass at the origin.
-    core_A
-        Radius of the sphere about the centre that nothing else may enter (hollow shells included), Angstrom.
-    """
-
-    name: str
-    blobs: Blobs
-    core_A: float
-
-    def instance(self, rng: np.random.Generator) -> Blobs:
-        """Return a randomly turned copy with its own texture; integral and centre of mass are kept exactly."""
-        blobs = self.blobs
-        shift = rng.normal(0.0, TEXTURE_A, blobs.positions_zyx_A.shape)
-        weights = blobs.weights * np.exp(rng.normal(0.0, TEXTURE_WEIGHT, blobs.weights.shape))
-        varied = Blobs(blobs.positions_zyx_A + shift, blobs.sigmas_A, weights).with_integral(blobs.integral)
-        return varied.centred().rotated(random_rotation(rng))
-
-
 @functools.cache
-def particle_model(name: str) -> ParticleModel:
-    """Return the model of a particle by its competition name.
+def analytic_shape(name: str) -> Blobs:
+    """Return the density of a competition particle, centred, by its name.
 
     Raises
     ------
     KeyError
         Not one of the six.
     """
-    build, integral, core_A = _MODELS[name]
-    return ParticleModel(name, build().with_integral(integral).centred(), core_A)
+    build, integral = _MODELS[name]
+    return build().with_integral(integral).centred()
 
 
 def _apo_ferritin() -> Blobs:
@@ -185,15 +151,12 @@ def _sphere_points(n_points: int) -> Array:
     return np.stack([np.cos(polar), np.sin(polar) * np.sin(azimuth), np.sin(polar) * np.cos(azimuth)], axis=1)
 
 
-_MODELS: dict[str, tuple[Callable[[], Blobs], float, float]] = {
-    "apo-ferritin": (_apo_ferritin, 12688.0, 52.0),
-    "beta-amylase": (_beta_amylase, 6400.0, 32.0),
-    "beta-galactosidase": (_beta_galactosidase, 13243.0, 38.0),
-    "ribosome": (_ribosome, 93011.0, 95.0),
-    "thyroglobulin": (_thyroglobulin, 15112.0, 48.0),
-    "virus-like-particle": (_virus_like_particle, 77034.0, 135.0),
+_MODELS: dict[str, tuple[Callable[[], Blobs], float]] = {
+    "apo-ferritin": (_apo_ferritin, 12688.0),
+    "beta-amylase": (_beta_amylase, 6400.0),
+    "beta-galactosidase": (_beta_galactosidase, 13243.0),
+    "ribosome": (_ribosome, 93011.0),
+    "thyroglobulin": (_thyroglobulin, 15112.0),
+    "virus-like-particle": (_virus_like_particle, 77034.0),
 }
-"""Builder, integral (arbitrary unit of the maps, summed over 10 A voxels) and core radius of each particle."""
-
-PARTICLE_NAMES: tuple[str, ...] = tuple(_MODELS)
-"""The six labelled particles, in alphabetical order."""
+"""Builder and integral (arbitrary unit of the maps, summed over 10 A voxels) of each particle."""

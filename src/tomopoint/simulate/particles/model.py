@@ -1,0 +1,45 @@
+"""One kind of particle, as placement, imaging, labels and a picker need to know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tomopoint.simulate.density import Blobs, random_rotation
+from tomopoint.simulate.particles.variety import varied_copy
+from tomopoint.simulate.statistics import ParticleStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedParticle:
+    """One kind of molecule, where it lies, and what a picker needs to know of it.
+
+    Attributes
+    ----------
+    name
+        The particle's name in picks files.
+    blobs
+        Density in its standard orientation, centre of mass at the origin.
+    core_A
+        Radius of the sphere about the centre that no other molecule may enter (hollow shells included), Angstrom.
+    statistics
+        How many there are and where.
+    radius_A, weight, suppression_A
+        As in :class:`tomopoint.pipeline.Particle`.
+    interior_A
+        Of a closed shell: no small protein lies within this distance of the centre, Angstrom. 0: open or solid.
+    """
+
+    name: str
+    blobs: Blobs
+    core_A: float
+    statistics: ParticleStatistics
+    radius_A: float
+    weight: float
+    suppression_A: float
+    interior_A: float = 0.0
+
+    def instance(self, rng: np.random.Generator, variety: float = 1.0) -> Blobs:
+        """Return a copy, randomly turned, that differs from others as :func:`varied_copy` says; centred."""
+        return varied_copy(rng, self.blobs, variety).rotated(random_rotation(rng))
