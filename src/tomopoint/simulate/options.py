@@ -13,6 +13,8 @@ TOMO_TYPES: tuple[TomoType, ...] = get_args(TomoType)
 
 Shapes = Literal["measured", "analytic"]
 
+WorldName = Literal["own", "other"]
+
 VOXEL_A = 10.012444309
 """Edge of a voxel, the mean of the three values in the competition's metadata."""
 
@@ -83,6 +85,9 @@ class SimulationOptions:
         symmetry and size.
     conformations
         How much copies of one particle differ: 0 not at all, 1 as the motions and losses that are known ask for.
+    world
+        ``own``: the world pickers are trained in. ``other``: another kind of imaging, matter and deformation, to judge
+        pickers by; no recipe trains on it. Of these options it follows `difficulty`, `crowding`, `labels`, `shapes`.
     """
 
     difficulty: float = 1.0
@@ -92,6 +97,7 @@ class SimulationOptions:
     tomo_types: tuple[TomoType, ...] = ("denoised",)
     shapes: Shapes = "measured"
     conformations: float = 1.0
+    world: WorldName = "own"
 
     def __post_init__(self) -> None:
         _require(0.1 <= self.difficulty <= 10, f"difficulty must lie in [0.1, 10], got {self.difficulty}")
@@ -102,6 +108,10 @@ class SimulationOptions:
         unknown = sorted(set(self.tomo_types) - set(TOMO_TYPES))
         _require(not unknown, f"unknown tomogram type {', '.join(unknown)}; known are {', '.join(TOMO_TYPES)}")
         _require("denoised" in self.tomo_types, "tomogram types must contain 'denoised': it is what training reads")
+        _require(
+            self.world == "own" or self.tomo_types == ("denoised",),
+            f"the other world makes denoised tomograms only, got {', '.join(self.tomo_types)}",
+        )
         n_types = len(set(self.tomo_types))
         _require(n_types == len(self.tomo_types), f"a tomogram type is named twice: {self.tomo_types}")
 

@@ -141,7 +141,7 @@ class RunRecord:
     split: str
     index: int
     counts: dict[str, int]
-    imaging: dict[str, float]
+    imaging: dict[str, float | str]
     device: str
     seconds: float
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from tomopoint.simulate.density import Array, Volume
-from tomopoint.simulate.filters import ImagingParameters, draw_imaging
-from tomopoint.simulate.imaging import image_density
+from tomopoint.simulate.filters import ImagingParameters
 from tomopoint.simulate.labels import imperfect_labels
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions, check_shape
+from tomopoint.simulate.other_world.imaging import TiltSeries
 from tomopoint.simulate.particles.catalogue import competition_particles
 from tomopoint.simulate.particles.model import SimulatedParticle
-from tomopoint.simulate.scene import Scene, draw_scene
+from tomopoint.simulate.scene import Scene
+from tomopoint.simulate.world import WORLDS
 
 _STREAMS = 4
 """Independent random streams per run: imaging parameters, scene, labels, noise."""
@@ -47,7 +48,7 @@ class SimulatedTomogram:
     labels_xyz_A: dict[str, Array]
     reconstructions: dict[str, Volume]
     scene: Scene
-    imaging: ImagingParameters
+    imaging: ImagingParameters | TiltSeries
     voxel_A: float = VOXEL_A
 
 
@@ -82,10 +83,11 @@ def simulate_tomogram(
     shape = check_shape(tuple(shape_zyx))
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(_STREAMS)]
     imaging_rng, scene_rng, label_rng, noise_rng = streams
-    imaging = draw_imaging(imaging_rng, options)
+    world = WORLDS[options.world]
+    imaging = world.draw_imaging(imaging_rng, options)
     kinds = competition_particles(options.shapes) if particles is None else particles
-    scene = draw_scene(scene_rng, options, shape, kinds)
+    scene = world.draw_scene(scene_rng, options, shape, kinds)
     truth = scene.points_xyz_A()
     labels = imperfect_labels(truth, options.labels, np.asarray(shape[::-1]) * VOXEL_A, label_rng)
-    reconstructions = image_density(scene.density(), imaging, options.tomo_types, noise_rng, device)
+    reconstructions = world.image_density(scene.density(), imaging, options.tomo_types, noise_rng, device)
     return SimulatedTomogram(reconstructions["denoised"], truth, labels, reconstructions, scene, imaging)
