@@ -9,9 +9,10 @@ from scipy.stats import skew
 
 from tomopoint.errors import DataError
 from tomopoint.simulate.density import add_blobs
-from tomopoint.simulate.filters import NOISE_SD, RECONSTRUCTIONS, ImagingParameters, draw_imaging
+from tomopoint.simulate.filters import RECONSTRUCTIONS, Filters
 from tomopoint.simulate.imaging import RIBOSOME_MINIMUM, image_density, padded_shape
-from tomopoint.simulate.options import VOXEL_A, SimulationOptions
+from tomopoint.simulate.optics import NOISE_SD, ImagingParameters, draw_imaging
+from tomopoint.simulate.options import NO_VARIETY, VOXEL_A, SimulationOptions, Variety
 from tomopoint.simulate.particles.catalogue import competition_particle
 from tomopoint.simulate.tomogram import SimulatedTomogram, simulate_tomogram
 
@@ -24,7 +25,7 @@ AUTOCORRELATION_RMS = 0.05
 BACKGROUND_SD = 4.3e-6
 BACKGROUND_TOLERANCE = 0.10
 SKEW_RANGE = (-2.8, -1.1)
-NOMINAL = SimulationOptions(variation=0.0)
+NOMINAL = SimulationOptions(variety=NO_VARIETY)
 SHAPE = (128, 160, 160)
 
 
@@ -91,13 +92,43 @@ def test_wedge_filters_the_signal_too() -> None:
     """The power of a point, with and without the wedge, differs by the wedge squared."""
     point = np.zeros((56, 56, 56), dtype=np.float32)
     point[28, 28, 28] = 1e9  # so dense that noise does not count
-    images = image_density(point, ImagingParameters(), ("denoised", "isonetcorrected"), np.random.default_rng(0), "cpu")
+    dense = ImagingParameters(tilt_step_deg=0.5)  # no gaps between tilts
+    images = image_density(point, dense, ("denoised", "isonetcorrected"), np.random.default_rng(0), "cpu")
     with_wedge, without = (np.abs(np.fft.fftn(images[name])) ** 2 for name in ("denoised", "isonetcorrected"))
     kz, kx = (np.abs(np.fft.fftfreq(56))[index] for index in (np.s_[:, None, None], np.s_[None, None, :]))
     angle = np.degrees(np.arctan2(kz, kx)) + np.zeros((56, 56, 56))
     ratio = [with_wedge[part].sum() / without[part].sum() for part in (angle < 30, angle > 60)]
     assert ratio[0] > 0.9
     assert ratio[1] < 0.02
+
+
+def measured_share(parameters: ImagingParameters, first_deg: float, last_deg: float, k: float = 0.2) -> float:
+    """Mean of the wedge filter between two angles of the plane across the tilt axis, at one frequency."""
+    filters = Filters(parameters, RECONSTRUCTIONS["denoised"], (32, 32, 32))
+    angle = torch.deg2rad(torch.linspace(first_deg, last_deg, 4001))
+    return float(filters._wedge(k * angle.sin(), k * angle.cos()).mean())
+
+
+def test_the_tilt_series_decides_what_is_measured() -> None:
+    sharp = ImagingParameters(wedge_softness_deg=0.2, tilt_step_deg=0.1)
+    for first, last in ((-45.0, 45.0), (-60.0, 40.0)):
+        series = dataclasses.replace(sharp, first_tilt_deg=first, last_tilt_deg=last)
+        assert measured_share(series, -89.9, 89.9) == pytest.approx((last - first) / 180.0, abs=0.01)
+        assert measured_share(series, first + 2, last - 2) > 0.99
+        assert measured_share(series, last + 2, 89.9) < 0.01
+    # Slices are one over the ice's thickness thick: at high frequency few tilts leave gaps, at low frequency none.
+    coarse = dataclasses.replace(sharp, tilt_step_deg=5.0)
+    assert measured_share(coarse, -40.0, 40.0, k=0.4) < 0.7
+    assert measured_share(coarse, -40.0, 40.0, k=0.02) > 0.98
+
+
+def test_the_tilt_axis_turns_the_wedge() -> None:
+    """With the axis along x the wedge lies in the y-z plane instead."""
+    turned = dataclasses.replace(ImagingParameters(), axis_deg=90.0)
+    empty = np.zeros((64, 96, 96), dtype=np.float32)
+    noise = image_density(empty, turned, ("denoised",), np.random.default_rng(0), "cpu")["denoised"]
+    assert sector_power(noise, (0, 1))[3] < 0.06
+    assert sector_power(noise, (0, 2))[3] > 0.2
 
 
 def test_absolute_values(tomograms: list[SimulatedTomogram]) -> None:
@@ -140,8 +171,8 @@ def test_points_mark_the_particles_in_the_image() -> None:
 
 def test_difficulty_divides_the_contrast() -> None:
     rng = np.random.default_rng(0)
-    easy = draw_imaging(rng, SimulationOptions(variation=0.0, difficulty=0.5))
-    hard = draw_imaging(rng, SimulationOptions(variation=0.0, difficulty=2.0))
+    easy = draw_imaging(rng, SimulationOptions(variety=NO_VARIETY, difficulty=0.5))
+    hard = draw_imaging(rng, SimulationOptions(variety=NO_VARIETY, difficulty=2.0))
     assert easy.contrast / hard.contrast == pytest.approx(4.0)
     assert easy.noise_sd == hard.noise_sd == NOISE_SD
 
@@ -149,19 +180,49 @@ def test_difficulty_divides_the_contrast() -> None:
 def test_parameters_vary_within_their_ranges() -> None:
     drawn = [draw_imaging(np.random.default_rng(seed), SimulationOptions()) for seed in range(500)]
     ranges = {
-        "defocus_um": (1.5, 4.5),
-        "ctf_floor": (0.05, 0.3),
-        "envelope": (0.25, 0.45),
-        "wedge_softness_deg": (3.6, 6.0),
-        "contrast": (0.6, 1.6),
+        "contrast": (0.6, 1.65),
+        "noise_sd": (0.67 * NOISE_SD, 1.5 * NOISE_SD),
+        "noise_peak": (0.0, 0.16),
+        "noise_white": (0.0, 0.8),
+        "defocus_um": (1.5, 5.0),
+        "ctf_floor": (0.08, 1.0),
+        "envelope": (0.22, 0.48),
+        "first_tilt_deg": (-69.0, -36.0),
+        "last_tilt_deg": (36.0, 69.0),
+        "tilt_step_deg": (1.0, 5.0),
+        "axis_deg": (-8.0, 8.0),
+        "wedge_softness_deg": (2.0, 6.5),
+        "smoothing_vox": (0.0, 1.0),
+        "adaptive": (0.0, 1.0),
+        "gradient": (0.0, 0.4),
     }
     for name, (low, high) in ranges.items():
         values = np.array([getattr(parameters, name) for parameters in drawn])
         assert values.min() >= low
         assert values.max() <= high
         assert np.ptp(values) > 0.5 * (high - low)
-    assert np.mean([parameters.contrast for parameters in drawn]) == pytest.approx(1.0, abs=0.03)
+    assert np.mean([parameters.contrast for parameters in drawn]) == pytest.approx(1.0, abs=0.06)  # a log-normal's mean
     assert draw_imaging(np.random.default_rng(1), NOMINAL) == ImagingParameters()
+
+
+ASPECTS = {
+    "contrast": {"contrast"},
+    "noise": {"noise_sd", "noise_peak", "noise_width", "noise_depth", "noise_ramp", "noise_low", "noise_white"},
+    "optics": {"defocus_um", "amplitude_phase", "ctf_floor", "envelope"},
+    "tilt": {"first_tilt_deg", "last_tilt_deg", "tilt_step_deg", "axis_deg", "wedge_softness_deg"},
+    "look": {"smoothing_vox", "adaptive", "gradient", "hot_spots"},
+}
+
+
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_an_aspect_switched_off_is_nominal_and_changes_no_other(aspect: str) -> None:
+    for seed in range(40):
+        full = vars(draw_imaging(np.random.default_rng(seed), SimulationOptions()))
+        without = Variety(**{aspect: 0.0})
+        off = vars(draw_imaging(np.random.default_rng(seed), SimulationOptions(variety=without)))
+        nominal = vars(ImagingParameters())
+        assert all(off[name] == nominal[name] for name in ASPECTS[aspect])
+        assert all(off[name] == full[name] for name in set(full) - ASPECTS[aspect])
 
 
 def test_four_looks_of_one_scene() -> None:
@@ -221,8 +282,7 @@ def test_senseless_shapes_are_refused(shape: tuple[int, ...]) -> None:
     ("values", "words"),
     [
         ({"difficulty": 0.0}, "difficulty"),
-        ({"variation": 2.0}, "variation"),
-        ({"crowding": (0.02, 0.01)}, "crowding"),
+        ({"crowding": 4.0}, "crowding"),
         ({"tomo_types": ("denoised", "sharpened")}, "unknown tomogram type sharpened"),
         ({"tomo_types": ("wbp",)}, "must contain 'denoised'"),
     ],
@@ -230,3 +290,9 @@ def test_senseless_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_senseless_options_are_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(DataError, match=words):
         SimulationOptions(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [-0.1, 1.1])
+def test_a_width_of_variety_is_a_share(width: float) -> None:
+    with pytest.raises(DataError, match=r"variety\.tilt must lie in \[0, 1\]"):
+        Variety(tilt=width)

@@ -69,6 +69,10 @@ class Blobs:
         """Return a copy turned by a ``(3, 3)`` rotation matrix."""
         return Blobs(self.positions_zyx_A @ rotation.T, self.sigmas_A, self.weights)
 
+    def scaled(self, factor: float) -> Blobs:
+        """Return a copy of `factor` times the size and the same density."""
+        return Blobs(self.positions_zyx_A * factor, self.sigmas_A * factor, self.weights * factor**3)
+
     def with_integral(self, integral: float) -> Blobs:
         """Return a copy scaled to this integral."""
         return Blobs(self.positions_zyx_A, self.sigmas_A, self.weights * (integral / self.weights.sum()))

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from tomopoint.simulate.options import VOXEL_A, SimulationOptions
+from tomopoint.simulate.optics import ImagingParameters
+from tomopoint.simulate.options import VOXEL_A
 
 if TYPE_CHECKING:
     import torch
@@ -20,44 +19,16 @@ if TYPE_CHECKING:
 ELECTRON_WAVELENGTH_A = 0.0197
 """At 300 kV."""
 
-AMPLITUDE_PHASE = 0.07
-"""Phase shift by amplitude contrast, radians."""
-
-TILT_LIMIT_DEG = 45.0
-NOISE_SD = 4.05e-6
-"""Standard deviation of pure noise; with the crowding of proteins the background then has the real robust 4.3e-6."""
+TILTED_THICKNESS_VOX = 95.0
+"""Thickness of the ice: a projection is a slice of Fourier space of one over this thickness."""
 
 _GAIN_GRID = 96
 _SLAB_PLANES = 24
 """Planes filtered at a time: bounds the memory of the intermediate arrays."""
 
-
-@dataclass(frozen=True)
-class ImagingParameters:
-    """What differs from run to run.
-
-    Attributes
-    ----------
-    defocus_um
-        Defocus, micrometre.
-    ctf_floor
-        The transfer function's modulus is lifted to at least this: zeros are filled by tilts of other defocus.
-    envelope
-        Frequency at which the envelope has fallen to 1/e, cycles per voxel.
-    wedge_softness_deg
-        Width of the missing wedge's edge, degrees.
-    contrast
-        Darkest voxel of the mean ribosome, relative to the real mean.
-    noise_sd
-        Standard deviation of the noise in the denoised tomogram.
-    """
-
-    defocus_um: float = 3.0
-    ctf_floor: float = 0.175
-    envelope: float = 0.35
-    wedge_softness_deg: float = 4.8
-    contrast: float = 1.0
-    noise_sd: float = NOISE_SD
+_NOISE_EDGE = 0.46
+_LOW_NOISE = 0.022
+"""Frequency (1/e) of the slow part of the noise: patches of some 45 voxels."""
 
 
 @dataclass(frozen=True)
@@ -96,27 +67,6 @@ RECONSTRUCTIONS: dict[str, Reconstruction] = {
 }
 
 
-def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> ImagingParameters:
-    """Draw one run's imaging parameters; see docs/simulator.md for the ranges.
-
-    With ``variation`` 0 every parameter is nominal; between 0 and 1 the ranges shrink towards the nominal value.
-    """
-    nominal = ImagingParameters()
-
-    def within(low: float, high: float, middle: float) -> float:
-        return middle + options.variation * (float(rng.uniform(low, high)) - middle)
-
-    contrast = math.exp(options.variation * float(np.clip(rng.normal(0.0, 0.15), -0.4, 0.4)))
-    return ImagingParameters(
-        defocus_um=within(1.5, 4.5, nominal.defocus_um),
-        ctf_floor=within(0.05, 0.3, nominal.ctf_floor),
-        envelope=within(0.25, 0.45, nominal.envelope),
-        wedge_softness_deg=within(3.6, 6.0, nominal.wedge_softness_deg),
-        contrast=contrast / options.difficulty,
-        noise_sd=within(0.93, 1.07, 1.0) * NOISE_SD,
-    )
-
-
 class Filters:
     """The transfer functions of one reconstruction on the half grid of a real FFT.
 
@@ -143,50 +93,68 @@ class Filters:
         kz_all = torch.fft.fftfreq(depth, device=device)
         ky = torch.fft.fftfreq(height, device=device)[None, :, None]
         kx = torch.fft.rfftfreq(width, device=device)[None, None, :]
+        # The tilt axis lies in the x-y plane, a little off y.
+        axis = math.radians(self._parameters.axis_deg)
+        across = kx * math.cos(axis) + ky * math.sin(axis)
         for start in range(0, depth, planes):
             part = slice(start, min(start + planes, depth))
             kz = kz_all[part][:, None, None]
-            yield part, self._signal(kz, ky, kx), self._noise(kz, ky, kx)
+            squared = kz**2 + ky**2 + kx**2
+            wedge = self._wedge(kz, across)
+            yield part, self._signal(squared, wedge), self._noise(kz, across, squared, wedge)
 
-    def _wedge(self, kz: torch.Tensor, kx: torch.Tensor) -> torch.Tensor:
-        """Missing wedge, ``(planes, 1, W // 2 + 1)``: tilts turn about y, so ky does not enter."""
+    def _wedge(self, kz: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+        """Which frequencies the tilt series has measured, 0 to 1, by their angle from the untilted projection's slice.
+
+        Beyond the first and the last tilt lies the missing wedge; between two tilts, where their slices of one over
+        the ice's thickness do not meet any more, less arrives.
+        """
         import torch
 
-        angle = torch.rad2deg(torch.atan2(kz.abs(), kx.abs()))
-        return torch.sigmoid((TILT_LIMIT_DEG - angle) / self._parameters.wedge_softness_deg)
+        p = self._parameters
+        angle = torch.rad2deg(torch.atan(kz / torch.where(across == 0, 1e-9, across)))
+        inside = torch.sigmoid((p.last_tilt_deg - angle) / p.wedge_softness_deg)
+        inside *= torch.sigmoid((angle - p.first_tilt_deg) / p.wedge_softness_deg)
+        between = angle.sub_(p.first_tilt_deg).div_(p.tilt_step_deg)
+        away = between.sub_(between.round()).mul_(math.radians(p.tilt_step_deg)).mul_(torch.hypot(kz, across))
+        return inside.mul_(away.mul_(TILTED_THICKNESS_VOX).square_().neg_().exp_())
 
-    def _signal(self, kz: torch.Tensor, ky: torch.Tensor, kx: torch.Tensor) -> torch.Tensor:
-        parameters, reconstruction = self._parameters, self._reconstruction
-        squared = kz**2 + ky**2 + kx**2
+    def _signal(self, squared: torch.Tensor, wedge: torch.Tensor) -> torch.Tensor:
+        p, reconstruction = self._parameters, self._reconstruction
         # Phase of the transfer function at defocus dz: pi * wavelength * dz * k^2, k in 1/A (Cs is nil at 20 A).
-        factor = math.pi * ELECTRON_WAVELENGTH_A * parameters.defocus_um * 1e4 / VOXEL_A**2
-        transfer = (squared * factor + AMPLITUDE_PHASE).sin_()
+        factor = math.pi * ELECTRON_WAVELENGTH_A * p.defocus_um * 1e4 / VOXEL_A**2
+        transfer = (squared * factor + p.amplitude_phase).sin_()
         if not reconstruction.signed_ctf:
-            transfer = transfer.abs_().clamp_(min=min(parameters.ctf_floor * reconstruction.ctf_floor_scale, 1.0))
-        envelope = squared.mul_(-1.0 / (parameters.envelope * reconstruction.envelope_scale) ** 2).exp_()
-        return transfer.mul_(envelope).mul_(self._wedge(kz, kx).clamp(min=reconstruction.wedge_fill))
+            transfer = transfer.abs_().clamp_(min=min(p.ctf_floor * reconstruction.ctf_floor_scale, 1.0))
+        # Resolution and smoothing, both Gaussian.
+        falloff = 1.0 / (p.envelope * reconstruction.envelope_scale) ** 2 + 2 * (math.pi * p.smoothing_vox) ** 2
+        transfer.mul_(squared.mul(-falloff).exp_())
+        return transfer.mul_(wedge.clamp(min=reconstruction.wedge_fill))
 
-    def _noise(self, kz: torch.Tensor, ky: torch.Tensor, kx: torch.Tensor) -> torch.Tensor:
-        across = kz**2 + kx**2  # squared frequency perpendicular to the tilt axis: the ramp of back-projection
-        wedge = self._wedge(kz, kx)
-        ramp = across**0.25
-        squared = across + ky**2
+    def _noise(
+        self, kz: torch.Tensor, across: torch.Tensor, squared: torch.Tensor, wedge: torch.Tensor
+    ) -> torch.Tensor:
+        p = self._parameters
+        in_slices = kz**2 + across**2  # squared frequency perpendicular to the tilt axis: the ramp of back-projection
         if self._reconstruction.raw_noise:
-            return (ramp * wedge).expand(squared.shape)
-        radius = squared.sqrt()
-        band = (radius / 0.145).pow_(1.25).neg_().exp_()
-        band.mul_(ramp * (-((kz / 0.127) ** 2)).exp())
-        band.add_(squared.mul(-1.0 / 0.044**2).exp_(), alpha=2.3)
-        edge = squared.mul_(1.0 / 0.46**2).pow_(4).neg_().exp_()
-        return band.mul_(edge).mul_(wedge.clamp(min=0.3 * self._reconstruction.wedge_fill))
+            return in_slices.pow_(0.25).mul_(wedge)
+        band = squared.sqrt().sub_(p.noise_peak).div_(p.noise_width).square_().neg_().exp_()
+        band.mul_((-((kz / p.noise_depth) ** 2)).exp())
+        # White noise has no band: the share of it that is left where the denoising was weak.
+        power = band.add_(p.noise_white).mul_(in_slices.pow_(p.noise_ramp / 2))
+        power.add_(squared.mul(-1.0 / _LOW_NOISE**2).exp_(), alpha=p.noise_low)
+        edge = squared.mul(1.0 / _NOISE_EDGE**2).pow_(4).neg_().exp_()
+        edge.mul_(squared.mul(-4 * (math.pi * p.smoothing_vox) ** 2).exp_())
+        return power.mul_(edge).mul_(wedge.clamp(min=0.3 * self._reconstruction.wedge_fill))
 
     def noise_gain(self) -> float:
         """Return the factor on sqrt(power) that gives noise of unit variance its standard deviation.
 
         White noise of unit variance filtered by ``sqrt(P)`` has the variance ``mean(P)`` over the frequency cube.
-        The mean is taken on a grid of fixed size, so that the noise does not depend on the volume's shape.
+        The mean is taken on a grid of fixed size, so that the noise does not depend on the volume's shape, and
+        without smoothing, which takes noise away.
         """
-        grid = Filters(self._parameters, self._reconstruction, (_GAIN_GRID,) * 3)
+        grid = Filters(replace(self._parameters, smoothing_vox=0.0), self._reconstruction, (_GAIN_GRID,) * 3)
         total = 0.0
         for _, _, power in grid.slabs("cpu"):
             # All but the first and last plane of the half grid stand for two frequencies, +kx and -kx.

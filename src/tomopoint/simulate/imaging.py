@@ -4,11 +4,11 @@
 
     T = F^-1[ -s * rho(k) * W(k) * C(k) * L(k) + sqrt(P(k)) * white(k) ]
 
-``W`` is the missing wedge of a tilt series from -45 to +45 degrees about y, ``C`` the contrast transfer function,
+``W`` is the missing wedge of a tilt series (nominally from -45 to +45 degrees about y), ``C`` the contrast transfer function,
 ``L`` the envelope of resolution and denoising, ``P`` the power of the noise left after denoising. Weighted
 back-projection of the projections of a density is the density filtered with ``W`` (central slice theorem, Crowther
-et al. 1970), so no projections are computed. The noise power was fitted to slices of real denoised tomograms; its
-autocorrelation agrees with theirs at 15 lags to 0.03.
+et al. 1970), so no projections are computed. The nominal noise power was fitted to slices of real denoised tomograms;
+its autocorrelation agrees with theirs at 15 lags to 0.03. What differs from run to run: :mod:`tomopoint.simulate.optics`.
 
 Frequencies are in cycles per voxel. FFTs run on torch, where there is a GPU on it; white noise is always drawn by
 numpy on the CPU, so that a seed means the same tomogram on every device, up to rounding.
@@ -17,12 +17,15 @@ numpy on the CPU, so that a seed means the same tomogram on every device, up to 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tomopoint.simulate.density import Volume, add_blobs
-from tomopoint.simulate.filters import RECONSTRUCTIONS, Filters, ImagingParameters
+from tomopoint.simulate.filters import RECONSTRUCTIONS, Filters
+from tomopoint.simulate.looks import apply_look
+from tomopoint.simulate.optics import NOISE_SD, ImagingParameters
 from tomopoint.simulate.options import VOXEL_A
 from tomopoint.simulate.particles.catalogue import competition_particle
 
@@ -75,6 +78,7 @@ def image_density(
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        look_seed = int(rng.integers(2**32))
         white = rng.standard_normal(padded, dtype=np.float32)
         noise_spectrum = torch.fft.rfftn(torch.from_numpy(white).to(target))
         del white
@@ -94,8 +98,8 @@ def image_density(
                 mixed[planes] *= signal.mul_(-scale)
                 mixed[planes] += noise_spectrum[planes] * power.sqrt().mul_(gain)
             mixed[0, 0, 0] = 0
-            image = torch.fft.irfftn(mixed, s=padded)
-            images[name] = np.ascontiguousarray(image[:depth, :height, :width].cpu().numpy())
+            image = torch.fft.irfftn(mixed, s=padded)[:depth, :height, :width].cpu().numpy()
+            images[name] = np.ascontiguousarray(apply_look(image, parameters, np.random.default_rng(look_seed)))
         return images
     finally:
         torch.set_num_threads(n_threads)
@@ -121,13 +125,15 @@ def padded_shape(shape_zyx: tuple[int, ...]) -> tuple[int, int, int]:
 def signal_scale(parameters: ImagingParameters) -> float:
     """Return ``s``: with it the darkest voxel of a ribosome is, on average, ``contrast * RIBOSOME_MINIMUM``.
 
+    That is at the nominal level of noise, so that more noise means less signal to noise, not both less.
+
     Each of a few ribosomes is imaged in a box of its own, with noise, and ``s`` is found by bisection: the minimum
     grows steadily with it. The seed is fixed, so ``s`` is a function of the parameters alone.
     """
     import torch
 
     shape = (_CALIBRATION_BOX,) * 3
-    filters = Filters(parameters, RECONSTRUCTIONS["denoised"], shape)
+    filters = Filters(replace(parameters, noise_sd=NOISE_SD), RECONSTRUCTIONS["denoised"], shape)
     _, signal_filter, power = next(filters.slabs("cpu", planes=_CALIBRATION_BOX))
     noise_filter = power.sqrt() * filters.noise_gain()
     offsets = np.indices(shape) + 0.5 - _CALIBRATION_BOX / 2

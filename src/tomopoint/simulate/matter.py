@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from tomopoint.simulate.density import (
     UNITS_PER_KDA,
@@ -26,6 +27,14 @@ MASS_SPREAD = 0.45
 SMALL_PROTEIN_VOLUME_A3 = 8.8e4
 """Mean volume of one small protein: 73 kDa (the mean of the masses drawn) at 1.21 A^3 per Da (Harpaz et al. 1994)."""
 
+PROTEIN_A3_PER_KDA = 1210.0
+"""Volume of protein (Harpaz et al. 1994)."""
+
+_ASSEMBLY_GROUPS = ("C1", "C2", "C3", "C4", "C5", "C7", "D2", "D3", "D4", "D7")
+_ASSEMBLY_SHARES = (0.34, 0.16, 0.1, 0.06, 0.05, 0.03, 0.12, 0.08, 0.03, 0.03)
+_CAGE_RADII_A = ((25.0, 40.0), (64.0, 108.0), (155.0, 190.0))
+"""Between them lie apo-ferritin's shell (50 A) and the virus-like particle's (130 A)."""
+
 _ALBUMIN_LOBES_A = np.array([[0.0, 20.0, 0.0], [0.0, -11.0, 19.0], [0.0, -11.0, -19.0]])
 
 
@@ -40,9 +49,22 @@ def small_protein(rng: np.random.Generator) -> Blobs:
 
 def medium_complex(rng: np.random.Generator) -> Blobs:
     """Draw one of four kinds of unlabelled complexes, 150-1500 kDa, randomly turned."""
-    kinds: tuple[Callable[[np.random.Generator], Blobs], ...] = (_barrel, _double_ring, _rod, _clump)
-    blobs = kinds[int(rng.integers(len(kinds)))](rng)
-    return blobs.centred().rotated(random_rotation(rng))
+    return _one_of(rng, (_barrel, _double_ring, _rod, _clump))
+
+
+def decoy(rng: np.random.Generator) -> Blobs:
+    """Draw a complex whose like was never seen: random build and symmetry, a hollow cage or a ball, 100-2500 kDa."""
+    return _one_of(rng, (_random_assembly, _random_assembly, _random_assembly, _cage, _ball))
+
+
+def fragment(rng: np.random.Generator, blobs: Blobs) -> Blobs:
+    """Break a molecule: a plane cuts it, and the smaller part, 20-50 % of its mass, is what is left of it."""
+    height = blobs.positions_zyx_A @ random_direction(rng)
+    order = np.argsort(height)
+    share = np.cumsum(blobs.weights[order]) / blobs.integral
+    kept = order[share <= max(float(rng.uniform(0.2, 0.5)), float(share[0]))]
+    part = Blobs(blobs.positions_zyx_A[kept], blobs.sigmas_A[kept], blobs.weights[kept])
+    return part.centred().rotated(random_rotation(rng))
 
 
 def aggregate(rng: np.random.Generator) -> Blobs:
@@ -58,6 +80,77 @@ def membrane_protein(rng: np.random.Generator, outward: Array) -> Blobs:
     weights = np.concatenate([np.full(3, 0.6), rng.uniform(0.7, 1.3, 4)])
     blobs = Blobs(np.concatenate([stem, head]), np.full(7, 11.0), weights)
     return blobs.with_integral(rng.uniform(60.0, 160.0) * UNITS_PER_KDA)
+
+
+def gold_bead(rng: np.random.Generator) -> Blobs:
+    """Draw a fiducial: a ball of gold of 50-75 A radius, which scatters some 12 times as strongly as protein."""
+    radius = float(rng.uniform(50.0, 75.0))
+    places = 0.72 * radius * _lattice_ball(rng, 24)
+    mass_kda = 12 * 4 / 3 * np.pi * radius**3 / PROTEIN_A3_PER_KDA
+    return Blobs(places, np.full(24, 0.42 * radius), np.ones(24)).with_integral(mass_kda * UNITS_PER_KDA)
+
+
+def _one_of(rng: np.random.Generator, kinds: tuple[Callable[[np.random.Generator], Blobs], ...]) -> Blobs:
+    blobs = kinds[int(rng.integers(len(kinds)))](rng)
+    return blobs.centred().rotated(random_rotation(rng))
+
+
+def _random_assembly(rng: np.random.Generator) -> Blobs:
+    """Copies of a random subunit in cyclic or dihedral symmetry, touching one another; a third have no symmetry."""
+    mass = float(np.exp(rng.uniform(np.log(110.0), np.log(1500.0))))
+    group = Rotation.create_group(str(rng.choice(_ASSEMBLY_GROUPS, p=_ASSEMBLY_SHARES)))
+    order = len(group)
+    per_subunit = mass / order
+    n_domains = int(np.clip(round(per_subunit / rng.uniform(25.0, 55.0)), 1, 24))
+    subunit = _grown(rng, n_domains, (30.0, 42.0), (per_subunit / n_domains, per_subunit / n_domains)).centred()
+    if order == 1:
+        return subunit
+    # The symmetry's axis is z: so far from it, and from the plane across it, that the copies touch.
+    breadth = 2 * float(np.sqrt(np.linalg.eigvalsh(subunit.covariance_A2())[1])) * 1.6
+    n_fold = order if group.as_rotvec()[:, :2].any(axis=1).sum() == 0 else order // 2
+    outwards = breadth / (2 * np.sin(np.pi / max(n_fold, 2))) * float(rng.uniform(0.75, 1.2))
+    upwards = 0.0 if n_fold == order else breadth / 2 * float(rng.uniform(0.7, 1.2))
+    angle = float(rng.uniform(0.0, 2 * np.pi))
+    place = np.array([outwards * np.cos(angle), outwards * np.sin(angle), upwards])
+    subunit = subunit.rotated(random_rotation(rng))
+    copies = [
+        Blobs(turn.apply(subunit.positions_zyx_A + place), subunit.sigmas_A, subunit.weights) for turn in group
+    ]
+    return joined(copies)
+
+
+def _cage(rng: np.random.Generator) -> Blobs:
+    """A hollow, lumpy shell, 25-40 A thick, of a radius that no labelled shell has."""
+    low, high = _CAGE_RADII_A[int(rng.integers(len(_CAGE_RADII_A)))]
+    radius = float(rng.uniform(low, high))
+    count = int(np.clip(4 * np.pi * (radius / 22.0) ** 2, 12, 320))
+    lumps = np.exp(rng.normal(0.0, 0.35, count))
+    positions = radius * _sphere(count) * rng.normal(1.0, 0.05, (count, 1)) * rng.uniform(0.8, 1.2, 3)
+    mass_kda = 4 * np.pi * radius**2 * float(rng.uniform(18.0, 32.0)) / PROTEIN_A3_PER_KDA
+    return Blobs(positions, np.full(count, 10.0), lumps).with_integral(mass_kda * UNITS_PER_KDA)
+
+
+def _ball(rng: np.random.Generator) -> Blobs:
+    """A compact ball or lens of 35-110 A radius: lipoproteins, condensed protein."""
+    radii = float(rng.uniform(35.0, 110.0)) * rng.uniform(0.6, 1.1, 3)
+    count = int(np.clip(np.prod(radii) / 20.0**3, 8, 150))
+    positions = _lattice_ball(rng, count) * radii
+    mass_kda = 4 / 3 * np.pi * float(np.prod(radii)) * float(rng.uniform(0.35, 0.8)) / PROTEIN_A3_PER_KDA
+    weights = np.exp(rng.normal(0.0, 0.3, count))
+    return Blobs(positions, np.full(count, 13.0), weights).with_integral(mass_kda * UNITS_PER_KDA)
+
+
+def _sphere(count: int) -> Array:
+    """Spread points evenly over the unit sphere (Fibonacci lattice)."""
+    index = np.arange(count) + 0.5
+    polar, azimuth = np.arccos(1.0 - 2.0 * index / count), np.pi * (1.0 + np.sqrt(5.0)) * index
+    return np.stack([np.cos(polar), np.sin(polar) * np.sin(azimuth), np.sin(polar) * np.cos(azimuth)], axis=1)
+
+
+def _lattice_ball(rng: np.random.Generator, count: int) -> Array:
+    """Spread points about evenly in the unit ball."""
+    radius = ((rng.permutation(count) + 0.5) / count) ** (1 / 3)
+    return np.asarray(_sphere(count) * radius[:, None])
 
 
 def _barrel(rng: np.random.Generator) -> Blobs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from tomopoint.errors import DataError
@@ -65,6 +65,56 @@ PERFECT_LABELS = LabelImperfections(missing=0.0, jitter_A=0.0, conflicting=0.0, 
 
 
 @dataclass(frozen=True)
+class Variety:
+    """How much runs differ from one another: the width of the ranges in docs/simulator.md, aspect by aspect.
+
+    1 is the stated range, 0 the nominal value in every run, and between both the ranges shrink.
+
+    Attributes
+    ----------
+    contrast
+        Signal.
+    noise
+        Level and colour of the noise.
+    optics
+        Defocus, amplitude contrast, how the transfer function was corrected, resolution.
+    tilt
+        Tilt range and step, direction of the tilt axis, softness of the missing wedge.
+    magnification
+        Size of everything.
+    look
+        Smoothing and adaptive denoising, uneven background, hot spots.
+    ice
+        Thickness, height and tilt of the ice, its empty and its filled parts, gold beads, film edges.
+    crowding
+        From dilute to lysate: small proteins, complexes, aggregates, vesicles.
+    decoys
+        Unlabelled complexes of random build and of the labelled ones' sizes, and fragments of these.
+    molecules
+        Copies of a particle: deformed, damaged, incomplete.
+    """
+
+    contrast: float = 1.0
+    noise: float = 1.0
+    optics: float = 1.0
+    tilt: float = 1.0
+    magnification: float = 1.0
+    look: float = 1.0
+    ice: float = 1.0
+    crowding: float = 1.0
+    decoys: float = 1.0
+    molecules: float = 1.0
+
+    def __post_init__(self) -> None:
+        for aspect, width in vars(self).items():
+            _require(0 <= width <= 1, f"variety.{aspect} must lie in [0, 1], got {width}")
+
+
+NO_VARIETY = Variety(**{aspect.name: 0.0 for aspect in fields(Variety)})
+"""Every run is imaged alike; counts and places still differ."""
+
+
+@dataclass(frozen=True)
 class SimulationOptions:
     """What decides the content of a simulated run, apart from its shape and seed.
 
@@ -72,10 +122,10 @@ class SimulationOptions:
     ----------
     difficulty
         1 is the contrast of real denoised tomograms; 2 halves the signal at the same noise, 0.5 doubles it.
-    variation
-        Width of the per-run ranges of the imaging parameters: 1 as in real data sets, 0 every run nominal.
     crowding
-        Smallest and largest volume share of unlabelled, albumin-like protein inside the ice.
+        Multiplies the amount of unlabelled matter, except vesicles and film: 1 is a cell lysate's, 0 leaves none.
+    variety
+        How much runs differ from one another.
     labels
         Imperfections of training labels.
     tomo_types
@@ -83,28 +133,22 @@ class SimulationOptions:
     shapes
         Of the competition's particles: ``measured``, bead models of their atomic structures; ``analytic``, built from
         symmetry and size.
-    conformations
-        How much copies of one particle differ: 0 not at all, 1 as the motions and losses that are known ask for.
     world
         ``own``: the world pickers are trained in. ``other``: another kind of imaging, matter and deformation, to judge
         pickers by; no recipe trains on it. Of these options it follows `difficulty`, `crowding`, `labels`, `shapes`.
     """
 
     difficulty: float = 1.0
-    variation: float = 1.0
-    crowding: tuple[float, float] = (0.005, 0.02)
+    crowding: float = 1.0
+    variety: Variety = field(default_factory=Variety)
     labels: LabelImperfections = field(default_factory=LabelImperfections)
     tomo_types: tuple[TomoType, ...] = ("denoised",)
     shapes: Shapes = "measured"
-    conformations: float = 1.0
     world: WorldName = "own"
 
     def __post_init__(self) -> None:
         _require(0.1 <= self.difficulty <= 10, f"difficulty must lie in [0.1, 10], got {self.difficulty}")
-        _require(0 <= self.variation <= 1, f"variation must lie in [0, 1], got {self.variation}")
-        _require(0 <= self.conformations <= 3, f"conformations must lie in [0, 3], got {self.conformations}")
-        low, high = self.crowding
-        _require(0 <= low <= high <= 0.05, f"crowding must satisfy 0 <= low <= high <= 0.05, got {self.crowding}")
+        _require(0 <= self.crowding <= 3, f"crowding must lie in [0, 3], got {self.crowding}")
         unknown = sorted(set(self.tomo_types) - set(TOMO_TYPES))
         _require(not unknown, f"unknown tomogram type {', '.join(unknown)}; known are {', '.join(TOMO_TYPES)}")
         _require("denoised" in self.tomo_types, "tomogram types must contain 'denoised': it is what training reads")

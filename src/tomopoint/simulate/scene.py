@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,9 @@ from tomopoint.simulate.density import Array, Blobs, Volume, add_blobs, random_d
 from tomopoint.simulate.matter import (
     SMALL_PROTEIN_VOLUME_A3,
     aggregate,
+    decoy,
+    fragment,
+    gold_bead,
     medium_complex,
     membrane_protein,
     small_protein,
@@ -38,18 +42,63 @@ from tomopoint.simulate.structures import (
     draw_vesicle,
 )
 
-COMPLEXES_PER_RUN = (5.0, 20.0)
-AGGREGATES_PER_RUN = (2.0, 10.0)
-VESICLES_PER_RUN = 4.0
-FILM_SHARE = 0.2
-"""Share of full-size runs in which a film edge crosses a corner."""
-
 MEMBRANE_PROTEINS_PER_A2 = 1.5e-5
 """One protein per about 260 x 260 A of membrane."""
+
+MAGNIFICATION_ERROR = 0.03
+"""Largest error of a microscope's calibration, either way."""
 
 _CLEARANCE_A = 32.0
 _ATTEMPTS = 20
 _RIM_A = 60.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """How much unlabelled matter a full-size run holds; the defaults are the nominal run's.
+
+    Attributes
+    ----------
+    small_proteins
+        Their volume share of the ice.
+    complexes, decoys, fragments, aggregates, vesicles
+        Expected numbers: of known complexes, of complexes of random build, of broken labelled particles, of lumps of
+        denatured protein, of closed membranes.
+    film
+        Chance that a film edge crosses a corner.
+    gold_beads
+        Expected number.
+    """
+
+    small_proteins: float = 0.012
+    complexes: float = 20.0
+    decoys: float = 40.0
+    fragments: float = 10.0
+    aggregates: float = 12.0
+    vesicles: float = 6.0
+    film: float = 0.2
+    gold_beads: float = 0.0
+
+
+def draw_surroundings(rng: np.random.Generator, options: SimulationOptions) -> Surroundings:
+    """Draw how full a run is, from a dilute sample to a lysate; docs/simulator.md has the ranges."""
+    nominal, variety = Surroundings(), options.variety
+
+    def times(width: float, low: float, high: float, middle: float) -> float:
+        return float(middle * np.exp(width * rng.uniform(math.log(low), math.log(high))))
+
+    # One factor makes everything rarer or more frequent, one each tells the kinds apart.
+    fullness = options.crowding * times(variety.crowding, 0.4, 2.0, 1.0)
+    return Surroundings(
+        small_proteins=times(variety.crowding, 0.5, 2.0, fullness * nominal.small_proteins),
+        complexes=times(variety.crowding, 0.5, 2.0, fullness * nominal.complexes),
+        aggregates=times(variety.crowding, 0.5, 2.0, fullness * nominal.aggregates),
+        decoys=times(variety.decoys, 0.3, 3.0, fullness * nominal.decoys),
+        fragments=times(variety.decoys, 0.3, 3.0, options.crowding * nominal.fragments),
+        vesicles=times(variety.crowding, 0.4, 2.5, nominal.vesicles),
+        film=nominal.film,
+        gold_beads=float(rng.uniform(1.0, 12.0)) if rng.random() < 0.15 * variety.ice else nominal.gold_beads,
+    )
 
 
 @dataclass(frozen=True)
@@ -70,6 +119,8 @@ class Scene:
         Large structures.
     crowd
         Albumin-like and membrane proteins: (centre, density) each.
+    magnification
+        Size of every molecule over its true one: the calibration of a microscope is right to some percent.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -79,6 +130,7 @@ class Scene:
     vesicles: tuple[Vesicle, ...]
     film: FilmEdge | None
     crowd: tuple[tuple[Array, Blobs], ...]
+    magnification: float = 1.0
 
     def points_xyz_A(self) -> dict[str, Array]:
         """Return the true centres of labelled particles inside the box, ``(N, 3)`` x, y, z, per name."""
@@ -97,9 +149,9 @@ class Scene:
         if self.film is not None:
             add_film_edge(volume, self.film, VOXEL_A)
         for molecule in self.molecules:
-            add_blobs(volume, molecule.blobs, molecule.centre_zyx_A, VOXEL_A)
+            add_blobs(volume, molecule.blobs.scaled(self.magnification), molecule.centre_zyx_A, VOXEL_A)
         for centre, blobs in self.crowd:
-            add_blobs(volume, blobs, centre, VOXEL_A)
+            add_blobs(volume, blobs.scaled(self.magnification), centre, VOXEL_A)
         return volume
 
 
@@ -111,32 +163,45 @@ def draw_scene(
 ) -> Scene:
     """Draw a run's content at the real density of everything, whatever the box; `particles` in placement order."""
     extent = np.asarray(shape_zyx) * VOXEL_A
+    amounts = draw_surroundings(rng, options)
     slab = draw_slab(rng, extent)
-    film = _draw_film(rng, slab)
-    vesicles = _draw_vesicles(rng, slab, film)
+    film = _draw_film(rng, slab, amounts)
+    vesicles = _draw_vesicles(rng, slab, film, amounts)
     occupancy = Occupancy(vesicles, film)
-    place_particles(rng, slab, occupancy, particles, options.conformations)
-    _place_unlabelled(rng, slab, occupancy, COMPLEXES_PER_RUN, medium_complex)
-    _place_unlabelled(rng, slab, occupancy, AGGREGATES_PER_RUN, aggregate)
-    crowd = _draw_membrane_proteins(rng, vesicles, occupancy) + _draw_small_proteins(rng, options, slab, occupancy)
-    return Scene(shape_zyx, slab, tuple(particles), tuple(occupancy.molecules), vesicles, film, tuple(crowd))
+    place_particles(rng, slab, occupancy, particles, options.variety.molecules)
+    _place_unlabelled(rng, slab, occupancy, amounts.fragments, lambda r: _fragment_of_any(r, particles))
+    _place_unlabelled(rng, slab, occupancy, amounts.aggregates, aggregate)
+    _place_unlabelled(rng, slab, occupancy, amounts.complexes, medium_complex)
+    _place_unlabelled(rng, slab, occupancy, amounts.decoys, decoy)
+    _place_unlabelled(rng, slab, occupancy, amounts.gold_beads, gold_bead)
+    crowd = _draw_membrane_proteins(rng, vesicles, occupancy) + _draw_small_proteins(rng, amounts, slab, occupancy)
+    magnification = 1.0 + options.variety.magnification * float(rng.uniform(-MAGNIFICATION_ERROR, MAGNIFICATION_ERROR))
+    return Scene(
+        shape_zyx, slab, tuple(particles), tuple(occupancy.molecules), vesicles, film, tuple(crowd), magnification
+    )
 
 
 def _area_share(extent_zyx_A: Array) -> float:
     return float(extent_zyx_A[1] * extent_zyx_A[2] / FULL_WIDTH_A**2)
 
 
-def _draw_film(rng: np.random.Generator, slab: Slab) -> FilmEdge | None:
+def _fragment_of_any(rng: np.random.Generator, particles: Sequence[SimulatedParticle]) -> Blobs:
+    return fragment(rng, particles[int(rng.integers(len(particles)))].blobs)
+
+
+def _draw_film(rng: np.random.Generator, slab: Slab, amounts: Surroundings) -> FilmEdge | None:
     """Draw whether a film edge crosses the box: its length, not its area, decides how often."""
-    if rng.random() >= FILM_SHARE * np.sqrt(_area_share(slab.extent_zyx_A)):
+    if rng.random() >= amounts.film * np.sqrt(_area_share(slab.extent_zyx_A)):
         return None
     return draw_film_edge(rng, slab.extent_zyx_A, slab.middle_A)
 
 
-def _draw_vesicles(rng: np.random.Generator, slab: Slab, film: FilmEdge | None) -> tuple[Vesicle, ...]:
+def _draw_vesicles(
+    rng: np.random.Generator, slab: Slab, film: FilmEdge | None, amounts: Surroundings
+) -> tuple[Vesicle, ...]:
     """Draw vesicles that touch neither each other nor the film."""
     vesicles: list[Vesicle] = []
-    for _ in range(int(rng.poisson(VESICLES_PER_RUN * _area_share(slab.extent_zyx_A)))):
+    for _ in range(int(rng.poisson(amounts.vesicles * _area_share(slab.extent_zyx_A)))):
         y, x = (float(value) for value in rng.uniform(0.0, slab.extent_zyx_A[1:]))
         vesicle = draw_vesicle(rng, np.zeros(3), 0.42 * slab.thickness_A)
         room = max(0.5 - float(vesicle.semi_axes_zyx_A[0]) / slab.thickness_A, 0.0)
@@ -157,12 +222,11 @@ def _place_unlabelled(
     rng: np.random.Generator,
     slab: Slab,
     occupancy: Occupancy,
-    per_run: tuple[float, float],
+    per_run: float,
     draw: Callable[[np.random.Generator], Blobs],
 ) -> None:
-    """Place unlabelled complexes or aggregates among the labelled particles; `per_run` in a full-size box."""
-    expected = float(rng.uniform(*per_run)) * slab.area_share()
-    for _ in range(int(rng.poisson(expected))):
+    """Place unlabelled matter among the labelled particles; `per_run` is expected in a full-size box."""
+    for _ in range(int(rng.poisson(per_run * slab.area_share()))):
         for _ in range(_ATTEMPTS):
             place = random_place(rng, slab, (1.3, 1.3))
             candidate = Molecule(UNLABELLED, place, draw(rng), core_A=30.0)
@@ -188,13 +252,12 @@ def _draw_membrane_proteins(
 
 
 def _draw_small_proteins(
-    rng: np.random.Generator, options: SimulationOptions, slab: Slab, occupancy: Occupancy
+    rng: np.random.Generator, amounts: Surroundings, slab: Slab, occupancy: Occupancy
 ) -> list[tuple[Array, Blobs]]:
     """Fill a share of the ice with small proteins that touch nothing and one another at most."""
-    share = float(rng.uniform(*options.crowding))
     extent = slab.extent_zyx_A
     volume = slab.thickness_A * float(np.prod(extent[1:] + 2 * _RIM_A))
-    count = int(rng.poisson(share * volume / SMALL_PROTEIN_VOLUME_A3))
+    count = int(rng.poisson(amounts.small_proteins * volume / SMALL_PROTEIN_VOLUME_A3))
     centres = np.empty((count, 3))
     centres[:, 1:] = rng.uniform(-_RIM_A, extent[1:] + _RIM_A, (count, 2))
     centres[:, 0] = slab.middle_A + (centres[:, 1:] - extent[1:] / 2) @ slab.slope_yx

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tomopoint.simulate.density import Array, Volume
-from tomopoint.simulate.filters import ImagingParameters
 from tomopoint.simulate.labels import imperfect_labels
+from tomopoint.simulate.optics import ImagingParameters
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions, check_shape
 from tomopoint.simulate.other_world.imaging import TiltSeries
 from tomopoint.simulate.particles.catalogue import competition_particles

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tomopoint.simulate.density import Volume
-from tomopoint.simulate.filters import draw_imaging
 from tomopoint.simulate.imaging import image_density
+from tomopoint.simulate.optics import draw_imaging
 from tomopoint.simulate.options import SimulationOptions, WorldName
 from tomopoint.simulate.other_world.imaging import draw_tilt_series, image_by_projections
 from tomopoint.simulate.other_world.scene import draw_other_scene

@@ -39,6 +39,9 @@ COUNTS = (0.5, 1.5)
 """Particles of a kind per full-size run: uniform between these, over the kind's mean."""
 
 COMPLEXES = (30.0, 120.0)
+SMALL_PROTEINS = (0.005, 0.02)
+"""Least and most of the ice's volume."""
+
 LONG: tuple[tuple[Callable[[np.random.Generator], Blobs], tuple[float, float]], ...] = (
     (membrane_sheet, (0.0, 4.0)),
     (microtubule, (0.0, 2.0)),
@@ -84,7 +87,7 @@ def draw_other_scene(
     ]
 
     # 3. Unlabelled complexes and gold between them, small proteins wherever there is room left.
-    for _ in range(rng.poisson(rng.uniform(*COMPLEXES) * share)):
+    for _ in range(rng.poisson(options.crowding * rng.uniform(*COMPLEXES) * share)):
         _place(rng, slab, occupancy, medium_complex(rng))
     if rng.random() < GOLD_SHARE:
         for _ in range(rng.poisson(rng.uniform(*GOLD) * share)):
@@ -145,7 +148,7 @@ def _draw_crowd(
 ) -> list[tuple[Array, Blobs]]:
     """Fill a share of the ice with small proteins; they may touch one another."""
     volume = slab.thickness_A * float(np.prod(slab.extent_zyx_A[1:]))
-    count = int(rng.poisson(rng.uniform(*options.crowding) * volume / mean_small_protein_A3()))
+    count = int(rng.poisson(options.crowding * rng.uniform(*SMALL_PROTEINS) * volume / mean_small_protein_A3()))
     y, x = rng.uniform(0.0, slab.extent_zyx_A[1:, None], (2, count))
     z = slab.middle_A + np.stack([y, x], axis=1) @ slab.slope_yx - slab.extent_zyx_A[1:] / 2 @ slab.slope_yx
     centres = np.stack([z + rng.uniform(-0.5, 0.5, count) * slab.thickness_A, y, x], axis=1)
