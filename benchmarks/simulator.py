@@ -18,10 +18,16 @@ from scipy.spatial import cKDTree
 from scipy.stats import skew
 
 from tomopoint.simulate.density import add_blobs
-from tomopoint.simulate.filters import ImagingParameters
 from tomopoint.simulate.imaging import image_density
 from tomopoint.simulate.labels import imperfect_labels
-from tomopoint.simulate.options import FULL_SHAPE_ZYX, VOXEL_A, LabelImperfections, SimulationOptions
+from tomopoint.simulate.optics import ImagingParameters
+from tomopoint.simulate.options import (
+    FULL_SHAPE_ZYX,
+    NO_VARIETY,
+    VOXEL_A,
+    LabelImperfections,
+    SimulationOptions,
+)
 from tomopoint.simulate.particles.catalogue import competition_particle, competition_particles
 from tomopoint.simulate.scene import draw_scene
 from tomopoint.simulate.tomogram import SimulatedTomogram, simulate_tomogram
@@ -162,7 +168,7 @@ def ribosome_minima(made: SimulatedTomogram) -> list[float]:
 
 def placement() -> dict[str, Any]:
     """Labels of full-size runs against those of seven real ones."""
-    options, extent = SimulationOptions(crowding=(0.0, 0.0)), np.array(FULL_SHAPE_ZYX[::-1]) * VOXEL_A
+    options, extent = SimulationOptions(crowding=0.0, variety=NO_VARIETY), np.array(FULL_SHAPE_ZYX[::-1]) * VOXEL_A
     start = time.perf_counter()
     scenes = [
         draw_scene(np.random.default_rng(seed), options, FULL_SHAPE_ZYX, competition_particles())

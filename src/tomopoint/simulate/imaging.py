@@ -4,11 +4,12 @@
 
     T = F^-1[ -s * rho(k) * W(k) * C(k) * L(k) + sqrt(P(k)) * white(k) ]
 
-``W`` is the missing wedge of a tilt series (nominally from -45 to +45 degrees about y), ``C`` the contrast transfer function,
-``L`` the envelope of resolution and denoising, ``P`` the power of the noise left after denoising. Weighted
+``W`` is the missing wedge of a tilt series (nominally from -45 to +45 degrees about y), ``C`` the contrast transfer
+function, ``L`` the envelope of resolution and denoising, ``P`` the power of the noise left after denoising. Weighted
 back-projection of the projections of a density is the density filtered with ``W`` (central slice theorem, Crowther
 et al. 1970), so no projections are computed. The nominal noise power was fitted to slices of real denoised tomograms;
-its autocorrelation agrees with theirs at 15 lags to 0.03. What differs from run to run: :mod:`tomopoint.simulate.optics`.
+its autocorrelation agrees with theirs at 15 lags to 0.03. :mod:`tomopoint.simulate.optics` has what differs from run
+to run.
 
 Frequencies are in cycles per voxel. FFTs run on torch, where there is a GPU on it; white noise is always drawn by
 numpy on the CPU, so that a seed means the same tomogram on every device, up to rounding.

@@ -30,7 +30,7 @@ SMALL_PROTEIN_VOLUME_A3 = 8.8e4
 PROTEIN_A3_PER_KDA = 1210.0
 """Volume of protein (Harpaz et al. 1994)."""
 
-_ASSEMBLY_GROUPS = ("C1", "C2", "C3", "C4", "C5", "C7", "D2", "D3", "D4", "D7")
+_ASSEMBLY_GROUPS = tuple(("C", n) for n in (1, 2, 3, 4, 5, 7)) + tuple(("D", n) for n in (2, 3, 4, 7))
 _ASSEMBLY_SHARES = (0.34, 0.16, 0.1, 0.06, 0.05, 0.03, 0.12, 0.08, 0.03, 0.03)
 _CAGE_RADII_A = ((25.0, 40.0), (64.0, 108.0), (155.0, 190.0))
 """Between them lie apo-ferritin's shell (50 A) and the virus-like particle's (130 A)."""
@@ -98,25 +98,31 @@ def _one_of(rng: np.random.Generator, kinds: tuple[Callable[[np.random.Generator
 def _random_assembly(rng: np.random.Generator) -> Blobs:
     """Copies of a random subunit in cyclic or dihedral symmetry, touching one another; a third have no symmetry."""
     mass = float(np.exp(rng.uniform(np.log(110.0), np.log(1500.0))))
-    group = Rotation.create_group(str(rng.choice(_ASSEMBLY_GROUPS, p=_ASSEMBLY_SHARES)))
+    family, fold = _ASSEMBLY_GROUPS[int(rng.choice(len(_ASSEMBLY_GROUPS), p=_ASSEMBLY_SHARES))]
+    group = _symmetry(family, fold)
     order = len(group)
     per_subunit = mass / order
     n_domains = int(np.clip(round(per_subunit / rng.uniform(25.0, 55.0)), 1, 24))
     subunit = _grown(rng, n_domains, (30.0, 42.0), (per_subunit / n_domains, per_subunit / n_domains)).centred()
     if order == 1:
         return subunit
-    # The symmetry's axis is z: so far from it, and from the plane across it, that the copies touch.
+    # So far from the axis, and from the plane across it, that the copies touch.
     breadth = 2 * float(np.sqrt(np.linalg.eigvalsh(subunit.covariance_A2())[1])) * 1.6
-    n_fold = order if group.as_rotvec()[:, :2].any(axis=1).sum() == 0 else order // 2
-    outwards = breadth / (2 * np.sin(np.pi / max(n_fold, 2))) * float(rng.uniform(0.75, 1.2))
-    upwards = 0.0 if n_fold == order else breadth / 2 * float(rng.uniform(0.7, 1.2))
+    outwards = breadth / (2 * np.sin(np.pi / fold)) * float(rng.uniform(0.75, 1.2))
+    upwards = breadth / 2 * float(rng.uniform(0.7, 1.2)) if family == "D" else 0.0
     angle = float(rng.uniform(0.0, 2 * np.pi))
-    place = np.array([outwards * np.cos(angle), outwards * np.sin(angle), upwards])
+    place = np.array([upwards, outwards * np.cos(angle), outwards * np.sin(angle)])
     subunit = subunit.rotated(random_rotation(rng))
-    copies = [
-        Blobs(turn.apply(subunit.positions_zyx_A + place), subunit.sigmas_A, subunit.weights) for turn in group
-    ]
-    return joined(copies)
+    moved = Blobs(subunit.positions_zyx_A + place, subunit.sigmas_A, subunit.weights)
+    return joined([moved.rotated(turn) for turn in group])
+
+
+def _symmetry(family: str, fold: int) -> list[Array]:
+    """Return the rotations of a cyclic (C) or dihedral (D) group about the first axis."""
+    angles = 2 * np.pi * np.arange(fold) / fold
+    turns = [Rotation.from_rotvec([angle, 0.0, 0.0]).as_matrix() for angle in angles]
+    half_turn = np.diag([-1.0, 1.0, -1.0])
+    return turns + [turn @ half_turn for turn in turns] if family == "D" else turns
 
 
 def _cage(rng: np.random.Generator) -> Blobs:
