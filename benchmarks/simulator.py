@@ -50,10 +50,13 @@ REAL_RUNS = {  # mean and spread of counts; neighbour quantiles 5, 25, 50, 75, 9
     "thyroglobulin": ((35.9, 8), (320, 393, 589, 761, 1207), (781, 309, 1220)),
     "virus-like-particle": ((16.1, 7), (349, 555, 783, 990, 1625), (764, 376, 1093)),
 }
-REAL_SLICES = {"background_sd": 4.3e-6, "sd": 6.0e-6, "ribosome_minimum": -5.0e-5, "skew": (-2.8, -1.1)}
+SLICE_AUTOCORRELATION = {"x": (0.67, 0.18, 0.05, 0.11, 0.12), "y": (0.75, 0.42, 0.31, 0.26, 0.21),
+                         "z": (0.95, 0.83, 0.69, 0.56, 0.46)}  # fmt: skip
+"""Of whole slices, with all that is in them; AUTOCORRELATION is that of the noise between."""
+REAL_SLICES = {"background_sd": 4.3e-6, "sd": 6.1e-6, "ribosome_minimum": -5.0e-5, "skew": (-2.8, -1.1)}
 REAL_SECTORS = (0.88, 0.22, 0.03)
 N_PLACED_RUNS = 20
-N_IMAGED_RUNS = 6
+N_IMAGED_RUNS = 16
 FIGURE_SEED = 9
 
 
@@ -117,8 +120,7 @@ def noise() -> dict[str, Any]:
     )["denoised"]
     differences: list[float] = []
     for name, axis in (("x", 2), ("y", 1), ("z", 0)):
-        moved = np.moveaxis(volume, axis, 0).astype(np.float64)
-        own = np.array([(moved[:-lag] * moved[lag:]).mean() / moved.var() for lag in range(1, 6)])
+        own = autocorrelation(volume, axis)
         differences.extend(own - AUTOCORRELATION[name])
         print(f"autocorrelation {name}: {own.round(2)}, real {AUTOCORRELATION[name]}")
     rms = float(np.sqrt(np.mean(np.square(differences))))
@@ -143,18 +145,33 @@ def sector_power(volume: np.ndarray) -> np.ndarray:
 
 def tomograms() -> dict[str, Any]:
     """Values of whole tomograms with default options."""
-    rows = []
+    rows, correlations = [], []
     for seed in range(N_IMAGED_RUNS):
         made = simulate_tomogram(SimulationOptions(), (128, 224, 224), 100 + seed, "cpu")
         volume = made.volume_zyx
         background = 1.4826 * np.median(np.abs(volume - np.median(volume)))
         rows.append((background, volume.std(), skew(volume, axis=None), np.mean(ribosome_minima(made) or [np.nan])))
+        correlations.append([autocorrelation(volume, axis) for axis in (2, 1, 0)])
     mean = np.nanmean(np.array(rows, dtype=np.float64), axis=0)
     keys = ("background_sd", "sd", "skew", "ribosome_minimum")
     for key, value in zip(keys, mean, strict=True):
         print(f"{key} {value:.3g}, real {REAL_SLICES[key]}")
-    print("skew per run", np.round([row[2] for row in rows], 2), "\n")
-    return {key: float(f"{value:.4g}") for key, value in zip(keys, mean, strict=True)}
+    for key, column in zip(("sd, 1e-6", "skew"), (1, 2), strict=True):
+        print(f"{key} per run", np.round([row[column] * (1e6 if column == 1 else 1) for row in rows], 1))
+    own, real = np.mean(correlations, axis=0), np.array(list(SLICE_AUTOCORRELATION.values()))
+    rms = float(np.sqrt(np.mean(np.square(own - real))))
+    for name, values in zip("xyz", own, strict=True):
+        print(f"autocorrelation of whole runs {name}: {values.round(2)}, real slices {SLICE_AUTOCORRELATION[name]}")
+    print(f"rms {rms:.3f}\n")
+    found = {key: float(f"{value:.4g}") for key, value in zip(keys, mean, strict=True)}
+    return {**found, "slice_autocorrelation_rms": round(rms, 4)}
+
+
+def autocorrelation(volume: np.ndarray, axis: int) -> np.ndarray:
+    """Correlation of a volume with itself, shifted by 1 to 5 voxels along an axis."""
+    moved = np.moveaxis(volume, axis, 0).astype(np.float64)
+    moved -= moved.mean()
+    return np.array([(moved[:-lag] * moved[lag:]).mean() / moved.var() for lag in range(1, 6)])
 
 
 def ribosome_minima(made: SimulatedTomogram) -> list[float]:

@@ -90,21 +90,21 @@ def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> Imagin
     def spread(width: float, low: float, high: float, middle: float) -> float:
         return middle + width * (float(rng.uniform(low, high)) - middle)
 
-    def factor(width: float, sigma: float, limit: float) -> float:
-        return math.exp(width * float(np.clip(rng.normal(0.0, sigma), -limit, limit)))
+    def factor(width: float, mean: float, sigma: float) -> float:
+        return math.exp(width * float(np.clip(rng.normal(mean, sigma), mean - 2.5 * sigma, mean + 2.5 * sigma)))
 
     def sometimes(width: float, share: float, low: float, high: float, otherwise: float) -> float:
         happens, value = float(rng.random()) < share * width, float(rng.uniform(low, high))
         return value if happens else otherwise
 
-    contrast = factor(variety.contrast, 0.22, 0.5) / options.difficulty
+    contrast = factor(variety.contrast, -0.1, 0.22) / options.difficulty
     noise = {
-        "noise_sd": NOISE_SD * factor(variety.noise, 0.15, 0.4),
+        "noise_sd": NOISE_SD * factor(variety.noise, 0.0, 0.15),
         "noise_peak": spread(variety.noise, 0.0, 0.16, nominal.noise_peak),
         "noise_width": spread(variety.noise, 0.1, 0.3, nominal.noise_width),
-        "noise_depth": nominal.noise_depth * factor(variety.noise, 0.35, 0.7),
+        "noise_depth": nominal.noise_depth * factor(variety.noise, 0.0, 0.3),
         "noise_ramp": spread(variety.noise, 0.0, 1.0, nominal.noise_ramp),
-        "noise_low": nominal.noise_low * factor(variety.noise, 0.7, 1.5),
+        "noise_low": nominal.noise_low * factor(variety.noise, 0.0, 0.6),
         "noise_white": sometimes(variety.noise, 0.35, 0.0, 0.8, nominal.noise_white),
     }
     optics = {

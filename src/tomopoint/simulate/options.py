@@ -85,7 +85,7 @@ class Variety:
     look
         Smoothing and adaptive denoising, uneven background, hot spots.
     ice
-        Thickness, height and tilt of the ice, its empty and its filled parts, gold beads, film edges.
+        Ice as thin, thick or steep as in no real run, and gold beads, in some runs.
     crowding
         From dilute to lysate: small proteins, complexes, aggregates, vesicles.
     decoys

@@ -24,6 +24,9 @@ from tomopoint.simulate.statistics import (
     SLAB_FULL_SHARE,
     SLAB_THICKNESS_A,
     SLAB_TILT_DEG,
+    UNUSUAL_ICE,
+    UNUSUAL_THICKNESS_A,
+    UNUSUAL_TILT_DEG,
     Clusters,
     ParticleStatistics,
 )
@@ -163,12 +166,19 @@ class Occupancy:
                 yield molecule
 
 
-def draw_slab(rng: np.random.Generator, extent_zyx_A: Array) -> Slab:
-    """Draw thickness, height and tilt of the ice; a shallow box is cut out about its middle, a deep one centred."""
+def draw_slab(rng: np.random.Generator, extent_zyx_A: Array, variety: float = 0.0) -> Slab:
+    """Draw thickness, height and tilt of the ice; a shallow box is cut out about its middle, a deep one centred.
+
+    They spread as in the real runs; with `variety`, up to 1, some runs have ice as thin, thick or steep as elsewhere.
+    """
     thickness = float(np.clip(rng.normal(*SLAB_THICKNESS_A), 600.0, 1250.0))
     centre = float(np.clip(rng.normal(*SLAB_CENTRE_A), 590.0, 950.0))
-    tilt = math.tan(math.radians(float(np.clip(rng.normal(0.0, SLAB_TILT_DEG), -6.0, 6.0))))
+    slope_deg = float(np.clip(rng.normal(0.0, SLAB_TILT_DEG), -6.0, 6.0))
     azimuth = float(rng.uniform(0.0, 2 * math.pi))
+    elsewhere = rng.uniform(*UNUSUAL_THICKNESS_A), rng.uniform(-UNUSUAL_TILT_DEG, UNUSUAL_TILT_DEG)
+    if rng.random() < UNUSUAL_ICE * variety:
+        thickness, slope_deg = elsewhere
+    tilt = math.tan(math.radians(slope_deg))
     depth = float(extent_zyx_A[0])
     spare = FULL_DEPTH_A - depth
     bottom = float(np.clip(centre - depth / 2, 0.0, spare)) if spare >= 0 else spare / 2

@@ -164,7 +164,7 @@ def draw_scene(
     """Draw a run's content at the real density of everything, whatever the box; `particles` in placement order."""
     extent = np.asarray(shape_zyx) * VOXEL_A
     amounts = draw_surroundings(rng, options)
-    slab = draw_slab(rng, extent)
+    slab = draw_slab(rng, extent, options.variety.ice)
     film = _draw_film(rng, slab, amounts)
     vesicles = _draw_vesicles(rng, slab, film, amounts)
     occupancy = Occupancy(vesicles, film)

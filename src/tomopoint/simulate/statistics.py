@@ -21,6 +21,11 @@ SLAB_CENTRE_A = (770.0, 90.0)
 SLAB_TILT_DEG = 3.0
 """Spread over runs of the slab's tilt."""
 
+UNUSUAL_ICE = 0.2
+UNUSUAL_THICKNESS_A = (350.0, 1500.0)
+UNUSUAL_TILT_DEG = 10.0
+"""Share of runs whose ice is none of the real runs', its thickness, and its tilt either way: other grids, lamellae."""
+
 SLAB_FULL_SHARE = 1.15
 """Full thickness of the ice over that between the quantiles."""
 
