@@ -148,7 +148,7 @@ def test_absolute_values(tomograms: list[SimulatedTomogram]) -> None:
 def test_mean_is_zero_and_protein_is_dark(tomograms: list[SimulatedTomogram]) -> None:
     volume = tomograms[0].volume_zyx
     assert volume.dtype == np.float32
-    assert abs(float(volume.mean())) < 0.05 * NOISE_SD
+    assert abs(float(volume.mean())) < 0.1 * NOISE_SD  # the padding that was cut away takes a little of it
     at_ribosomes = [
         volume[tuple((centre[::-1] / VOXEL_A).astype(int))] for centre in tomograms[0].points_xyz_A["ribosome"]
     ]
