@@ -152,6 +152,7 @@ class SimulationOptions:
         unknown = sorted(set(self.tomo_types) - set(TOMO_TYPES))
         _require(not unknown, f"unknown tomogram type {', '.join(unknown)}; known are {', '.join(TOMO_TYPES)}")
         _require("denoised" in self.tomo_types, "tomogram types must contain 'denoised': it is what training reads")
+        _require(self.world in get_args(WorldName), f"world must be own or other, got {self.world}")
         _require(
             self.world == "own" or self.tomo_types == ("denoised",),
             f"the other world makes denoised tomograms only, got {', '.join(self.tomo_types)}",
