@@ -9,6 +9,7 @@ the same for all arms and which no network has seen. Thresholds are chosen on ru
 held out; the score at them, on the other half and in the other world, is what a user gets who has no real annotations.
 "at best" is the score at the best thresholds that there are in a world. All scores are simulated.
 
+`--arms ...,trained-there` adds a network that was trained in the other world: the ceiling of its size and steps.
 `--full` adds one run of the competition's size in the other world. What is simulated or trained is not made again; the
 last line is one JSON object.
 """
@@ -45,7 +46,7 @@ from tomopoint.inference.predict import predict_tomogram
 from tomopoint.inference.tiles import choose_tiling
 from tomopoint.networks.build import build_network
 from tomopoint.pipeline import Pipeline
-from tomopoint.simulate.options import FULL_SHAPE_ZYX, Shapes, SimulationOptions
+from tomopoint.simulate.options import FULL_SHAPE_ZYX, NO_VARIETY, SimulationOptions
 from tomopoint.simulate.project import ProjectPlan, write_project
 from tomopoint.training.crops.tomograms import describe_runs, read_tomograms
 from tomopoint.training.fit import MemberTask, fit_member
@@ -63,34 +64,18 @@ PER_CLASS = ("f4", "best", "precision", "recall")
 WORLDS = ("own", "other", "other-full")
 
 
-@dataclass(frozen=True)
-class Arm:
-    """What a picker is trained on.
+ARMS = {
+    "analytic": SimulationOptions(shapes="analytic", variety=NO_VARIETY),
+    "analytic-variety": SimulationOptions(shapes="analytic"),
+    "measured": SimulationOptions(shapes="measured", variety=NO_VARIETY),
+    "measured-variety": SimulationOptions(shapes="measured"),
+}
+"""What the runs hold that an arm is trained on."""
 
-    Attributes
-    ----------
-    shapes
-        Of the particles.
-    varied
-        Runs and copies vary as by default, or every one of them is nominal.
-    """
+CEILING = {"trained-there": SimulationOptions(world="other")}
+"""Nobody has it: what the same steps give on annotated runs of the other world. Only where it is asked for."""
 
-    shapes: Shapes
-    varied: bool
-
-    @property
-    def name(self) -> str:
-        """``measured-variety``."""
-        return f"{self.shapes}-variety" if self.varied else self.shapes
-
-    @property
-    def options(self) -> SimulationOptions:
-        """What its runs hold."""
-        options = SimulationOptions(shapes=self.shapes)
-        return options if self.varied else replace(options, variation=0.0, conformations=0.0)
-
-
-ARMS = {arm.name: arm for arm in (Arm(s, v) for s in ("analytic", "measured") for v in (False, True))}
+OPTIONS = ARMS | CEILING
 
 
 @dataclass(frozen=True)
@@ -118,11 +103,11 @@ class Sizes:
         )
 
 
-def simulate(arms: Sequence[Arm], sizes: Sizes, out: Path, workers: int) -> None:
+def simulate(arms: Sequence[str], sizes: Sizes, out: Path, workers: int) -> None:
     """Make every arm's runs, and those of the other world: real shapes there, whatever an arm was trained on."""
     own = N_CALIBRATION + N_OWN
     plans = [
-        ProjectPlan(out / "data" / arm.name, sizes.train_runs, own, sizes.shape_zyx, DATA_SEED, arm.options, "cpu")
+        ProjectPlan(out / "data" / arm, sizes.train_runs, own, sizes.shape_zyx, DATA_SEED, OPTIONS[arm], "cpu")
         for arm in arms
     ]
     other = SimulationOptions(world="other")
@@ -133,16 +118,16 @@ def simulate(arms: Sequence[Arm], sizes: Sizes, out: Path, workers: int) -> None
         write_project(plan, workers)
 
 
-def measure(arm: Arm, seed: int, sizes: Sizes, out: Path) -> dict[str, Any]:
+def measure(arm: str, seed: int, sizes: Sizes, out: Path) -> dict[str, Any]:
     """Train one network, choose thresholds, score in every world; or read what an earlier call found."""
-    result = out / "arms" / f"{arm.name}-{sizes.steps}-{seed}" / f"{'full' if sizes.full else 'result'}.json"
+    result = out / "arms" / f"{arm}-{sizes.steps}-{seed}" / f"{'full' if sizes.full else 'result'}.json"
     if result.exists():
         found: dict[str, Any] = json.loads(result.read_text())
         return found
     torch.set_num_threads(1)
     data, recipe = out / "data", sizes.recipe(seed)
-    names = sorted(run.name for run in Project(data / arm.name).runs("train"))
-    runs = read_tomograms(describe_runs(data / arm.name, names, recipe), recipe)
+    names = sorted(run.name for run in Project(data / arm).runs("train"))
+    runs = read_tomograms(describe_runs(data / arm, names, recipe), recipe)
     result.parent.mkdir(parents=True, exist_ok=True)
     task = MemberTask(Fold("fold0", tuple(names), ()), 0, 0, recipe, result.parent)
     fitted = fit_member(task, runs, Machine("cpu", curves="none"))
@@ -164,7 +149,7 @@ def measure(arm: Arm, seed: int, sizes: Sizes, out: Path) -> dict[str, Any]:
         tables = [predict_tomogram(volume, engine, pipeline).assign(experiment=name) for name, volume in volumes]
         return dict(truth), pd.concat(tables, ignore_index=True)
 
-    truth, picks = predict(data / arm.name)
+    truth, picks = predict(data / arm)
     for_thresholds = sorted(truth)[:N_CALIBRATION]
     chosen = calibrate(
         {name: truth.pop(name) for name in for_thresholds},
@@ -205,7 +190,7 @@ def score(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", default=",".join(ARMS), help="of " + ", ".join(ARMS))
+    parser.add_argument("--arms", default=",".join(ARMS), help="of " + ", ".join(OPTIONS))
     parser.add_argument("--seeds", default="0,1,2", help="of weights and crops; the runs stay")
     parser.add_argument("--steps", type=int, default=800, help="of two crops each")
     parser.add_argument("--train-runs", type=int, default=N_TRAIN, help="per arm")
@@ -214,9 +199,9 @@ def main() -> None:
     parser.add_argument("--side-by-side", type=int, default=1, help="trainings at a time, one thread each")
     parser.add_argument("--out", type=Path, default=Path("work/bench-transfer"))
     words = parser.parse_args()
-    if unknown := set(words.arms.split(",")) - set(ARMS):
-        parser.error(f"unknown arm {', '.join(sorted(unknown))}; known are {', '.join(ARMS)}")
-    arms, seeds = [ARMS[name] for name in words.arms.split(",")], [int(seed) for seed in words.seeds.split(",")]
+    if unknown := set(words.arms.split(",")) - set(OPTIONS):
+        parser.error(f"unknown arm {', '.join(sorted(unknown))}; known are {', '.join(OPTIONS)}")
+    arms, seeds = words.arms.split(","), [int(seed) for seed in words.seeds.split(",")]
     sizes = Sizes(parse_zyx("shape", words.shape), words.steps, words.train_runs, words.full)
 
     # One thread each: threads of two trainings that wait for each other's cores cost more than the cores give.
@@ -228,17 +213,17 @@ def main() -> None:
         futures = {pool.submit(measure, *task, sizes, words.out): task for task in tasks}
         for done, future in enumerate(as_completed(futures), start=1):
             (arm, seed), figures = futures[future], future.result()
-            found[arm.name, seed] = figures
+            found[arm, seed] = figures
             scores = ", ".join(
                 f"{world} {figures[world]['score']:.3f} (at best {figures[world]['best']:.3f})"
                 for world in WORLDS
                 if world in figures
             )
-            print(f"{done}/{len(tasks)} {arm.name}, seed {seed}: simulated F4 {scores}", flush=True)
+            print(f"{done}/{len(tasks)} {arm}, seed {seed}: simulated F4 {scores}", flush=True)
     print_table(found, arms, seeds)
 
 
-def print_table(found: Mapping[tuple[str, int], dict[str, Any]], arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+def print_table(found: Mapping[tuple[str, int], dict[str, Any]], arms: Sequence[str], seeds: Sequence[int]) -> None:
     """Mean simulated F4 over seeds, their spread, what was to be had at best; per class F4 (precision / recall)."""
     print(
         f"\n| world | arm | simulated F4 | spread | at best | {' | '.join(CLASSES)} |\n|{'---|' * (5 + len(CLASSES))}"
@@ -246,7 +231,7 @@ def print_table(found: Mapping[tuple[str, int], dict[str, Any]], arms: Sequence[
     table: dict[str, dict[str, Any]] = {}
     for world in WORLDS:
         for arm in arms:
-            own = [found[arm.name, seed][world] for seed in seeds if world in found[arm.name, seed]]
+            own = [found[arm, seed][world] for seed in seeds if world in found[arm, seed]]
             if not own:
                 continue
             scores = [figures["score"] for figures in own]
@@ -257,8 +242,8 @@ def print_table(found: Mapping[tuple[str, int], dict[str, Any]], arms: Sequence[
             }
             cells = [f"{c['f4']:.2f} ({c['precision']:.2f} / {c['recall']:.2f})" for c in classes.values()]
             mean, best = statistics.mean(scores), statistics.mean(figures["best"] for figures in own)
-            print(f"| {world} | {arm.name} | {mean:.3f} | {spread:.3f} | {best:.3f} | {' | '.join(cells)} |")
-            table[f"{world}: {arm.name}"] = {"scores": scores, "best": best, "classes": classes}
+            print(f"| {world} | {arm} | {mean:.3f} | {spread:.3f} | {best:.3f} | {' | '.join(cells)} |")
+            table[f"{world}: {arm}"] = {"scores": scores, "best": best, "classes": classes}
     print(json.dumps(table))
 
 

@@ -3,7 +3,7 @@
     make bench-worlds [ARGS="--runs 8 --figure docs/figures/worlds.png"]
 
 Per world some runs of 128 x 320 x 320 with default options. "stands out": the darkest voxel within half the particle's
-radius of the truth (of the hollow virus-like particle within all of it), over the robust standard deviation of the
+radius of the truth (within all of it for the two hollow ones), over the robust standard deviation of the
 volume, mean over all particles; in brackets the same at random places. Noise: the same imaging of empty ice. The
 last line is one JSON object.
 """
@@ -27,6 +27,7 @@ from tomopoint.simulate.world import WORLDS
 SHAPE = (128, 320, 320)
 NOISE_SHAPE = (96, 160, 160)
 LAGS = (1, 2, 3)
+HOLLOW = ("apo-ferritin", "virus-like-particle")
 N_PLACES = 200
 FIGURE_RUNS = 3
 
@@ -49,7 +50,7 @@ def standing_out(runs: list[SimulatedTomogram]) -> dict[str, tuple[float, float]
     rng = np.random.default_rng(0)
     found = {}
     for particle in COMPETITION_PARTICLES:
-        radius = particle.radius_A / VOXEL_A * (1.0 if particle.name == "virus-like-particle" else 0.5)
+        radius = particle.radius_A / VOXEL_A * (1.0 if particle.name in HOLLOW else 0.5)
         there, elsewhere = [], []
         for run in runs:
             sd = spread(run.volume_zyx)

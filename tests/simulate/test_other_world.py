@@ -307,11 +307,10 @@ def test_small_proteins_have_the_mean_mass_their_number_is_made_from() -> None:
 
 
 def test_a_full_size_scene_is_a_crowded_lysate() -> None:
-    options = dataclasses.replace(OTHER, crowding=(0.005, 0.005))
     kinds = competition_particles()
     unlabelled, ratios = [], []
     for seed in range(3):
-        scene = draw_other_scene(np.random.default_rng(seed), options, FULL_SHAPE_ZYX, kinds)
+        scene = draw_other_scene(np.random.default_rng(seed), OTHER, FULL_SHAPE_ZYX, kinds)
         unlabelled.append(sum(molecule.name == UNLABELLED for molecule in scene.molecules))
         counts = {name: len(points) for name, points in scene.points_xyz_A().items()}
         ratios += [counts[kind.name] / kind.statistics.mean for kind in kinds]
@@ -391,13 +390,15 @@ def test_it_shares_nothing_with_the_own_worlds_imaging_and_matter() -> None:
                 imported |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
             elif isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names}
-    for name in ("filters", "imaging", "matter", "particles.variety", "world"):
+    for name in ("filters", "imaging", "optics", "looks", "matter", "particles.variety", "world"):
         assert f"tomopoint.simulate.{name}" not in imported
     # Nor by way of what it does import: the scene's and the placement's modules.
     modules = [f"tomopoint.simulate.other_world.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"]
     code = f"import importlib, sys\nfor m in {modules!r}: importlib.import_module(m)\nprint(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"tomopoint.simulate.filters", "tomopoint.simulate.imaging", "torch"} & set(loaded)
+    assert not {*(f"tomopoint.simulate.{name}" for name in ("filters", "imaging", "optics", "looks")), "torch"} & set(
+        loaded
+    )
 
 
 def test_it_is_never_the_default() -> None:

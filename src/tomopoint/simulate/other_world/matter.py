@@ -13,8 +13,8 @@ import numpy as np
 
 from tomopoint.simulate.density import UNITS_PER_KDA, Array, Blobs, joined, random_direction, random_rotation
 
-GOLD_UNITS_PER_A3 = 0.28
-"""Gold scatters about twelve times as strongly as protein over ice (0.0236 units per A^3)."""
+GOLD_UNITS_PER_A3 = 0.2
+"""Gold, of 30 V, scatters eight to nine times as strongly as protein over ice (0.0236 units per A^3)."""
 
 LIPID_UNITS_PER_A2 = 0.24
 """One head group layer of a membrane."""

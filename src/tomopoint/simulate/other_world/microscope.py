@@ -2,7 +2,7 @@
 
 Everything happens to one projection at a time, in real units. Sources: transfer function and sign conventions, Rohou
 and Grigorieff 2015 (CTFFIND4); radiation damage, Grant and Grigorieff 2015; inelastic mean free path in ice, Rice et
-al. 2018; mean inner potentials, Vulovic et al. 2013.
+al. 2018; mean inner potentials, Vulovic et al. 2013 (protein) and Harscher and Lichte 1998 (ice).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SPHERICAL_ABERRATION_A = 2.7e7
 MEAN_FREE_PATH_A = 3200.0
 """Between inelastic events in ice at 300 kV; an energy filter takes the electrons out that had one."""
 
-PHASE_PER_UNIT = 6.9e-4
-"""Phase shift by one unit of density in a 10 A voxel, radians: protein over ice is 2.5 V, the interaction constant
-6.53e-4 rad / (V A), and 23.6 units fill a voxel with protein (28.6 units per kDa, 1.21 A^3 per Da)."""
+PHASE_PER_UNIT = 9.7e-4
+"""Phase shift by one unit of density in a 10 A voxel, radians: protein over ice is 3.5 V (7.0 and 3.5), the interaction
+constant 6.53e-4 rad / (V A), and 23.6 units fill a voxel with protein (28.6 units per kDa, 1.21 A^3 per Da)."""
 
 DARKEST_INTENSITY = 0.05
 """Even gold lets some electrons through: the linear transfer of a strong phase would go below nothing."""
