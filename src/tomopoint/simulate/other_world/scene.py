@@ -39,6 +39,8 @@ COUNTS = (0.5, 1.5)
 """Particles of a kind per full-size run: uniform between these, over the kind's mean."""
 
 COMPLEXES = (30.0, 120.0)
+"""Fewest and most per full-size run."""
+
 SMALL_PROTEINS = (0.005, 0.02)
 """Least and most of the ice's volume."""
 
@@ -68,7 +70,10 @@ def draw_other_scene(
     shape_zyx: tuple[int, int, int],
     particles: Sequence[SimulatedParticle],
 ) -> Scene:
-    """Draw a run's content; `particles` in placement order. Of the options only the crowding counts."""
+    """Draw a run's content; `particles` in placement order. Of the options only the crowding counts.
+
+    As in the own world, it multiplies complexes and small proteins, and leaves what is large as it is.
+    """
     slab = draw_slab(rng, np.asarray(shape_zyx) * VOXEL_A)
     share = slab.area_share()
 
