@@ -66,6 +66,7 @@ def random_network(name: str, seed: int) -> PointNetwork:
 def measure(precision: str, folds: int, window_zyx: Size, compare_zyx: Size) -> dict[str, object]:
     names = [name for _ in range(folds) for name in ARCHITECTURES]
     networks = tuple(random_network(name, seed) for seed, name in enumerate(names))
+    configs = tuple(NetworkConfig(name) for name in names)
     members = tuple(Member(f"fold{k // 2}", name, (), None, f"{k:064x}") for k, name in enumerate(names))
     pipeline = Pipeline(
         COMPETITION_PARTICLES, VOXEL_A, tiling=choose_tiling([window_zyx], 1, window_zyx), members=members
@@ -76,7 +77,7 @@ def measure(precision: str, folds: int, window_zyx: Size, compare_zyx: Size) -> 
         folder = Path(name)
         options = ExportOptions(precision=precision, tomogram_path=simulated_tomogram(folder, compare_zyx))
         smaller = replace(pipeline, tiling=choose_tiling([compare_zyx], 1, compare_zyx))
-        report = export_merged(ValidatedEnsemble(networks, smaller), folder / "ensemble.onnx", options)
+        report = export_merged(ValidatedEnsemble(networks, smaller, configs), folder / "ensemble.onnx", options)
         return {
             "networks": len(networks),
             "parameters_million": round(sum(p.numel() for n in networks for p in n.parameters()) / 1e6, 1),

@@ -239,7 +239,7 @@ def _make_step(size: Size, kind: str, dtype: torch.dtype, layout: torch.memory_f
     network = _network(size, kind, 0).train().to(device, memory_format=layout)  # type: ignore[call-overload]
     radii_vox = [particle.radius_A / VOXEL_A for particle in COMPETITION_PARTICLES]
     loss = build_loss(_config(size, kind), radii_vox, network.stride, LossOptions()).to(device)
-    groups = parameter_groups(network, options.weight_decay)
+    groups = parameter_groups(network, options)
     optimiser = torch.optim.AdamW(groups, lr=1e-5, betas=options.betas)
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
 

@@ -115,7 +115,7 @@ def make_graph(path: Path) -> None:
     members = tuple(Member("fold0", config.name, (), None, f"{n:064x}") for n, config in enumerate(configs))
     pipeline = Pipeline(COMPETITION_PARTICLES, 10.0124, tiling=Tiling(WINDOW, OVERLAP), members=members)
     thresholds = dict.fromkeys(pipeline.particle_names, 0.1)
-    ensemble = ValidatedEnsemble(tuple(networks), pipeline.with_thresholds(thresholds))
+    ensemble = ValidatedEnsemble(tuple(networks), pipeline.with_thresholds(thresholds), configs)
     export_merged(ensemble, path, ExportOptions(precision="fp32"))
 
 

@@ -9,8 +9,9 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tomopoint"
 
-BASE = {"", "errors", "files", "progress", "command", "strict_json"}
+BASE = {"", "errors", "files", "progress", "command", "strict_json", "models"}
 ALLOWED = {
+    "models": BASE,
     "pipeline": BASE,
     "data": BASE | {"pipeline"},
     "simulate": BASE | {"pipeline", "data"},

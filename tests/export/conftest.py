@@ -41,7 +41,7 @@ def merged(pipeline):
         Member(f"fold{k}", network, ("TS_1",), 0.5, f"{k:064x}", weight=1.0 + k)
         for k, network in enumerate(("segresnet", "dynunet", "segresnet"))
     )
-    return ValidatedEnsemble(networks, replace(pipeline, members=members))
+    return ValidatedEnsemble(networks, replace(pipeline, members=members), (SEGRESNET, DYNUNET, SEGRESNET))
 
 
 @pytest.fixture

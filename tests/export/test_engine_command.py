@@ -35,7 +35,7 @@ def graphs(tmp_path_factory):
             parameter.normal_(std=1 / parameter[0].numel() ** 0.5)
     members = (Member("fold0", "dynunet", (), None, "0" * 64),)
     pipeline = Pipeline(COMPETITION_PARTICLES, 10.0124, tiling=Tiling((32, 32, 32), (8, 8, 8)), members=members)
-    merged = ValidatedEnsemble((network,), pipeline)
+    merged = ValidatedEnsemble((network,), pipeline, (config,))
     folder = tmp_path_factory.mktemp("graphs")
     for precision in ("fp32", "fp16"):
         export_merged(merged, folder / precision / "ensemble.onnx", ExportOptions(precision=precision))

@@ -62,7 +62,9 @@ def graph(request, networks, tmp_path_factory):
     members = tuple(Member(f"fold{k}", c.name, (), None, f"{k:064x}") for k, c in enumerate(CONFIGS))
     pipeline = Pipeline(COMPETITION_PARTICLES, 10.0, tiling=Tiling(WINDOW, (16, 16, 16)), members=members)
     path = tmp_path_factory.mktemp(request.param) / "ensemble.onnx"
-    return export_merged(ValidatedEnsemble(networks, pipeline), path, ExportOptions(precision=request.param)).path
+    return export_merged(
+        ValidatedEnsemble(networks, pipeline, CONFIGS), path, ExportOptions(precision=request.param)
+    ).path
 
 
 def reference_of(path):

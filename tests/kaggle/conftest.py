@@ -37,7 +37,7 @@ def exported(tmp_path_factory):
         members=(Member("fold0", "segresnet", ("TS_9",), 0.5, "0" * 64),),
     )
     out = tmp_path_factory.mktemp("export") / "ensemble.onnx"
-    return export_merged(ValidatedEnsemble((network,), pipeline), out, ExportOptions())
+    return export_merged(ValidatedEnsemble((network,), pipeline, (config,)), out, ExportOptions())
 
 
 @pytest.fixture(scope="session")

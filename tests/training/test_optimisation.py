@@ -8,9 +8,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tomopoint.errors import TomopointError
+from tomopoint.networks.build import build_network
+from tomopoint.networks.config import NetworkConfig
 from tomopoint.training.checkpoints import mean_weights
 from tomopoint.training.machine import Machine, Processes, cpu_multiplies_bf16
-from tomopoint.training.optimisation import Clock, Schedule, build_average, parameter_groups
+from tomopoint.training.optimisation import Clock, Schedule, build_average, parameter_groups, set_frozen
 from tomopoint.training.recipe import FitOptions, OptimiserOptions
 
 FIT = FitOptions(epochs=10, steps_per_epoch=10, averaging="none")
@@ -72,12 +74,73 @@ def test_plain_averages(tmp_path):
     assert mean_weights(paths)["weight"].item() == pytest.approx(3)
 
 
-def test_biases_and_norms_do_not_decay():
-    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.GroupNorm(2, 2))
-    decaying, plain = parameter_groups(network, 0.01)
-    assert [tuple(p.shape) for p in decaying["params"]] == [(2, 1, 3, 3, 3)]
-    assert [tuple(p.shape) for p in plain["params"]] == [(2,)] * 3
-    assert (decaying["weight_decay"], plain["weight_decay"]) == (0.01, 0)
+NARROW = {
+    "segresnet": NetworkConfig(
+        "segresnet", init_filters=4, blocks_down=(1, 1, 1), norm_groups=2, class_width=4, offset_width=4
+    ),
+    "dynunet": NetworkConfig("dynunet", filters=(4, 4, 8), features=4, class_width=4, offset_width=4),
+}
+
+
+def test_parts_have_their_own_rate_and_biases_and_norms_do_not_decay():
+    network = build_network(NARROW["segresnet"], 2, stride=2)
+    groups = parameter_groups(network, OptimiserOptions(weight_decay=0.02, backbone_rate=0.1, head_rate=2.0))
+    assert [(group["rate"], group["weight_decay"]) for group in groups] == [
+        (0.1, 0.02),
+        (0.1, 0),
+        (2.0, 0.02),
+        (2.0, 0),
+    ]
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    of_groups = [{names.pop(id(parameter)) for parameter in group["params"]} for group in groups]
+    assert names == {}  # every parameter is in one group
+    for (decaying, plain), part in zip((of_groups[:2], of_groups[2:]), ("backbone.", "head."), strict=True):
+        assert all(name.startswith(part) for name in decaying | plain)
+        assert all(name.endswith(".weight") and "norm" not in name for name in decaying)
+        assert all(name.endswith(".bias") or "norm" in name for name in plain)
+
+
+def test_a_rate_of_a_tenth_is_a_step_of_a_tenth():
+    """AdamW's first step is the rate times the sign of the gradient, whatever the gradient's size."""
+    network = build_network(NARROW["segresnet"], 2, stride=2)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    groups = parameter_groups(network, OptimiserOptions(weight_decay=0.0, backbone_rate=0.1))
+    adam = torch.optim.AdamW(groups, lr=1e-2, eps=0.0)
+    for group in adam.param_groups:
+        group["lr"] = 1e-2 * group["rate"]
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    adam.step()
+    for name, parameter in network.named_parameters():
+        step = 1e-3 if name.startswith("backbone.") else 1e-2
+        torch.testing.assert_close(before[name] - parameter.detach(), torch.full_like(parameter, step), **ROUNDING)
+
+
+ROUNDING = {"rtol": 0.0, "atol": 1e-6}
+"""Weights are at most about 4 (the head's first bias), where float32 has steps of 2.4e-7."""
+
+
+@pytest.mark.parametrize(
+    ("network", "freeze", "moving"),
+    [
+        ("segresnet", "none", {"convInit", "down_layers", "up_samples", "up_layers", "head"}),
+        ("segresnet", "encoder", {"up_samples", "up_layers", "head"}),
+        ("segresnet", "backbone", {"head"}),
+        ("dynunet", "encoder", {"upsamples", "project", "head"}),
+        ("dynunet", "backbone", {"head"}),
+    ],
+)
+def test_what_is_frozen_gets_no_gradient_and_the_rest_does(network, freeze, moving):
+    made = build_network(NARROW[network], 2, stride=2)
+    set_frozen(made, OptimiserOptions(freeze=freeze), True)
+    for parameter in made.head.parameters():
+        nn.init.normal_(parameter)  # its last layers start at zero, which would hide the rest
+    scores, offsets = made(torch.randn(1, 1, 16, 16, 16))
+    (scores.sum() + offsets.square().sum()).backward()
+    found = {name.removeprefix("backbone.").split(".")[0] for name, p in made.named_parameters() if p.grad is not None}
+    assert found == moving
+    set_frozen(made, OptimiserOptions(freeze=freeze), False)
+    assert all(parameter.requires_grad for parameter in made.parameters())
 
 
 def test_precision_fits_the_processor(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -64,6 +65,12 @@ class Graph:
             node.doc_string = None
         self.model.graph.doc_string = None
         self.model.producer_name, self.model.producer_version = "tomopoint", None
+
+    @property
+    def weights(self) -> dict[str, npt.NDArray[Any]]:
+        """The tensors that it holds, by name."""
+        values = self.model.graph.initializers.items()
+        return {name: value.const_value.numpy() for name, value in values if value.const_value is not None}
 
     def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Write one self-contained file with `metadata` in it.

@@ -12,7 +12,7 @@ from typing import Any
 from tomopoint import __version__
 from tomopoint.export.cost import GraphCost
 from tomopoint.export.parity import ParityRow
-from tomopoint.inference.engines.graph_metadata import COST_KEY, PARITY_KEY, PIPELINE_KEY
+from tomopoint.inference.engines.graph_metadata import COST_KEY, NETWORKS_KEY, PARITY_KEY, PIPELINE_KEY
 from tomopoint.pipeline import Pipeline
 
 VERSION_KEY = "tomopoint.version"
@@ -31,15 +31,20 @@ def tool_versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def graph_metadata(
-    pipeline: Pipeline, rows: Sequence[ParityRow], export: Mapping[str, Any], cost: GraphCost | None = None
+    pipeline: Pipeline,
+    rows: Sequence[ParityRow],
+    export: Mapping[str, Any],
+    cost: GraphCost | None = None,
+    networks: str | None = None,
 ) -> dict[str, str]:
-    """Return the metadata of a graph: its Pipeline, its parity table, how it was made, and its cost where known.
+    """Return the metadata of a graph: its Pipeline, its parity table, how it was made; cost and networks where known.
 
     The Pipeline's members carry the hash of every fold's weights.
     """
     costs = {} if cost is None else {COST_KEY: cost.to_json()}
     return {
         **costs,
+        **({} if networks is None else {NETWORKS_KEY: networks}),
         PIPELINE_KEY: pipeline.to_json(indent=None),
         PARITY_KEY: json.dumps([row.to_dict() for row in rows], sort_keys=True),
         VERSION_KEY: __version__,

@@ -36,6 +36,7 @@ from tomopoint.files import check_output, put_in_place, sha256_of
 from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.networks.config import check_size
 from tomopoint.networks.ensemble import Ensemble
+from tomopoint.networks.graph_weights import GraphNetworks
 from tomopoint.pipeline import Pipeline
 from tomopoint.validation.validated import ValidatedEnsemble, load_validated
 
@@ -125,7 +126,8 @@ def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) 
         rows = []
         for subject, module in {**parts, WHOLE: ensemble}.items():
             logger.info("export %s, %s, and compare it with PyTorch", subject, options.precision)
-            graph = Graph(graph_form(module, options.precision), pipeline.tiling.window_zyx, options.batch)
+            form = graph_form(module, options.precision)
+            graph = Graph(form, pipeline.tiling.window_zyx, options.batch)
             graph.save(path, graph_metadata(pipeline, [], how_made))
             with torch.inference_mode():
                 scores, offsets = module(torch.from_numpy(windows))
@@ -142,9 +144,10 @@ def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) 
                 "onnxscript"
             )
         _warn_of_blind_classes(pipeline, expected, rows[-1])
-        # The whole graph again, with the parity table and its cost in it.
+        # The whole graph again, with the parity table, its cost, and what training needs to go on from it.
         cost = cost_of(graph.model, pipeline, options.precision, options.batch)
-        graph.save(path, graph_metadata(pipeline, rows, how_made, cost))
+        networks = GraphNetworks.of_graph(merged.configs, form.state_dict(), graph.weights)
+        graph.save(path, graph_metadata(pipeline, rows, how_made, cost, networks.to_json()))
         reference = Reference(windows, expected, options.precision, sha256_of(path))
         reference_path = out.with_name(REFERENCE_NAME)
         reference.save(reference_path)

@@ -24,6 +24,10 @@ class Backbone(nn.Module):
     needs_context: bool
     features: int
 
+    def encoder(self) -> tuple[nn.Module, ...]:
+        """Return the modules that lead down to the coarsest map; the others lead up again."""
+        raise NotImplementedError
+
 
 def n_decoder_stages(n_levels: int, stride: int) -> int:
     """Return how many of the ``n_levels - 1`` decoder stages, coarsest first, lead to a map at `stride`.

@@ -28,7 +28,7 @@ def build_network(config: NetworkConfig, n_classes: int, stride: int) -> PointNe
     Parameters
     ----------
     config
-        Architecture and sizes. ``config.pretrained`` is not read: see :func:`load_backbone`.
+        Architecture and sizes. ``config.pretrained`` is not read: see :mod:`tomopoint.training.pretrained`.
     n_classes
         Channels of the score map.
     stride

@@ -69,8 +69,10 @@ class NetworkConfig:
     dropout
         SegResNet, heatmap: after the first convolution. DynUNet: after every convolution.
     pretrained
-        Weights to start the backbone from (safetensors or a torch state dict). `build_network` does not read it
-        (a trained network is rebuilt without it): training calls `networks.build.load_backbone` with it.
+        Weights to start from: a model of the box by name (``small``), a graph of `tomopoint export`, a training folder,
+        a member's folder or weights file, each of the same architecture; or foreign weights (safetensors or a torch
+        state dict) for the backbone alone. Paths are taken from where the command runs. `build_network` does not read
+        it (a trained network is rebuilt without it): see :mod:`tomopoint.training.pretrained`.
     learning_rate
         Peak learning rate of this network, instead of the recipe's.
     label

@@ -46,6 +46,10 @@ class DynUNetBackbone(Backbone):
         self.divisor = config.divisor
         self.needs_context = config.needs_context
 
+    def encoder(self) -> tuple[nn.Module, ...]:
+        """Return the levels, down to the bottleneck."""
+        return self.input_block, self.downsamples, self.bottleneck
+
     def forward(self, volume: Tensor) -> Tensor:
         """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W)."""
         x = self.input_block(volume)

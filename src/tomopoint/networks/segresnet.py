@@ -42,6 +42,10 @@ class SegResNetBackbone(Backbone):
         self.divisor = config.divisor
         self.needs_context = config.needs_context
 
+    def encoder(self) -> tuple[nn.Module, ...]:
+        """Return the first convolution and the levels."""
+        return self.convInit, self.down_layers
+
     def forward(self, volume: Tensor) -> Tensor:
         """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W)."""
         x = self.dropout(self.convInit(volume))

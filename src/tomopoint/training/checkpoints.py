@@ -86,6 +86,8 @@ class MemberRecord:
         Training time, interruptions left out.
     device, precision
         Where and how it was trained.
+    pretrained_sha256
+        SHA-256 of the file of weights that it started from; None: fresh ones, or a record of earlier versions.
     """
 
     fold: str
@@ -108,6 +110,7 @@ class MemberRecord:
     seconds: float
     device: str
     precision: str
+    pretrained_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if self.stride < 1 or not 0 < self.voxel_A < inf or not self.particles:

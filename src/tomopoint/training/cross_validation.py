@@ -42,10 +42,21 @@ DATA = "data.json"
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What ``data.json`` holds: the project, and the digest of every run that was read."""
+    """What ``data.json`` holds: the project, the digest of every run that was read, and of weights to start from.
+
+    Attributes
+    ----------
+    data_root
+        Folder of the project.
+    runs
+        By name.
+    pretrained
+        By member, SHA-256 of the file that it started from; those that started fresh are not in it.
+    """
 
     data_root: str
     runs: Mapping[str, str]
+    pretrained: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class TrainingPlan:
         Every run that any of the tasks needs, by name.
     extra
         Names in `records` that no fold holds: further training runs.
+    pretrained
+        By label, the SHA-256 of the file of weights that a member starts from; fresh ones are not in it.
     """
 
     recipe: Recipe
@@ -75,6 +88,7 @@ class TrainingPlan:
     tasks: tuple[MemberTask, ...]
     records: Mapping[str, RunRecord]
     extra: tuple[str, ...] = ()
+    pretrained: Mapping[str, str] = field(default_factory=dict)
 
     def digest_of(self, names: Sequence[str]) -> str:
         """SHA-256 over the digests of some runs."""
@@ -114,7 +128,8 @@ def make_plan(
     DataError
         Anything wrong with the project or with `folds`.
     TomopointError
-        Several processes are given a time limit.
+        Weights to start from that are not there or do not fit. Several processes are given a time limit, or weights
+        that move only after some steps.
     """
     for index, network in enumerate(recipe.networks):
         own = recipe.for_network(index)
@@ -122,6 +137,11 @@ def make_plan(
             raise TomopointError(
                 "max_minutes sets the learning rate by each process's own clock; with several processes, limit "
                 "fit.epochs"
+            )
+        if own.optimiser.freeze_steps and Processes.from_environment().count > 1:
+            raise TomopointError(
+                "several processes agree at the start on which weights move, so none can begin to after freeze_steps; "
+                "freeze for the whole training (freeze_steps: 0), or train in one process"
             )
         if own.optimiser.warmup_steps >= own.fit.steps:  # not refused: a try of a few steps is meant to be allowed
             logger.warning(
@@ -137,20 +157,22 @@ def make_plan(
         for fold in chosen
         for index, network in enumerate(recipe.networks)
     ]
+    # Weights to start from are found, and looked at as far as that goes without reading them, before any volume is.
+    starts = {task.label: task.pretrained.sha256 for task in tasks if task.pretrained is not None}
     names = sorted({name for fold in chosen for name in by_name[fold].runs})
     extra = {} if pseudo is None else describe_pseudo_runs(pseudo, recipe, all_names)
     records = {**describe_runs(data_root, names, recipe), **extra}
     check_voxel_sizes(records.values())
-    return TrainingPlan(recipe, recipe_name, data_root, out, tuple(tasks), records, tuple(extra))
+    return TrainingPlan(recipe, recipe_name, data_root, out, tuple(tasks), records, tuple(extra), starts)
 
 
 def open_folder(plan: TrainingPlan) -> None:
-    """Create the training folder, or refuse one that was made with another recipe or with other data.
+    """Create the training folder, or refuse one that was made with another recipe, other data or from other weights.
 
     Raises
     ------
     TomopointError
-        Naming the options or runs that differ.
+        Naming the options, runs or members that differ.
     """
     recipe_path, data_path = plan.out / RECIPE, plan.out / DATA
     if recipe_path.exists():
@@ -162,9 +184,11 @@ def open_folder(plan: TrainingPlan) -> None:
             )
     digests = {name: record.digest for name, record in plan.records.items()}
     earlier: Mapping[str, str] = {}
+    earlier_starts: Mapping[str, str] = {}
     if data_path.exists():
         with reading(data_path, TomopointError, "is damaged", "restore it, or choose another --out"):
-            earlier = build(TrainedOn, read(data_path)).runs
+            trained_on = build(TrainedOn, read(data_path))
+            earlier, earlier_starts = trained_on.runs, trained_on.pretrained
     changed = [name for name, digest in digests.items() if earlier.get(name, digest) != digest]
     if earlier:
         changed += sorted({name for name in earlier if name.startswith(PREFIX)} ^ set(plan.extra))
@@ -173,9 +197,17 @@ def open_folder(plan: TrainingPlan) -> None:
             f"{plan.out} was made with other data: picks or tomogram of {', '.join(changed)} changed since; "
             "choose another --out, or remove that folder"
         )
+    replaced = [label for label, digest in plan.pretrained.items() if earlier_starts.get(label, digest) != digest]
+    if replaced:
+        raise TomopointError(
+            f"{plan.out} was started from other weights: the `pretrained` file of {', '.join(replaced)} changed since; "
+            "choose another --out, or restore that file"
+        )
     if Processes.from_environment().rank == 0:
         plan.recipe.save(recipe_path)
-        content = {"data_root": str(plan.data_root.resolve()), "runs": {**earlier, **digests}}
+        content: dict[str, object] = {"data_root": str(plan.data_root.resolve()), "runs": {**earlier, **digests}}
+        if pretrained := {**earlier_starts, **plan.pretrained}:
+            content["pretrained"] = pretrained
         write_atomically(data_path, json.dumps(content, indent=2) + "\n")
 
 
@@ -208,6 +240,8 @@ def train_members(plan: TrainingPlan, machine: Machine) -> Outcome:
         same = {
             "recipe": record.recipe_sha256 == recipe.digest,
             "data": record.data_sha256 == data_sha256[task.label],
+            # Records of earlier versions do not know it.
+            "file of pretrained weights": record.pretrained_sha256 in (None, plan.pretrained.get(task.label)),
         }
         if not all(same.values()):
             wrong = " and other ".join(what for what, is_same in same.items() if not is_same)
@@ -254,6 +288,7 @@ def train_members(plan: TrainingPlan, machine: Machine) -> Outcome:
                     seconds=result.seconds,
                     device=result.device,
                     precision=result.precision,
+                    pretrained_sha256=plan.pretrained.get(task.label),
                 )
                 record.save(task.folder)
                 shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from tomopoint.data.folds import Fold
 from tomopoint.errors import TomopointError
-from tomopoint.networks.build import build_network, load_backbone
+from tomopoint.networks.build import build_network
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.training.checkpoints import CANDIDATES, METRICS, mean_weights, save_weights, write_metrics
 from tomopoint.training.crops.dataset import CropBatch, CropDataset, EpochSampler, collate_crops, fixed_batches
@@ -29,7 +30,8 @@ from tomopoint.training.losses.base import LossTerms, PointLoss
 from tomopoint.training.losses.build import build_loss
 from tomopoint.training.machine import Machine
 from tomopoint.training.official_score import official_score
-from tomopoint.training.optimisation import SWA_START, Clock, Schedule, build_average, parameter_groups
+from tomopoint.training.optimisation import SWA_START, Clock, Schedule, build_average, parameter_groups, set_frozen
+from tomopoint.training.pretrained import Pretrained, find_pretrained
 from tomopoint.training.progress import TrainingProgress
 from tomopoint.training.recipe import NetworkRecipe, Recipe
 
@@ -72,6 +74,17 @@ class MemberTask:
     def own_recipe(self) -> Recipe:
         """The recipe with the options of this member's network."""
         return self.recipe.for_network(self.network_index)
+
+    @cached_property
+    def pretrained(self) -> Pretrained | None:
+        """The weights that it starts with, found but not read; TomopointError where they are not there or do not fit.
+
+        None: fresh ones.
+        """
+        given = self.network.pretrained
+        if given is None:
+            return None
+        return find_pretrained(given, self.network, self.recipe.stride, self.fold.name)
 
     @property
     def seed(self) -> int:
@@ -130,10 +143,11 @@ def fit_member(
     Raises
     ------
     TomopointError
-        A size that the network cannot take, a precision the device lacks, a loss or gradient that is not finite, or a
-        damaged checkpoint.
+        A size that the network cannot take, weights to start from that are not there or do not fit, a precision the
+        device lacks, a loss or gradient that is not finite, or a damaged checkpoint.
     """
     recipe, options = task.own_recipe, task.own_recipe.fit
+    freeze_steps = recipe.optimiser.freeze_steps
     training = [tomogram for name, tomogram in tomograms.items() if name not in task.fold.validation_runs]
     held_out = [tomograms[name] for name in task.fold.validation_runs]
     radii_vox = recipe.radii_vox(training[0].voxel_A)
@@ -142,12 +156,14 @@ def fit_member(
     # The network, what it is asked, and the average of its weights that is evaluated in its place.
     torch.manual_seed(task.seed)
     network = build_network(task.network, len(recipe.particles), recipe.stride)
-    if task.network.pretrained is not None:
-        load_backbone(network, Path(task.network.pretrained))
+    if task.pretrained is not None:
+        names = tuple(particle.name for particle in recipe.particles)
+        task.pretrained.load_into(network, task.network, names)
+    set_frozen(network, recipe.optimiser, True)
     if not machine.on_gpu and task.network.name.startswith("dynunet"):
         # A sixth faster in bf16 on a CPU; a SegResNet becomes slower (benchmarks/step.py).
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    groups = parameter_groups(network, recipe.optimiser.weight_decay)
+    groups = parameter_groups(network, recipe.optimiser)
     adam = torch.optim.AdamW(groups, lr=recipe.optimiser.learning_rate, betas=recipe.optimiser.betas)
     model, optimiser = fabric.setup(network, adam)
     model.mark_forward_method("logits")
@@ -166,6 +182,8 @@ def fit_member(
     state = load_checkpoint(last, network, average, adam) if last.exists() else FitState()
     if state.scaler:
         fabric.strategy.precision.load_state_dict(dict(state.scaler))
+    if 0 < freeze_steps <= state.step:
+        set_frozen(network, recipe.optimiser, False)
     clock = Clock(state.seconds)
     schedule = Schedule(options, recipe.optimiser, clock)
     progress = TrainingProgress(task.label, options.epochs, fabric.is_global_zero, forecast)
@@ -197,12 +215,14 @@ def fit_member(
             if not torch.isfinite(norm) and machine.precision(options.precision) != "16-mixed":
                 raise not_finite("gradient", f"norm {float(norm)}", where)
 
-            # Step, at the rate of the schedule.
+            # Step, each part at its share of the schedule's rate. What was frozen until now moves from the next one on.
             for group in adam.param_groups:
-                group["lr"] = recipe.optimiser.learning_rate * schedule(state.step)
+                group["lr"] = recipe.optimiser.learning_rate * group["rate"] * schedule(state.step)
             optimiser.step()
             optimiser.zero_grad()
             state.step += 1
+            if state.step == freeze_steps:
+                set_frozen(network, recipe.optimiser, False)
 
             # Average, and look at the time.
             if average is not None and options.averaging == "ema":

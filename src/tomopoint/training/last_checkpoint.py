@@ -80,7 +80,8 @@ def save_checkpoint(
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.module.state_dict().items()}
     for name, parameter in network.named_parameters():
-        tensors |= {f"optimiser.{name}.{key}": optimiser.state[parameter][key] for key in _MOMENTS}
+        if parameter in optimiser.state:  # what is frozen has not moved yet
+            tensors |= {f"optimiser.{name}.{key}": optimiser.state[parameter][key] for key in _MOMENTS}
     check_output(path)
     temporary = path.with_name(f".{path.name}.partial")  # one name: what a kill leaves is written over
     header = {_STATE: json.dumps(asdict(state))}
@@ -92,6 +93,8 @@ def load_checkpoint(
     path: Path, network: nn.Module, average: AveragedModel | None, optimiser: torch.optim.Optimizer
 ) -> FitState:
     """Put network, average and optimiser back to where :func:`save_checkpoint` found them; return how far it was.
+
+    Parts that a training starts with frozen must be so here.
 
     Raises
     ------
@@ -110,6 +113,8 @@ def load_checkpoint(
             average.module.load_state_dict(_below("average.", tensors))
             average.n_averaged.fill_(state.n_averaged)
         for name, parameter in network.named_parameters():
+            if not parameter.requires_grad and f"optimiser.{name}.step" not in tensors:
+                continue  # frozen, and not yet let go when this was saved
             step, first, second = (tensors[f"optimiser.{name}.{key}"] for key in _MOMENTS)
             # As the optimiser makes them: in the memory layout of the parameter, with the count on the CPU.
             moments = [torch.empty_like(parameter).copy_(moment) for moment in (first, second)]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from tomopoint.networks.point_network import PointNetwork
@@ -117,10 +116,23 @@ def moving_average(decay: float) -> MultiAverage:
     return update
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two groups: weights with two or more axes decay; biases and norms (one axis) do not."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def parameter_groups(network: PointNetwork, options: OptimiserOptions) -> list[dict[str, Any]]:
+    """Return two groups of each part, backbone and head.
+
+    Weights with two or more axes decay; biases and norms (one axis) do not. ``rate`` is the part's factor of the
+    learning rate, which the training loop sets in every step.
+    """
+    groups: list[dict[str, Any]] = []
+    for part, rate in ((network.backbone, options.backbone_rate), (network.head, options.head_rate)):
+        parameters = list(part.parameters())
+        decaying, plain = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+        groups.append({"params": decaying, "weight_decay": options.weight_decay, "rate": rate})
+        groups.append({"params": plain, "weight_decay": 0.0, "rate": rate})
+    return groups
+
+
+def set_frozen(network: PointNetwork, options: OptimiserOptions, frozen: bool) -> None:
+    """Stop the part that ``options.freeze`` names, or let it go; the optimiser passes over what has no gradient."""
+    parts = {"none": (), "encoder": network.backbone.encoder(), "backbone": (network.backbone,)}[options.freeze]
+    for part in parts:
+        part.requires_grad_(not frozen)

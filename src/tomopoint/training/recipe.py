@@ -25,6 +25,7 @@ from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
 MeanOfBest = Literal["if-better", "always"]
+Freeze = Literal["none", "encoder", "backbone"]
 
 MAX_CROP_VOX = 4096
 """Beyond any tomogram."""
@@ -219,6 +220,14 @@ class OptimiserOptions:
         Gradients are scaled down to this norm; 0 switches clipping off.
     accumulate
         Batches per optimiser step.
+    backbone_rate, head_rate
+        The learning rate of each part is this times the rate of the schedule. For weights that are there already
+        (`pretrained`) and a head that starts fresh: 0.1 and 1.
+    freeze
+        Part of a network with `pretrained` weights that does not move, its norms included: the whole ``backbone``,
+        its ``encoder`` (all that leads down to the coarsest map), or ``none``. Dropout in it goes on.
+    freeze_steps
+        It moves from this optimiser step on; 0: never.
     """
 
     learning_rate: float = 3e-4
@@ -228,6 +237,10 @@ class OptimiserOptions:
     final_share: float = 0.01
     clip_norm: float = 3.0
     accumulate: int = 1
+    backbone_rate: float = field(default=1.0, metadata=ADDED)
+    head_rate: float = field(default=1.0, metadata=ADDED)
+    freeze: Freeze = field(default="none", metadata=ADDED)
+    freeze_steps: int = field(default=0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
@@ -239,6 +252,13 @@ class OptimiserOptions:
         _require_share("final_share", self.final_share)
         _require(self.clip_norm >= 0, f"clip_norm must not be negative, got {self.clip_norm}")
         _require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
+        for name in ("backbone_rate", "head_rate"):
+            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}; see also freeze")
+        _require(self.freeze_steps >= 0, f"freeze_steps must not be negative, got {self.freeze_steps}")
+        _require(
+            self.freeze != "none" or not self.freeze_steps,
+            f"freeze_steps is {self.freeze_steps}, but freeze is none; set freeze to backbone or encoder",
+        )
 
 
 @dataclass(frozen=True)
@@ -385,6 +405,12 @@ class Recipe:
                 check_size((1, 1, *self.crops.size_zyx), network.divisor, network.needs_context)
             except TomopointError as error:
                 raise TomopointError(f"crops.size_zyx does not suit network {network.title!r}: {error}") from error
+            freeze = (network.optimiser or self.optimiser).freeze
+            _require(
+                freeze == "none" or network.pretrained is not None,
+                f"optimiser.freeze is {freeze}, but network {network.title!r} starts fresh and would keep random "
+                "weights; give it `pretrained` weights, or its own optimiser: {freeze: none}",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option as plain JSON values; those that earlier versions did not have, where they are used."""

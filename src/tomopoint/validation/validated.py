@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tomopoint.errors import PipelineError
+from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 from tomopoint.strict_json import build, read, reading
@@ -22,10 +23,21 @@ class ValidatedState:
 
 @dataclass(frozen=True)
 class ValidatedEnsemble:
-    """Networks and, in the order of its members, the Pipeline they were validated with."""
+    """Networks and, in the order of its members, the Pipeline they were validated with.
+
+    Attributes
+    ----------
+    networks
+        The networks.
+    pipeline
+        What was validated.
+    configs
+        Architecture of every network.
+    """
 
     networks: tuple[PointNetwork, ...]
     pipeline: Pipeline
+    configs: tuple[NetworkConfig, ...]
 
     @property
     def architectures(self) -> dict[str, PointNetwork]:
@@ -70,7 +82,8 @@ def load_validated(given: Sequence[Path]) -> ValidatedEnsemble:
             "options that say what you want instead (window, overlap, views, weights, offset average)"
         )
     ensemble = load_ensemble(given)
-    networks = dict(zip((record.weights_sha256 for record in ensemble.records), ensemble.networks, strict=True))
+    loaded = zip(ensemble.records, ensemble.networks, strict=True)
+    networks = {record.weights_sha256: (network, record.network) for record, network in loaded}
     if tuple(particle.name for particle in ensemble.particles) != pipeline.particle_names:
         raise PipelineError(f"{path} has other particles, or in another order, than the networks; {again} again")
     validated = {member.weights_sha256 for member in pipeline.members}
@@ -81,7 +94,8 @@ def load_validated(given: Sequence[Path]) -> ValidatedEnsemble:
     lost = [f"{m.fold}/{m.network}" for m in pipeline.members if m.weights_sha256 not in networks]
     if lost:
         raise PipelineError(f"{path} names networks that are lost ({', '.join(lost)}); restore them, or {again} again")
-    return ValidatedEnsemble(tuple(networks[member.weights_sha256] for member in pipeline.members), pipeline)
+    ordered = [networks[member.weights_sha256] for member in pipeline.members]
+    return ValidatedEnsemble(tuple(network for network, _ in ordered), pipeline, tuple(config for _, config in ordered))
 
 
 def state_of(pipeline: Pipeline) -> str:

@@ -26,6 +26,9 @@ PARITY_KEY = "tomopoint.parity"
 COST_KEY = "tomopoint.cost"
 """Under which a graph carries what it costs, see :mod:`tomopoint.export.cost`."""
 
+NETWORKS_KEY = "tomopoint.networks"
+"""Under which a graph carries the architectures of its networks, see :mod:`tomopoint.networks.graph_weights`."""
+
 _METADATA_PROPS = 14  # ModelProto.metadata_props in onnx.proto, a StringStringEntryProto of key (1) and value (2)
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types of protobuf
 _MAX_VARINT_BYTES = 10

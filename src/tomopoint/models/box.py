@@ -1,0 +1,63 @@
+"""Models by name: NAME.onnx of this folder, with NAME.md, its model card, and NAME.json, how it was made.
+
+Imports nothing heavy: the kernel path may.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tomopoint.errors import TomopointError
+
+SUFFIX = ".onnx"
+
+NEVER_SEEN_A_REAL_ONE = (
+    "It was trained on simulated tomograms only and has never seen a real one: its scores are simulated, and what it "
+    "finds in real tomograms has to be looked at"
+)
+"""Said wherever a model of the box is offered."""
+
+
+def box_folder() -> Path:
+    """Return the folder that holds the models of this package."""
+    return Path(__file__).parent
+
+
+def box_models() -> dict[str, Path]:
+    """Return the graphs of the box by name."""
+    return {path.stem: path for path in sorted(box_folder().glob(f"*{SUFFIX}"))}
+
+
+def is_in_box(path: Path) -> bool:
+    """Tell whether a graph is one of the box, by whatever path it was given."""
+    return path.parent.resolve() == box_folder().resolve()
+
+
+def find_model(name_or_path: Path, otherwise: str = "the path of a graph that `tomopoint export` wrote") -> Path:
+    """Return the path that somebody means: one that exists, else the graph of that name in the box.
+
+    Parameters
+    ----------
+    name_or_path
+        As given on a command line or in a recipe.
+    otherwise
+        What may be given instead of a name of the box, for the message.
+
+    Raises
+    ------
+    TomopointError
+        Neither; lists the names.
+    """
+    if name_or_path.exists():
+        return name_or_path
+    models = box_models()
+    if str(name_or_path) in models:
+        return models[str(name_or_path)]
+    names = f"one of {', '.join(models)}, which come with the package" if models else "a name (this package has none)"
+    raise TomopointError(f"no model {name_or_path}; give {otherwise}, or {names}")
+
+
+def card_of(model: Path) -> Path | None:
+    """Return the model card beside a graph, NAME.md; None where there is none."""
+    card = model.with_suffix(".md")
+    return card if card.is_file() else None

@@ -1,0 +1,191 @@
+"""Weights that a member starts with: found by what `pretrained` names, checked before anything is trained, loaded.
+
+`pretrained` names, and what exists as a path goes before a name of the box:
+
+* a model of the box (``small``), or a graph that `tomopoint export` wrote;
+* a training folder, one member's folder, or the ``weights.safetensors`` in it;
+* foreign weights, which are loaded into the backbone as far as names and shapes fit.
+
+Of several networks one of the same architecture is taken: the one of the same fold and title if it is there, so that
+the folds of one scheme go on from weights that never saw what is held out; else the best scored, else the first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tomopoint.errors import TomopointError
+from tomopoint.files import sha256_of
+from tomopoint.inference.engines.graph_metadata import NETWORKS_KEY, pipeline_in, read_metadata
+from tomopoint.models.box import find_model
+from tomopoint.networks.build import load_backbone
+from tomopoint.networks.config import NetworkConfig
+from tomopoint.networks.graph_weights import GraphNetworks, GraphWeights
+from tomopoint.networks.point_network import PointNetwork
+from tomopoint.networks.transfer import TrainedNetwork, differences, transfer
+from tomopoint.training.checkpoints import RECORD, WEIGHTS, find_members, load_member, load_record
+
+logger = logging.getLogger(__name__)
+
+OTHERWISE = "a weights file, a training folder or a graph (paths are taken from where the command runs)"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that a member could start from.
+
+    Attributes
+    ----------
+    file
+        Whose bytes hold its weights.
+    fold, title
+        Its place in the training that made it.
+    config, stride
+        Its architecture.
+    score
+        Official score on the runs it never saw, where that is known.
+    read
+        Returns its weights.
+    """
+
+    file: Path
+    fold: str
+    title: str
+    config: NetworkConfig
+    stride: int
+    score: float | None
+    read: Callable[[], TrainedNetwork]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The weights that one member starts with.
+
+    Attributes
+    ----------
+    given
+        What the recipe names.
+    file
+        The file that holds them.
+    candidate
+        The network in it; None for foreign weights.
+    """
+
+    given: str
+    file: Path
+    candidate: Candidate | None
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file: a member is the one that was asked for only if it started from these bytes."""
+        return sha256_of(self.file)
+
+    def load_into(self, network: PointNetwork, config: NetworkConfig, particles: Sequence[str]) -> None:
+        """Start a fresh network from these weights, and say in one line what was taken."""
+        if self.candidate is None:
+            report = load_backbone(network, self.file)
+            logger.info("pretrained %s: %s; the head starts fresh", self.given, report.text)
+            return
+        try:
+            taken = transfer(network, config, particles, self.candidate.read())
+        except TomopointError as error:
+            raise TomopointError(f"pretrained {self.given}: {error}") from error
+        place = f"{self.candidate.fold}/{self.candidate.title}"
+        logger.info("pretrained %s (%s): %s", self.given, place, taken.text)
+
+
+def find_pretrained(given: str, network: NetworkConfig, stride: int, fold: str) -> Pretrained:
+    """Find the weights that a network starts with, without reading them.
+
+    Parameters
+    ----------
+    given
+        What the recipe names.
+    network, stride
+        The network that is to be trained, and the voxels per cell of its maps.
+    fold
+        Name of the fold that it is trained on.
+
+    Raises
+    ------
+    TomopointError
+        Nothing there, a graph that is not of `tomopoint export`, or no network of this architecture; says in which
+        sizes they differ.
+    """
+    path = find_model(Path(given), OTHERWISE)
+    candidates = _candidates(path)
+    if candidates is None:
+        return Pretrained(given, path, None)
+
+    def unlike(candidate: Candidate) -> list[str]:
+        stride_differs = [f"stride is {candidate.stride} there and {stride} here"] * (candidate.stride != stride)
+        return differences(candidate.config, network) + stride_differs
+
+    alike = [candidate for candidate in candidates if not unlike(candidate)]
+    if not alike:
+        nearest = min(candidates, key=lambda candidate: len(unlike(candidate)))
+        others = "" if len(candidates) == 1 else f", nor do its {len(candidates) - 1} other networks"
+        raise TomopointError(
+            f"pretrained {given} does not fit network {network.title!r}: {'; '.join(unlike(nearest))}{others}. Set the "
+            "sizes of the network to those, or give other weights"
+        )
+    best = max(
+        alike,
+        key=lambda candidate: (
+            (candidate.fold, candidate.title) == (fold, network.title),
+            -1.0 if candidate.score is None else candidate.score,
+        ),
+    )  # of equals the first
+    return Pretrained(given, best.file, best)
+
+
+def _candidates(path: Path) -> list[Candidate] | None:
+    """Return the networks that a path holds; None for a file of foreign weights."""
+    if path.is_dir():
+        folders = [path] if (path / RECORD).is_file() else find_members(path)
+        return [_of_member(folder) for folder in folders]
+    if path.suffix == ".onnx":
+        return _of_graph(path)
+    if path.name == WEIGHTS and (path.parent / RECORD).is_file():
+        return [_of_member(path.parent)]
+    return None
+
+
+def _of_member(folder: Path) -> Candidate:
+    record = load_record(folder)
+
+    def read() -> TrainedNetwork:
+        network, _ = load_member(folder)
+        return TrainedNetwork(record.network, record.particles, record.stride, network.state_dict())
+
+    return Candidate(
+        folder / WEIGHTS, record.fold, record.network.title, record.network, record.stride, score=None, read=read
+    )
+
+
+def _of_graph(path: Path) -> list[Candidate]:
+    metadata = read_metadata(path)
+    pipeline = pipeline_in(metadata, path)
+    if NETWORKS_KEY not in metadata:
+        raise TomopointError(
+            f"{path} does not say which networks it holds; export it again with this version of tomopoint, or give the "
+            "training folder"
+        )
+    networks = GraphNetworks.from_json(metadata[NETWORKS_KEY], path)
+    if len(networks.architectures) != len(pipeline.members):
+        raise TomopointError(
+            f"{path} holds {len(networks.architectures)} networks and its Pipeline names {len(pipeline.members)}; "
+            "export it again"
+        )
+    weights = GraphWeights(path, networks, pipeline.particle_names, pipeline.stride)
+
+    def reader(index: int) -> Callable[[], TrainedNetwork]:
+        return lambda: weights.read(index)
+
+    return [
+        Candidate(path, member.fold, member.network, config, pipeline.stride, member.score, reader(index))
+        for index, (member, config) in enumerate(zip(pipeline.members, networks.architectures, strict=True))
+    ]
