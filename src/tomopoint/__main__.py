@@ -28,6 +28,7 @@ COMMANDS = {
     "Deployment": {
         "export": "tomopoint.export.command:export",
         "engine": "tomopoint.export.command:engine",
+        "models": "tomopoint.inference.command:models",
         "predict": "tomopoint.inference.command:predict",
         "status": "tomopoint.inference.command:status",
         "verify": "tomopoint.inference.command:verify",

@@ -75,13 +75,15 @@ def report(
     prediction
         Folder that `tomopoint predict` wrote: adds timings; default the folder of the submission.
     model
-        The exported graph: adds its parity with PyTorch.
+        The exported graph, or a model's name (see tomopoint models): adds its parity with PyTorch.
     """
     from tomopoint.evaluation.report import ReportSources, build_report
     from tomopoint.evaluation.score import score_figures
     from tomopoint.files import check_output, write_atomically
+    from tomopoint.models.box import find_model
     from tomopoint.pipeline import PIPELINE_NAME
 
+    model = None if model is None else find_model(model)
     check_output(out, [submission, submission.with_name(PIPELINE_NAME), *([model] if model else [])])
     sources = ReportSources(data, submission, truth, trained, prediction or submission.parent, model)
     built = build_report(sources)

@@ -98,7 +98,7 @@ def engine(
     Parameters
     ----------
     model
-        Graph that `tomopoint export` wrote, with reference.npz beside it.
+        Graph that `tomopoint export` wrote, with reference.npz beside it; or a model's name, see tomopoint models.
     out
         Folder for ensemble.engine and engine.json.
     flavour
@@ -115,12 +115,16 @@ def engine(
     from tomopoint.export.cost import COMPETITION
     from tomopoint.export.engine_build import BuildOptions
     from tomopoint.export.engine_trial import make_engine
+    from tomopoint.export.rebuilt import reference_of
     from tomopoint.inference.engines.engine_record import RECORD_NAME
+    from tomopoint.models.box import find_model
 
+    model = find_model(model)
     options = BuildOptions(workspace_gib, optimization_level, compute_capability=compute_capability)
     if check_only:
         return _check_graph(model, flavour, options)
-    record = make_engine(model, out, flavour, options)
+    with reference_of(model) as reference:
+        record = make_engine(model, out, flavour, options, reference)
     hours = f"{record.projected_hours:.3g} h"
     text = (
         f"{out}: {record.runtime} {record.runtime_version} for compute capability {record.compute_capability} "

@@ -250,19 +250,23 @@ def build_with_onnxruntime(bench: Bench, folder: Path, options: BuildOptions) ->
     return VERSION
 
 
-def make_engine(model_path: Path, out: Path, runtime: str, options: BuildOptions) -> EngineRecord:
+def make_engine(
+    model_path: Path, out: Path, runtime: str, options: BuildOptions, reference_path: Path | None = None
+) -> EngineRecord:
     """Build a plan on this machine's GPU, compare it with PyTorch, time it, and publish it with its record.
 
     Parameters
     ----------
     model_path
-        Graph of ``tomopoint export``, with its ``reference.npz`` beside it.
+        Graph of ``tomopoint export``.
     out
         Folder for ``ensemble.engine`` and ``engine.json``; an engine that is not published is removed from it.
     runtime
         ``"tensorrt"``, ``"tensorrt_rtx"`` or ``"auto"``.
     options
         How to build; TensorRT-RTX builds for the GPU at hand, too.
+    reference_path
+        Its ``reference.npz``; None: the one beside it.
 
     Raises
     ------
@@ -271,7 +275,7 @@ def make_engine(model_path: Path, out: Path, runtime: str, options: BuildOptions
     """
     trt = load_tensorrt(runtime)
     pipeline = read_pipeline(model_path)
-    reference_path = model_path.with_name(REFERENCE_NAME)
+    reference_path = reference_path or model_path.with_name(REFERENCE_NAME)
     onnx_sha256 = sha256_of(model_path)
     Reference.load(reference_path).require_graph(onnx_sha256, model_path)
     gpu = require_gpu(f"building an engine with {trt.title} (to check a graph without one: --check-only)")

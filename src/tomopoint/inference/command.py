@@ -1,13 +1,50 @@
-"""The commands ``predict``, ``status``, ``verify`` and ``rethreshold``."""
+"""The commands ``models``, ``predict``, ``status``, ``verify`` and ``rethreshold``."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
 from tomopoint.inference.folder import SUBMISSION_NAME
+
+logger = logging.getLogger(__name__)
+
+
+def models() -> CommandResult:
+    """List the trained models that come with the package.
+
+    Their names may be given wherever a command takes a graph as --model, and as `pretrained` in a recipe.
+    """
+    from tomopoint.files import sha256_of
+    from tomopoint.inference.engines.graph_metadata import read_pipeline
+    from tomopoint.models.box import NEVER_SEEN_A_REAL_ONE, box_models, card_of, load_record
+
+    figures: dict[str, Any] = {}
+    lines: list[str] = []
+    for name, path in box_models().items():
+        pipeline, record = read_pipeline(path), load_record(path)
+        if record.onnx_sha256 != sha256_of(path):
+            raise TomopointError(f"{path} is not the graph that its record describes; install the package again")
+        scores = ", ".join(f"{what} {score:.3f}" for what, score in record.simulated_scores.items())
+        n_networks = f"{len(pipeline.members)} network{'s' * (len(pipeline.members) != 1)}"
+        lines += [
+            f"{name}: {path.stat().st_size / 1e6:.1f} MB, {n_networks}, for voxels of about {pipeline.voxel_A:.3g} A",
+            f"  detects {', '.join(pipeline.particle_names)}",
+            f"  simulated F4: {scores}",
+            f"  {NEVER_SEEN_A_REAL_ONE}. Model card: {card_of(path)}",
+        ]
+        figures[name] = {
+            "model": str(path),
+            "n_bytes": path.stat().st_size,
+            "n_networks": len(pipeline.members),
+            "particles": list(pipeline.particle_names),
+            "voxel_A": pipeline.voxel_A,
+            "simulated_scores": dict(record.simulated_scores),
+        }
+    return CommandResult("\n".join(lines) or "this package comes without models", {"models": figures})
 
 
 def predict(
@@ -32,7 +69,7 @@ def predict(
     data
         Project folder, the one that holds train/ and test/.
     model
-        The graph, ensemble.onnx.
+        The graph, ensemble.onnx; or the name of a model that comes with the package, see tomopoint models.
     out
         Folder for parts, picks.csv (all picks with scores), submission.csv and log.jsonl.
     split
@@ -53,7 +90,11 @@ def predict(
     from tomopoint.data.project import Project
     from tomopoint.files import PLAIN_NAME, is_plain_name
     from tomopoint.inference.predict_runs import PredictOptions, predict_runs
+    from tomopoint.models.box import NEVER_SEEN_A_REAL_ONE, find_model, is_in_box
 
+    model = find_model(model)
+    if is_in_box(model):
+        logger.warning("%s: %s", model.name, NEVER_SEEN_A_REAL_ONE)
     if tomo_type is not None and not is_plain_name(tomo_type):
         raise TomopointError(f"--tomo-type must be {PLAIN_NAME}, e.g. denoised; got {tomo_type!r}")
     if limit_hours is not None and not limit_hours >= 0:

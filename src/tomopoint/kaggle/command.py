@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,8 @@ from tomopoint.errors import TomopointError
 
 if TYPE_CHECKING:
     from tomopoint.kaggle.manifest import Manifest
+
+logger = logging.getLogger(__name__)
 
 
 def kernels() -> CommandResult:
@@ -45,7 +48,7 @@ def stage(
     Parameters
     ----------
     model
-        Graph that `tomopoint export` wrote, with reference.npz beside it.
+        Graph that `tomopoint export` wrote, with reference.npz beside it; or a model's name, see tomopoint models.
     out
         Folder to make; an earlier kit there is replaced.
     check
@@ -57,8 +60,10 @@ def stage(
     over_time
         With --push: upload a kit that is projected to need more than 10 h.
     """
+    from tomopoint.export.rebuilt import reference_of
     from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.dataset import check_dataset, stage_dataset
+    from tomopoint.models.box import NEVER_SEEN_A_REAL_ONE, find_model, is_in_box
 
     if sum(choice is not None for choice in (model, check, push)) != 1:
         raise TomopointError("give one of --model ensemble.onnx to stage a dataset, --check DIR or --push DIR")
@@ -67,7 +72,11 @@ def stage(
     if dry_run or over_time:
         raise TomopointError("--dry-run and --over-time go with --push DIR")
     if model is not None:
-        manifest, folder = stage_dataset(model, out, checkout_root()), out
+        checkout, model = checkout_root(), find_model(model)
+        if is_in_box(model):
+            logger.warning("%s: %s", model.name, NEVER_SEEN_A_REAL_ONE)
+        with reference_of(model) as reference:
+            manifest, folder = stage_dataset(model, out, checkout, reference), out
     else:
         assert check is not None
         manifest, folder = check_dataset(check), check

@@ -1,7 +1,8 @@
 """Stage the dataset that carries everything Kaggle needs, and check a staged one.
 
-A kit is one flat folder: package wheel, third-party wheels, graph, reference, Pipeline, manifest. Flat, because the
-kaggle command line skips folders.
+A kit is one flat folder: package wheel, third-party wheels, graph, reference, Pipeline, manifest, and the graph's
+model card where it has one. Flat, because the kaggle command line skips folders. The package wheel holds the models of
+the box also where the graph is another: a few megabytes, for one and the same wheel everywhere.
 """
 
 from __future__ import annotations
@@ -31,22 +32,28 @@ from tomopoint.kaggle.metadata import (
     load_config,
 )
 from tomopoint.kaggle.wheels import check_wheels
+from tomopoint.models.box import card_of
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
+
+MODEL_CARD = "model-card.md"
+"""What is known of the graph's networks, in a kit."""
 
 logger = logging.getLogger(__name__)
 
 
-def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
+def stage_dataset(model_path: Path, out: Path, checkout: Path, reference_path: Path | None = None) -> Manifest:
     """Fill `out` with a kit, all or nothing: an earlier kit there is replaced once the new one passes its check.
 
     Parameters
     ----------
     model_path
-        Written by ``tomopoint export``, with its ``reference.npz`` beside it.
+        Written by ``tomopoint export``. A model card beside it, of the same name, travels with it.
     out
         The kit's folder. The same inputs give the same files.
     checkout
         Source checkout: the package wheel is built from it, third-party wheels are taken from its ``wheels/``.
+    reference_path
+        The graph's ``reference.npz``; None: the one beside it.
 
     Raises
     ------
@@ -60,7 +67,8 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
     metadata = dataset_metadata(load_config(checkout / KERNELS_FOLDER))
     if out.exists() and not (out.is_dir() and (Manifest.is_ours(out / MANIFEST) or not any(out.iterdir()))):
         raise DataError(f"{out} exists and is no kit, it is not overwritten; choose another --out or remove it")
-    pipeline = check_model(model_path, model_path.with_name(REFERENCE_NAME))
+    reference_path = reference_path or model_path.with_name(REFERENCE_NAME)
+    pipeline = check_model(model_path, reference_path)
     if pipeline.tomo_type != DEFAULT_TOMO_TYPE:
         logger.warning(
             "%s reads %s tomograms; the competition's test runs are %s only",
@@ -82,7 +90,9 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path) -> Manifest:
                 "no wheels in %s: this kit runs where zarr and ONNX Runtime are installed; `make wheels`", wheels
             )
         shutil.copyfile(model_path, kit / MODEL)
-        shutil.copyfile(model_path.with_name(REFERENCE_NAME), kit / REFERENCE_NAME)
+        shutil.copyfile(reference_path, kit / REFERENCE_NAME)
+        if card := card_of(model_path):
+            shutil.copyfile(card, kit / MODEL_CARD)
         pipeline.save(kit / PIPELINE_NAME)
         # What describes it. pip takes one entry where several Pythons have a wheel.
         files = {path.name: KitFile.of(path) for path in sorted(kit.iterdir())}

@@ -5,9 +5,13 @@ Imports nothing heavy: the kernel path may.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from tomopoint.errors import TomopointError
+from tomopoint.errors import EngineError, TomopointError
+from tomopoint.strict_json import build, read, reading
 
 SUFFIX = ".onnx"
 
@@ -45,16 +49,54 @@ def find_model(name_or_path: Path, otherwise: str = "the path of a graph that `t
 
     Raises
     ------
-    TomopointError
+    EngineError
         Neither; lists the names.
     """
-    if name_or_path.exists():
+    if os.path.exists(name_or_path):  # unlike Path.exists, it takes names that are too long
         return name_or_path
     models = box_models()
     if str(name_or_path) in models:
         return models[str(name_or_path)]
     names = f"one of {', '.join(models)}, which come with the package" if models else "a name (this package has none)"
-    raise TomopointError(f"no model {name_or_path}; give {otherwise}, or {names}")
+    raise EngineError(f"no model {name_or_path}; give {otherwise}, or {names}")
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What NAME.json holds: how a model was made, so that anybody can make it again.
+
+    Attributes
+    ----------
+    onnx_sha256
+        Of NAME.onnx.
+    commands
+        The command lines that made it, in order.
+    recipe
+        The training recipe.
+    seeds
+        By what they are of: training data, weights, the data that it was scored on.
+    simulated_scores
+        Official F4 by what it was measured on, e.g. own world, other world. All of them simulated.
+    """
+
+    onnx_sha256: str
+    commands: tuple[str, ...]
+    recipe: str
+    seeds: Mapping[str, int]
+    simulated_scores: Mapping[str, float]
+
+
+def load_record(model: Path) -> ModelRecord:
+    """Read how a model of the box was made.
+
+    Raises
+    ------
+    TomopointError
+        Missing, or not such a record.
+    """
+    path = model.with_suffix(".json")
+    with reading(path, TomopointError, "is no record of a model", "install the package again"):
+        return build(ModelRecord, read(path))
 
 
 def card_of(model: Path) -> Path | None:
