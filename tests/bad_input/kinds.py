@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 import yaml
 import zarr
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tomopoint.data.picks import read_picks
 from tomopoint.data.tables import COORDINATES, PICK_COLUMNS, read_pick_table
@@ -36,13 +36,16 @@ from tomopoint.inference.parts import PartOrigin, read_part, write_part
 from tomopoint.kaggle.manifest import KitFile, Manifest
 from tomopoint.kaggle.metadata import DatasetMetadata, load_config
 from tomopoint.kaggle.wheels import PYTHON_VERSIONS, read_locks
+from tomopoint.models.box import load_record as load_model_record
 from tomopoint.networks.build import build_network, load_backbone
 from tomopoint.networks.config import NetworkConfig
+from tomopoint.networks.graph_weights import GraphNetworks
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Normalisation, Pipeline
 from tomopoint.simulate.project import RunRecord, _read_record
 from tomopoint.training.checkpoints import MemberRecord, load_member, mean_weights, save_weights
 from tomopoint.training.cross_validation import TrainingPlan, open_folder
 from tomopoint.training.last_checkpoint import FitState, load_checkpoint, save_checkpoint
+from tomopoint.training.pretrained import find_pretrained
 from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import load_recipe
 from tomopoint.validation.ensemble_folder import training_folders_in
@@ -350,6 +353,48 @@ def state_dict() -> bytes:
     return bytes_of(lambda path: torch.save(network().backbone.state_dict(), path), "pretrained.pt")
 
 
+GRAPH_NETWORKS = GraphNetworks((SMALL,), constants={"networks.0.head.offset.6.bias": 0.0})
+
+
+@cache
+def trained_graph() -> bytes:
+    """A graph of one node that holds a network's weights, as an exported one does."""
+    tensors = {f"networks.0.{name}": tensor.half().numpy() for name, tensor in network().state_dict().items()}
+    node = helper.make_node("Identity", ["volume"], ["scores"])
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 2, 2, 2]) for name in ("volume", "scores")]
+    stored = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    model = helper.make_model(helper.make_graph([node], "g", sides[:1], sides[1:], stored))
+    pipeline = Pipeline(COMPETITION_PARTICLES[:2], 10.0, members=(Member("fold0", SMALL.name, (), None, HASH),))
+    metadata = {"tomopoint.pipeline": pipeline.to_json(indent=None), "tomopoint.networks": GRAPH_NETWORKS.to_json()}
+    helper.set_model_props(model, metadata)
+    return onnx.ModelProto.SerializeToString(model)
+
+
+def read_trained_graph(path):
+    found = find_pretrained(str(path), SMALL, 2, "fold0")
+    assert found.candidate is not None
+    assert all(torch.isfinite(tensor).all() for tensor in found.candidate.read().weights.values())
+
+
+def read_graph_networks(path):
+    """Read what a graph says of its networks, here in a file of its own, out of the graph."""
+    if not path.is_file():
+        raise TomopointError(f"{path} is no file; give the text of the metadata")
+    try:
+        found = GraphNetworks.from_json(path.read_bytes().decode(), path)
+    except UnicodeDecodeError as error:
+        raise TomopointError(f"{path} is no text; give the text of the metadata") from error
+    assert is_finite(dict(found.constants))
+
+
+MODEL_RECORD = {
+    "onnx_sha256": HASH,
+    "commands": ["tomopoint train --data DATA --out OUT"],
+    "recipe": "small",
+    "seeds": {"weights": 0},
+    "simulated_scores": {"own world": 0.9},
+}
+
 VALIDATION = {
     "score": 0.7,
     "score_left_out": 0.6,
@@ -510,6 +555,16 @@ KINDS: dict[str, Kind] = {
     ),
     "candidate": Kind("epoch0001.safetensors", weights, lambda path: mean_weights([path])),
     "checkpoint": Kind("last.safetensors", checkpoint, read_checkpoint),
+    "graph to start from": Kind("trained.onnx", trained_graph, read_trained_graph),
+    "networks of a graph": Kind(
+        "networks.json", lambda: json.loads(GRAPH_NETWORKS.to_json()), read_graph_networks, dump=JSON
+    ),
+    "record of a model": Kind(
+        "small.json",
+        lambda: MODEL_RECORD,
+        lambda path: load_model_record(path.with_suffix(".onnx")),
+        dump=JSON,
+    ),
     "pretrained weights": Kind("pretrained.pt", state_dict, lambda path: load_backbone(network(), path)),
     "ensemble": Kind(
         "ensemble.json",

@@ -95,7 +95,7 @@ def load_record(model: Path) -> ModelRecord:
         Missing, or not such a record.
     """
     path = model.with_suffix(".json")
-    with reading(path, TomopointError, "is no record of a model", "install the package again"):
+    with reading(path, TomopointError, "is no record of a model", "restore it, or remove the model"):
         return build(ModelRecord, read(path))
 
 

@@ -152,7 +152,12 @@ class GraphWeights:
                 raise TomopointError(
                     f"{self.path} holds no readable {full} ({reason_of(error)}); export it again"
                 ) from error
-            if tensor is None or tensor.shape != own.shape or not tensor.is_floating_point():
+            if (
+                tensor is None
+                or tensor.shape != own.shape
+                or not tensor.is_floating_point()
+                or not tensor.isfinite().all()
+            ):
                 raise TomopointError(
                     f"{self.path} does not hold the weights {full} that its architecture has; export it again"
                 )

@@ -116,7 +116,7 @@ def find_pretrained(given: str, network: NetworkConfig, stride: int, fold: str) 
         sizes they differ.
     """
     path = find_model(Path(given), OTHERWISE)
-    candidates = _candidates(path)
+    candidates = networks_in(path)
     if candidates is None:
         return Pretrained(given, path, None)
 
@@ -142,8 +142,8 @@ def find_pretrained(given: str, network: NetworkConfig, stride: int, fold: str) 
     return Pretrained(given, best.file, best)
 
 
-def _candidates(path: Path) -> list[Candidate] | None:
-    """Return the networks that a path holds; None for a file of foreign weights."""
+def networks_in(path: Path) -> list[Candidate] | None:
+    """Return the networks that a graph, a training folder or a member's folder holds; None for foreign weights."""
     if path.is_dir():
         folders = [path] if (path / RECORD).is_file() else find_members(path)
         return [_of_member(folder) for folder in folders]
