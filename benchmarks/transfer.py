@@ -120,7 +120,9 @@ def simulate(arms: Sequence[str], sizes: Sizes, out: Path, workers: int) -> None
 
 def measure(arm: str, seed: int, sizes: Sizes, out: Path) -> dict[str, Any]:
     """Train one network, choose thresholds, score in every world; or read what an earlier call found."""
-    result = out / "arms" / f"{arm}-{sizes.train_runs}-{sizes.steps}-{seed}" / f"{'full' if sizes.full else 'result'}.json"
+    result = (
+        out / "arms" / f"{arm}-{sizes.train_runs}-{sizes.steps}-{seed}" / f"{'full' if sizes.full else 'result'}.json"
+    )
     if result.exists():
         found: dict[str, Any] = json.loads(result.read_text())
         return found

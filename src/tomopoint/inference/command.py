@@ -27,7 +27,9 @@ def models() -> CommandResult:
     for name, path in box_models().items():
         pipeline, record = read_pipeline(path), load_record(path)
         if record.onnx_sha256 != sha256_of(path):
-            raise TomopointError(f"{path} is not the graph that its record describes; restore the one that it names, or remove both")
+            raise TomopointError(
+                f"{path} is not the graph that its record describes; restore the one that it names, or remove both"
+            )
         scores = ", ".join(f"{what} {score:.3f}" for what, score in record.simulated_scores.items())
         n_networks = f"{len(pipeline.members)} network{'s' * (len(pipeline.members) != 1)}"
         lines += [
