@@ -3,8 +3,8 @@
 import json
 import logging
 import shutil
-from dataclasses import replace
 
+import onnx
 import pytest
 import torch
 import yaml
@@ -13,10 +13,12 @@ from test_fit import DYNUNET, SEGRESNET, Killed, kill_after, recipe_file, run_tr
 from training_data import PARTICLES, VOXEL_A, write_project
 
 from tomopoint.errors import TomopointError
+from tomopoint.export.metadata import graph_metadata
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.models import box
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
+from tomopoint.networks.graph_weights import GraphNetworks
 from tomopoint.pipeline import Member, Pipeline, Tiling
 from tomopoint.strict_json import build
 from tomopoint.training.checkpoints import load_member, load_record
@@ -42,19 +44,34 @@ def spread(network, seed):
     return network.eval().requires_grad_(False)
 
 
-def export_graph(path, kinds=(SEGRESNET, DYNUNET), precision="fp32", scores=None, **changes):
+def export_graph(path, kinds=(SEGRESNET, DYNUNET), precision="fp32"):
     """Export networks as `tomopoint export` does; return the graph's path and the networks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     configs = tuple(config_of(kind) for kind in kinds)
     networks = tuple(spread(build_network(config, len(PARTICLES), 2), seed) for seed, config in enumerate(configs))
-    scores = scores or [None] * len(kinds)
     members = tuple(
-        Member(f"fold{index}", config.title, ("TS_0",), score, f"{index:064x}")
-        for index, (config, score) in enumerate(zip(configs, scores, strict=True))
+        Member(f"fold{index}", config.title, ("TS_0",), None, f"{index:064x}") for index, config in enumerate(configs)
     )
     pipeline = Pipeline(PARTICLES, VOXEL_A, tiling=Tiling(WINDOW, (4, 4, 4)), members=members)
-    merged = ValidatedEnsemble(networks, replace(pipeline, **changes), configs)
+    merged = ValidatedEnsemble(networks, pipeline, configs)
     return export_merged(merged, path, ExportOptions(precision=precision)).path, networks
+
+
+def describe_graph(path, kinds, scores=None):
+    """Write a graph that says of its networks what an exported one does, and holds none: enough to choose from."""
+    configs = tuple(config_of(kind) for kind in kinds)
+    members = tuple(
+        Member(f"fold{index}", config.title, ("TS_0",), score, f"{index:064x}")
+        for index, (config, score) in enumerate(zip(configs, scores or [None] * len(kinds), strict=True))
+    )
+    node = onnx.helper.make_node("Identity", ["volume"], ["scores"])
+    sides = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("volume", "scores")]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "graph", sides[:1], sides[1:]))
+    pipeline = Pipeline(PARTICLES, VOXEL_A, members=members)
+    networks = GraphNetworks(configs).to_json()
+    onnx.helper.set_model_props(model, graph_metadata(pipeline, [], {}, networks=networks))
+    onnx.save(model, path)
+    return path
 
 
 def load(given, network, fold="fold0", particles=("small", "large")):
@@ -130,11 +147,11 @@ def test_weights_that_the_exporter_merges_or_drops_are_found_again(tmp_path):
 
 
 def test_the_same_fold_goes_before_the_best_score_and_that_before_the_first(tmp_path):
-    path, _ = export_graph(tmp_path / "g.onnx", kinds=(SEGRESNET,) * 3, scores=[0.5, 0.9, 0.7])
+    path = describe_graph(tmp_path / "g.onnx", (SEGRESNET,) * 3, [0.5, 0.9, 0.7])
     config = config_of(SEGRESNET)
     assert find_pretrained(str(path), config, 2, "fold2").candidate.fold == "fold2"
     assert find_pretrained(str(path), config, 2, "fold7").candidate.fold == "fold1"
-    path, _ = export_graph(tmp_path / "h.onnx", kinds=(DYNUNET, SEGRESNET, SEGRESNET))
+    path = describe_graph(tmp_path / "h.onnx", (DYNUNET, SEGRESNET, SEGRESNET))
     assert find_pretrained(str(path), config, 2, "fold0").candidate.fold == "fold1"
 
 
@@ -175,9 +192,9 @@ HEATMAP = {"name": "heatmap", "init_filters": 4, "blocks_down": [1, 1, 1], "norm
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: export_graph(path, kinds=(HEATMAP,)), "name is heatmap there and segresnet here"),
+        (lambda path: describe_graph(path, (HEATMAP,)), "name is heatmap there and segresnet here"),
         (
-            lambda path: export_graph(path, kinds=({**SEGRESNET, "init_filters": 8}, DYNUNET)),
+            lambda path: describe_graph(path, ({**SEGRESNET, "init_filters": 8}, DYNUNET)),
             "init_filters is 8 there and 4 here, nor do its 1 other networks. Set the sizes",
         ),
         (lambda path: path.write_text("hello"), "is not an ONNX file"),
@@ -197,8 +214,6 @@ def test_what_cannot_be_started_from_is_refused_before_anything_is_read(data, tm
 
 
 def test_a_graph_of_an_earlier_version_is_to_be_exported_again(tmp_path):
-    import onnx
-
     path, _ = export_graph(tmp_path / "g.onnx", kinds=(SEGRESNET,))
     graph = onnx.load(path)
     kept = [entry for entry in graph.metadata_props if entry.key != "tomopoint.networks"]
@@ -210,8 +225,6 @@ def test_a_graph_of_an_earlier_version_is_to_be_exported_again(tmp_path):
 
 
 def test_a_graph_with_a_weight_cut_is_refused(tmp_path):
-    import onnx
-
     path, _ = export_graph(tmp_path / "g.onnx", kinds=(SEGRESNET,))
     graph = onnx.load(path)
     weight = next(t for t in graph.graph.initializer if t.name == "networks.0.backbone.convInit.conv.weight")
