@@ -160,7 +160,7 @@ def test_points_mark_the_particles_in_the_image() -> None:
     rng = np.random.default_rng(2)
     centre_vox = 24.0 + rng.uniform(-0.5, 0.5, 3)
     density = np.zeros((48, 48, 48), dtype=np.float32)
-    add_blobs(density, competition_particle("apo-ferritin").instance(rng), centre_vox * VOXEL_A, VOXEL_A)
+    add_blobs(density, competition_particle("apo-ferritin").instance(rng, variety=0.0), centre_vox * VOXEL_A, VOXEL_A)
     # All filters are even in k: they keep the centroid of the squared image of a symmetric shell.
     clear = dataclasses.replace(ImagingParameters(), noise_sd=1e-12)
     image = image_density(density, clear, ("denoised",), rng, "cpu")["denoised"].astype(np.float64)

@@ -26,6 +26,7 @@ def simulate(
     seed: int = 0,
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    particles: Path | None = None,
     content: Annotated[SimulationOptions, Parameter(group=CONTENT)] = DEFAULT_OPTIONS,
 ) -> CommandResult:
     """Write simulated tomograms as a project in the competition's layout.
@@ -48,14 +49,19 @@ def simulate(
         Processes; 0 chooses by cores, memory and the amount of work.
     device
         Where the FFTs run.
+    particles
+        YAML file of your own particles: structures (mmCIF, PDB), density maps (MRC) or beads, how many and where;
+        default the competition's six. A completed copy becomes particles.yaml in the project.
     content
         What the runs hold: contrast, crowding, label mistakes, reconstruction types.
     """
+    from tomopoint.simulate.particles.own import read_own_particles
     from tomopoint.simulate.project import ProjectPlan, write_project
 
     if workers < 0:
         raise DataError(f"workers must not be negative, got {workers}; 0 chooses a number")
-    plan = ProjectPlan(out, train_runs, test_runs, parse_zyx("shape", shape), seed, content, device)
+    own = None if particles is None else read_own_particles(particles, content.shapes)
+    plan = ProjectPlan(out, train_runs, test_runs, parse_zyx("shape", shape), seed, content, device, own)
     records = write_project(plan, workers)
     counts = {name: sum(record.counts[name] for record in records) for name in plan.particle_names}
     listing = ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -120,10 +120,25 @@ def random_rotation(rng: np.random.Generator) -> Array:
     )
 
 
+def random_upright(rng: np.random.Generator, normal_zyx: Array) -> Array:
+    """Draw a rotation matrix that turns the z axis to a unit vector, and anyhow about it."""
+    across = np.cross(normal_zyx, random_direction(rng))
+    across /= np.linalg.norm(across)
+    return np.stack([normal_zyx, across, np.cross(normal_zyx, across)], axis=1)
+
+
 def random_direction(rng: np.random.Generator) -> Array:
     """Draw a unit vector uniformly on the sphere, z, y, x."""
     vector = rng.standard_normal(3)
     return np.asarray(vector / np.linalg.norm(vector))
+
+
+def sphere_points(n_points: int) -> Array:
+    """Spread points evenly over the unit sphere (Fibonacci lattice), ``(n_points, 3)``."""
+    index = np.arange(n_points) + 0.5
+    polar = np.arccos(1.0 - 2.0 * index / n_points)
+    azimuth = np.pi * (1.0 + np.sqrt(5.0)) * index
+    return np.stack([np.cos(polar), np.sin(polar) * np.sin(azimuth), np.sin(polar) * np.cos(azimuth)], axis=1)
 
 
 def add_blobs(volume_zyx: Volume, blobs: Blobs, centre_zyx_A: Array, voxel_A: float) -> None:

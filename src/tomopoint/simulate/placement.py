@@ -112,6 +112,8 @@ class Molecule:
         Particles of different kinds are at least the sum of both apart; 0 for unlabelled ones.
     interior_A
         Of a closed shell: no small protein lies within this distance of the centre.
+    anchor
+        The vesicle whose membrane it stands in.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Molecule:
     core_A: float
     room_A: float = 0.0
     interior_A: float = 0.0
+    anchor: Vesicle | None = None
 
 
 @dataclass
@@ -139,6 +142,8 @@ class Occupancy:
             return False
         reach = candidate.blobs.reach_A
         for vesicle in self.vesicles:
+            if vesicle is candidate.anchor:
+                continue
             near = abs(float(vesicle.distance_A(candidate.centre_zyx_A))) < reach + 3 * MEMBRANE_CLEARANCE_A
             if near and bool((np.abs(vesicle.distance_A(points)) < MEMBRANE_CLEARANCE_A).any()):
                 return False
@@ -189,7 +194,8 @@ def draw_slab(rng: np.random.Generator, extent_zyx_A: Array, variety: float = 0.
 def draw_count(rng: np.random.Generator, statistics: ParticleStatistics, area_share: float) -> int:
     """Draw a count: negative binomial (a Poisson count at a gamma distributed density), scaled to the area."""
     shape = statistics.dispersion
-    return int(rng.poisson(rng.gamma(shape, statistics.mean / shape) * area_share))
+    share = 1.0 if statistics.whatever_the_box else area_share
+    return int(rng.poisson(rng.gamma(shape, statistics.mean / shape) * share))
 
 
 def place_particles(
@@ -197,21 +203,20 @@ def place_particles(
     slab: Slab,
     occupancy: Occupancy,
     particles: Sequence[SimulatedParticle],
-    conformations: float,
+    variety: float,
 ) -> None:
     """Place all kinds of labelled particles into `occupancy`, one kind after the other.
 
-    `conformations` is how much copies of one kind differ, see
+    `variety` is how much copies of one kind differ, see
     :func:`tomopoint.simulate.particles.variety.varied_copy`. A particle that finds no room after many attempts is left
     out; at real density that is below one in a hundred.
     """
-    share = slab.area_share()
     for particle in particles:
-        remaining = draw_count(rng, particle.statistics, share)
+        remaining = draw_count(rng, particle.statistics, slab.area_share())
         while remaining > 0:
             clusters = particle.statistics.clusters
             size = 1 if clusters is None else min(remaining, draw_cluster_size(rng, clusters))
-            _place_cluster(rng, particle, size, slab, occupancy, conformations)
+            _place_cluster(rng, particle, size, slab, occupancy, variety)
             remaining -= size
 
 
@@ -238,39 +243,66 @@ def _place_cluster(
     size: int,
     slab: Slab,
     occupancy: Occupancy,
-    conformations: float,
+    variety: float,
 ) -> None:
-    """Place `size` particles that touch each other, the first one anywhere."""
+    """Place `size` particles that touch each other, the first one anywhere it may lie.
+
+    Without any vesicle those that belong in one or in its membrane lie in the ice, as if solubilised.
+    """
     name, statistics = particle.name, particle.statistics
+    clusters, vesicles = statistics.clusters, occupancy.vesicles
     placed: list[Array] = []
     heading = random_direction(rng)
+    anchor: Vesicle | None = None
     for _ in range(_ATTEMPTS * size):
         if len(placed) == size:
             return
-        clusters = statistics.clusters
+        up = None
         if placed and clusters is not None:
             heading = _next_heading(rng, heading, clusters)
             base = placed[-1] if clusters.chain else placed[int(rng.integers(len(placed)))]
             centre = base + float(rng.normal(*clusters.spacing_A)) * heading
-        elif occupancy.vesicles and rng.random() < statistics.beside_membrane:
-            centre = _beside_membrane(rng, particle, occupancy.vesicles)
+            if anchor is not None:
+                centre, up = _standing(anchor, _unit(centre - anchor.centre_zyx_A), statistics.membrane_height_A)
+        elif vesicles and statistics.where == "membrane":
+            anchor = vesicles[int(rng.integers(len(vesicles)))]
+            centre, up = _standing(anchor, random_direction(rng), statistics.membrane_height_A)
+        elif vesicles and statistics.where == "lumen":
+            inside = vesicles[int(rng.integers(len(vesicles)))]
+            depth = float(rng.random()) ** (1 / 3)
+            centre = inside.centre_zyx_A + depth * inside.semi_axes_zyx_A * random_direction(rng)
+        elif vesicles and rng.random() < statistics.beside_membrane:
+            centre = _beside_membrane(rng, particle, vesicles)
         else:
             centre = random_place(rng, slab, statistics.depth_beta)
         if not slab.contains(centre) or (not placed and occupancy.nearest_A(name, centre) < statistics.apart_A):
             continue
-        copy = particle.instance(rng, conformations)
-        candidate = Molecule(name, centre, copy, particle.core_A, statistics.room_A, particle.interior_A)
+        if vesicles and statistics.where in ("cytosol", "lumen"):
+            enclosed = any(float(vesicle.distance_A(centre)) < 0 for vesicle in vesicles)
+            if enclosed != (statistics.where == "lumen"):
+                continue
+        copy = particle.instance(rng, variety, up)
+        candidate = Molecule(name, centre, copy, particle.core_A, statistics.room_A, particle.interior_A, anchor)
         if occupancy.fits(candidate):
             occupancy.molecules.append(candidate)
             placed.append(centre)
+
+
+def _standing(vesicle: Vesicle, direction_zyx: Array, height_A: float) -> tuple[Array, Array]:
+    """Return a centre at a height over a membrane, in a direction from the vesicle's centre, and the normal there."""
+    point, normal = vesicle.surface(direction_zyx)
+    return point + height_A * normal, normal
 
 
 def _next_heading(rng: np.random.Generator, heading: Array, clusters: Clusters) -> Array:
     """A chain bends gently and at random; an aggregate grows in any direction."""
     if not clusters.chain:
         return random_direction(rng)
-    turned = heading + 0.9 * random_direction(rng)
-    return np.asarray(turned / np.linalg.norm(turned))
+    return _unit(heading + 0.9 * random_direction(rng))
+
+
+def _unit(vector: Array) -> Array:
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def _beside_membrane(rng: np.random.Generator, particle: SimulatedParticle, vesicles: Sequence[Vesicle]) -> Array:

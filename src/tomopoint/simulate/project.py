@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from tomopoint import __version__
+from tomopoint.data.particles import PARTICLES_NAME
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import SAMPLE_SUBMISSION, SIMULATION_RECORD, SPLITS, TRUTH_FOLDER, Run
 from tomopoint.data.tables import write_submission
@@ -32,7 +33,8 @@ from tomopoint.progress import track
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions, check_shape
 from tomopoint.simulate.particles.catalogue import competition_particles
 from tomopoint.simulate.particles.model import SimulatedParticle
-from tomopoint.strict_json import build, read, reading
+from tomopoint.simulate.particles.own import OwnParticles
+from tomopoint.strict_json import build, read, reading, shown
 
 RECORDS_FOLDER = "simulation"
 
@@ -66,8 +68,8 @@ class ProjectPlan:
         Contrast, crowding, label mistakes and reconstruction types of the runs.
     device
         Where FFTs run.
-    own_particles
-        The labelled kinds in the order they are placed; none: the competition's.
+    own
+        The user's particles; None: the competition's.
     """
 
     out: Path
@@ -77,7 +79,7 @@ class ProjectPlan:
     seed: int
     options: SimulationOptions
     device: str = "auto"
-    own_particles: tuple[SimulatedParticle, ...] = ()
+    own: OwnParticles | None = None
 
     def __post_init__(self) -> None:
         check_shape(self.shape_zyx)
@@ -98,7 +100,7 @@ class ProjectPlan:
     @property
     def particles(self) -> tuple[SimulatedParticle, ...]:
         """The labelled kinds in the order they are placed."""
-        return self.own_particles or competition_particles(self.options.shapes)
+        return competition_particles(self.options.shapes) if self.own is None else self.own.particles
 
     @property
     def particle_names(self) -> tuple[str, ...]:
@@ -117,6 +119,8 @@ class ProjectPlan:
             "shape_zyx": list(self.shape_zyx),
             "options": asdict(self.options),
         }
+        if self.own is not None:
+            content["particles"] = self.own.record()
         plain: dict[str, Any] = json.loads(json.dumps(content))
         return plain
 
@@ -176,6 +180,8 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
     """
     _check_folder(plan)
     write_atomically(plan.out / SIMULATION_RECORD, json.dumps(plan.settings(), indent=2, sort_keys=True) + "\n")
+    if plan.own is not None and not (plan.out / PARTICLES_NAME).exists():
+        plan.own.save(plan.out / PARTICLES_NAME)
     tasks = [(split, index) for split in SPLITS for index in range(plan.count(split))]
     missing = [task for task in tasks if not _record_path(plan.out, *task).exists()]
     if len(missing) < len(tasks):
@@ -280,7 +286,7 @@ def _differences(recorded: Any, wanted: Any, name: str = "") -> list[str]:
         keys = sorted(set(recorded) | set(wanted))
         found = [_differences(recorded.get(k), wanted.get(k), f"{name}.{k}" if name else k) for k in keys]
         return [text for part in found for text in part]
-    return [] if recorded == wanted else [f"{name} was {recorded}, now {wanted}"]
+    return [] if recorded == wanted else [f"{name} was {shown(recorded)}, now {shown(wanted)}"]
 
 
 def _record_path(out: Path, split: str, index: int) -> Path:

@@ -166,7 +166,8 @@ def draw_scene(
     amounts = draw_surroundings(rng, options)
     slab = draw_slab(rng, extent, options.variety.ice)
     film = _draw_film(rng, slab, amounts)
-    vesicles = _draw_vesicles(rng, slab, film, amounts)
+    in_vesicles = any(particle.statistics.where in ("lumen", "membrane") for particle in particles)
+    vesicles = _draw_vesicles(rng, slab, film, amounts, at_least=int(in_vesicles))
     occupancy = Occupancy(vesicles, film)
     place_particles(rng, slab, occupancy, particles, options.variety.molecules)
     _place_unlabelled(rng, slab, occupancy, amounts.fragments, lambda r: _fragment_of_any(r, particles))
@@ -197,11 +198,12 @@ def _draw_film(rng: np.random.Generator, slab: Slab, amounts: Surroundings) -> F
 
 
 def _draw_vesicles(
-    rng: np.random.Generator, slab: Slab, film: FilmEdge | None, amounts: Surroundings
+    rng: np.random.Generator, slab: Slab, film: FilmEdge | None, amounts: Surroundings, at_least: int = 0
 ) -> tuple[Vesicle, ...]:
     """Draw vesicles that touch neither each other nor the film."""
     vesicles: list[Vesicle] = []
-    for _ in range(int(rng.poisson(amounts.vesicles * _area_share(slab.extent_zyx_A)))):
+    drawn = int(rng.poisson(amounts.vesicles * _area_share(slab.extent_zyx_A)))
+    for _ in range(max(drawn, at_least)):
         y, x = (float(value) for value in rng.uniform(0.0, slab.extent_zyx_A[1:]))
         vesicle = draw_vesicle(rng, np.zeros(3), 0.42 * slab.thickness_A)
         room = max(0.5 - float(vesicle.semi_axes_zyx_A[0]) / slab.thickness_A, 0.0)

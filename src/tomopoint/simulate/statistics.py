@@ -6,11 +6,17 @@ Measured on the labels of the competition's seven training runs (1269 particles 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tomopoint.simulate.options import FULL_SHAPE_ZYX, VOXEL_A
 
 FULL_DEPTH_A = FULL_SHAPE_ZYX[0] * VOXEL_A
 FULL_WIDTH_A = FULL_SHAPE_ZYX[2] * VOXEL_A
+
+FULL_VOLUME_UM3 = FULL_DEPTH_A * FULL_WIDTH_A**2 / 1e12
+
+Where = Literal["anywhere", "cytosol", "lumen", "membrane"]
+"""Where a particle lies: in the ice, outside vesicles, inside them, or standing in their bilayer."""
 
 SLAB_THICKNESS_A = (950.0, 200.0)
 """Mean and spread over runs of the depth between the 5 % and 95 % quantile of all particles."""
@@ -77,6 +83,12 @@ class ParticleStatistics:
         None where it does not gather.
     beside_membrane
         Share of clusters that begin just outside a membrane, where there is one.
+    where
+        See :data:`Where`.
+    membrane_height_A
+        Of one that stands in a membrane: height of its centre over the bilayer's middle.
+    whatever_the_box
+        Whether `mean` counts in a box of any size; otherwise it is that of a full-size run, scaled to the box's area.
     """
 
     mean: float
@@ -86,6 +98,9 @@ class ParticleStatistics:
     apart_A: float = 0.0
     clusters: Clusters | None = None
     beside_membrane: float = 0.0
+    where: Where = "anywhere"
+    membrane_height_A: float = 0.0
+    whatever_the_box: bool = False
 
     @property
     def dispersion(self) -> float:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -24,16 +23,13 @@ from typing import Any
 
 from tomopoint.errors import TomopointError, reason_of
 from tomopoint.files import is_plain_name
-from tomopoint.strict_json import Malformed, build, check_plain, read_bytes, shown
+from tomopoint.strict_json import Malformed, build, shown
+from tomopoint.strict_yaml import read_yaml
 from tomopoint.training.recipe import OWN_OPTIONS, NetworkRecipe, Recipe
 
 BASE = "base"
 _MAX_MESSAGE = 2000
 """Characters: an unknown option is answered with all known ones, a long value need not be repeated whole."""
-_MAX_VALUES = 10_000
-"""Values at one depth of a recipe."""
-_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)")
-"""Numbers such as ``1e-4``, which YAML 1.1 takes for texts unless they have a point and a sign."""
 
 
 def recipes_folder() -> Path:
@@ -78,35 +74,10 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
 
 def _read(path: Path, above: tuple[Path, ...]) -> Any:
     """Return what a file holds on top of its base; `above` are the files that led here."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Reads ``1e-4`` as the number that it is, and refuses what would be taken silently.
-
-        Of two options with one name PyYAML takes the last; ``<<`` is merged before anything can be counted, so that a
-        few lines fill the memory.
-        """
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if "<<" in names:
-                raise Malformed(f"{shown('<<')} is not taken; `{BASE}` names a recipe to start from")
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise Malformed(f"{shown(twice[0])} is there twice; remove one")
-            return super().construct_mapping(node, deep)
-
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     if path.resolve() in above:
         chain = " -> ".join(str(p) for p in (*above, path.resolve()))
         raise TomopointError(f"recipes go round in a circle: {chain}; take `{BASE}` out of one of them")
-    try:
-        content = yaml.load(read_bytes(path).decode(), Loader)
-        check_plain(content, _MAX_VALUES)
-    except RecursionError as error:
-        raise TomopointError(f"{path} cannot be read as YAML: nested too deeply") from error
-    # Beside its own errors PyYAML lets those of its converters through (a date of month 13, `!!bool maybe`).
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
-        raise TomopointError(f"{path} cannot be read as YAML: {reason_of(error)}") from error
+    content = read_yaml(path, f"`{BASE}` names a recipe to start from")
     if content is None:  # most likely a file that was cut or never written, not the wish for all defaults
         raise TomopointError(f"{path} is empty; put at least `{BASE}: default` into it")
     if not isinstance(content, Mapping) or BASE not in content:

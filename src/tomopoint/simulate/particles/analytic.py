@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from tomopoint.simulate.density import Array, Blobs, joined, with_semi_axes
+from tomopoint.simulate.density import Array, Blobs, joined, sphere_points, with_semi_axes
 
 _MODEL_SEED = 20241105
 """Where a model is filled with irregular blobs, this fixes which: a molecule has one structure, for every user seed."""
@@ -50,7 +50,7 @@ def _virus_like_particle() -> Blobs:
     # Each dimer: two layers across the shell, and two lobes along a fixed direction within it.
     across = _unit_rows(np.cross(axes, [0.57, 0.21, 0.79]))
     capsid = np.concatenate([r * _unit_rows(axes + s * across) for r in (122.0, 138.0) for s in (-0.12, 0.12)])
-    rna = 70.0 * _sphere_points(60)
+    rna = 70.0 * sphere_points(60)
     share = 0.955
     weights = np.concatenate([np.full(len(capsid), share / len(capsid)), np.full(len(rna), (1 - share) / len(rna))])
     sigmas = np.concatenate([np.full(len(capsid), 10.0), np.full(len(rna), 10.0)])
@@ -141,14 +141,6 @@ def _orbit(points: Array, group: Rotation) -> Array:
 
 def _unit_rows(vectors: Array) -> Array:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def _sphere_points(n_points: int) -> Array:
-    """Spread points evenly over the unit sphere (Fibonacci lattice)."""
-    index = np.arange(n_points) + 0.5
-    polar = np.arccos(1.0 - 2.0 * index / n_points)
-    azimuth = np.pi * (1.0 + np.sqrt(5.0)) * index
-    return np.stack([np.cos(polar), np.sin(polar) * np.sin(azimuth), np.sin(polar) * np.cos(azimuth)], axis=1)
 
 
 _MODELS: dict[str, tuple[Callable[[], Blobs], float]] = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tomopoint.simulate.density import Blobs, random_rotation
+from tomopoint.simulate.density import Array, Blobs, random_rotation, random_upright
 from tomopoint.simulate.particles.variety import varied_copy
 from tomopoint.simulate.statistics import ParticleStatistics
 
@@ -40,6 +40,10 @@ class SimulatedParticle:
     suppression_A: float
     interior_A: float = 0.0
 
-    def instance(self, rng: np.random.Generator, variety: float = 1.0) -> Blobs:
-        """Return a copy, randomly turned, that differs from others as :func:`varied_copy` says; centred."""
-        return varied_copy(rng, self.blobs, variety).rotated(random_rotation(rng))
+    def instance(self, rng: np.random.Generator, variety: float = 1.0, up_zyx: Array | None = None) -> Blobs:
+        """Return a copy that differs from others as :func:`varied_copy` says, centred.
+
+        It is turned at random; where `up_zyx`, a unit vector, is given, about this only, which the z axis is turned to.
+        """
+        rotation = random_rotation(rng) if up_zyx is None else random_upright(rng, up_zyx)
+        return varied_copy(rng, self.blobs, variety).rotated(rotation)
