@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mrcfile
 import numcodecs
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ import yaml
 import zarr
 from onnx import TensorProto, helper, numpy_helper
 
+from tomopoint.data.particles import read_particles
 from tomopoint.data.picks import read_picks
 from tomopoint.data.tables import COORDINATES, PICK_COLUMNS, read_pick_table
 from tomopoint.data.tomograms import COMPETITION_SCALE_A, describe_tomogram, read_tomogram
@@ -41,6 +43,10 @@ from tomopoint.networks.build import build_network, load_backbone
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.graph_weights import GraphNetworks
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Normalisation, Pipeline
+from tomopoint.simulate.particles.bead_table import read_beads
+from tomopoint.simulate.particles.density_map import read_map
+from tomopoint.simulate.particles.own import read_own_particles
+from tomopoint.simulate.particles.structure import read_structure
 from tomopoint.simulate.project import RunRecord, _read_record
 from tomopoint.training.checkpoints import MemberRecord, load_member, mean_weights, save_weights
 from tomopoint.training.cross_validation import TrainingPlan, open_folder
@@ -119,6 +125,7 @@ def is_finite(value: Any) -> bool:
 
 # Pipelines, graphs, engines.
 
+RING = Path(__file__).parents[2] / "docs" / "examples" / "ring.cif"
 PIPELINE = Pipeline(COMPETITION_PARTICLES[:2], 10.0, members=(Member("fold0", "segresnet", ("TS_1",), 0.8, HASH),))
 MANIFEST = Manifest("0", HASH, HASH, ("zarr==3.1.5", "tomopoint==0.1"), {"torch": "2"}, {"a.whl": KitFile(HASH, 3)})
 RECORD = EngineRecord(
@@ -265,6 +272,51 @@ def read_recipe(path):
     recipe = load_recipe(str(path))
     assert is_finite(recipe.to_dict())
     assert all("/" not in network.title and network.title not in ("", ".", "..") for network in recipe.networks)
+
+
+OWN_PARTICLES = {
+    "particles": [
+        {
+            "name": "spike",
+            "radius_A": 75.0,
+            "weight": 2.0,
+            "simulate": {"beads": [[0.0, 0.0, 0.0, 30.0], [0.0, 0.0, 60.0, 90.0]], "per_run": 3.0, "where": "lumen"},
+        },
+        {"name": "ribosome", "threshold": 0.4},
+    ]
+}
+
+
+def read_particles_file(path):
+    own = read_own_particles(path, "measured")
+    assert all(is_finite(asdict(particle)) for particle in read_particles(path))
+    assert all(np.isfinite(particle.blobs.positions_zyx_A).all() for particle in own.particles)
+    assert all(0 < particle.blobs.integral < np.inf for particle in own.particles)
+
+
+def read_bead_file(path):
+    assert np.isfinite(read_beads(path, 9.0, "beads").positions_zyx_A).all()
+
+
+def read_atoms(path):
+    points = read_structure(path)
+    assert np.isfinite(points.positions_zyx_A).all()
+    assert points.weights.min() > 0
+
+
+def density_map() -> bytes:
+    def save(path: Path) -> None:
+        with mrcfile.new(path) as made:
+            made.set_data(np.indices((6, 5, 4)).sum(axis=0).astype(np.float32))
+            made.voxel_size = 4.0
+
+    return bytes_of(save, "map.mrc")
+
+
+def read_density_map(path):
+    points = read_map(path, threshold=5.0)
+    assert np.isfinite(points.positions_zyx_A).all()
+    assert np.isfinite(points.weights).all()
 
 
 def open_training_folder(path):
@@ -534,6 +586,10 @@ KINDS: dict[str, Kind] = {
     "pick table": Kind("picks.csv", lambda: HEADER + ROW * 3, read_table, DataError),
     "part": Kind("NA.csv", part, read_a_part, DataError),
     "recipe": Kind("mine.yaml", lambda: RECIPE, read_recipe, dump=as_yaml),
+    "particles": Kind("particles.yaml", lambda: OWN_PARTICLES, read_particles_file, DataError, as_yaml),
+    "beads": Kind("beads.csv", lambda: b"x,y,z,weight\n0,1,2,30\n5,1,2,40\n", read_bead_file, DataError),
+    "structure": Kind("ring.cif", RING.read_bytes, read_atoms, DataError),
+    "density map": Kind("map.mrc", density_map, read_density_map, DataError),
     "stored recipe": Kind("recipe.yaml", STORED.to_dict, open_training_folder, dump=as_yaml),
     "data of a training": Kind(
         "data.json", lambda: {"data_root": "data", "runs": {"TS_1": HASH}}, open_training_folder, dump=JSON

@@ -126,19 +126,19 @@ def read_particles(path: Path) -> tuple[Particle, ...]:
     return tuple(particle_of(entry, path) for entry in read_entries(path))
 
 
-def project_particles(root: Path) -> tuple[Particle, ...] | None:
-    """Return the particles that a project states; None where it has no file, and so the competition's."""
+def project_particles(root: Path) -> tuple[Particle, ...]:
+    """Return the particles of a project: those of its file, where there is one, else the competition's."""
     path = root / PARTICLES_NAME
-    return read_particles(path) if path.is_file() else None
+    return read_particles(path) if path.is_file() else COMPETITION_PARTICLES
 
 
-def particles_around(folder: Path) -> tuple[Particle, ...] | None:
-    """Return the particles of the project that a folder (of true picks) lies in; None as :func:`project_particles`."""
+def particles_around(folder: Path) -> tuple[Particle, ...]:
+    """Return the particles of the project that a folder (of true picks) lies in, as :func:`project_particles` does."""
     place = folder.resolve()
     for root in (place, *place.parents):
-        if any((root / split).is_dir() for split in SPLITS) and (found := project_particles(root)) is not None:
-            return found
-    return None
+        if (root / PARTICLES_NAME).is_file() and any((root / split).is_dir() for split in SPLITS):
+            return project_particles(root)
+    return COMPETITION_PARTICLES
 
 
 def complete_particles(stated: Any, known: Sequence[Particle]) -> Any:

@@ -106,7 +106,7 @@ def write_picks(path: Path, run: str, particle: str, points_xyz_A: npt.ArrayLike
     write_atomically(path, json.dumps(content))
 
 
-def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, Points]:
+def read_run_picks(folder: Path, particle_names: Collection[str], left_out: Collection[str] = ()) -> dict[str, Points]:
     """Read all picks of a run: ``<folder>/<particle>.json``.
 
     Parameters
@@ -115,6 +115,8 @@ def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, P
         The run's ``Picks`` folder.
     particle_names
         The particles that may occur.
+    left_out
+        Others whose files may be there: they are passed over.
 
     Returns
     -------
@@ -133,6 +135,8 @@ def read_run_picks(folder: Path, particle_names: Collection[str]) -> dict[str, P
     found = {name: np.zeros((0, 3)) for name in particle_names}
     for path in paths:
         picks = read_picks(path)
+        if picks.particle in left_out and picks.particle not in found:
+            continue
         if picks.particle not in found:
             raise DataError(
                 f"{path}: unknown particle {picks.particle!r}; known are {', '.join(particle_names)}. "

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tomopoint.data.particles import particles_around
 from tomopoint.data.picks import read_run_picks
 from tomopoint.data.project import OVERLAY, PICKS_FOLDER, RUNS_FOLDER, Project
 from tomopoint.errors import DataError
-from tomopoint.pipeline import PIPELINE_NAME, Pipeline
+from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline
 
 LEVELS = (f"train/{OVERLAY}/{RUNS_FOLDER}", f"{OVERLAY}/{RUNS_FOLDER}", RUNS_FOLDER, "")
 """Where, below the folder that a user names, the folders of the runs may lie; the first that holds picks is taken."""
@@ -28,7 +29,7 @@ def read_truth(
         A project's root, its ``train`` or ``overlay`` folder, an ``ExperimentRuns`` folder with
         ``<run>/Picks/<particle>.json``, or any folder with ``<run>/<particle>.json``.
     particle_names
-        The particles that may occur.
+        The particles that may occur; others that the project knows are passed over.
     runs
         Read these runs only; default all.
 
@@ -47,13 +48,19 @@ def read_truth(
     if missing:
         raise DataError(f"{folder} holds no picks of {', '.join(missing)}; it has those of {', '.join(folders)}")
     chosen = folders if runs is None else {run: folders[run] for run in sorted(runs)}
-    return {run: read_run_picks(path, particle_names) for run, path in chosen.items()}
+    known = [particle.name for particle in particles_around(folder)]
+    return {run: read_run_picks(path, particle_names, known) for run, path in chosen.items()}
 
 
 def pipeline_beside(submission: Path) -> Pipeline | None:
     """Return the Pipeline that `tomopoint predict` left beside a submission; None where there is none."""
     path = submission.with_name(PIPELINE_NAME)
     return Pipeline.load(path) if path.is_file() else None
+
+
+def scored_particles(pipeline: Pipeline | None, truth: Path) -> tuple[Particle, ...]:
+    """Return the particles to score: the Pipeline's, else those of the project that `truth` lies in."""
+    return pipeline.particles if pipeline else particles_around(truth)
 
 
 def is_simulated_truth(folder: Path) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from tomopoint.command import CommandResult
+from tomopoint.errors import DataError
 
 REPORT_NAME = "report.html"
 
 
-def score(submission: Path, /, *, truth: Path, pipeline: Path | None = None) -> CommandResult:
+def score(submission: Path, /, *, truth: Path, pipeline: Path | None = None, beta: float = 4.0) -> CommandResult:
     """Compute the official score of a submission.
 
     Runs of the submission that the truth does not hold are left out, as in the official metric; runs of the truth
@@ -22,18 +23,22 @@ def score(submission: Path, /, *, truth: Path, pipeline: Path | None = None) -> 
     truth
         Folder of true picks: a project, its overlay, or any folder with RUN/PARTICLE.json.
     pipeline
-        pipeline.json with the particles, their radii and weights; default the one beside the submission, else the
-        competition's particles.
+        pipeline.json with the particles, their radii and weights; default the one beside the submission, else
+        particles.yaml of the project that holds the truth, else the competition's particles.
+    beta
+        Recall counts beta times as much as precision; the competition's is 4.
     """
     from tomopoint.data.tables import read_pick_table
-    from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth
-    from tomopoint.evaluation.score import score_figures, score_picks, score_text
+    from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
+    from tomopoint.evaluation.score import BETA, score_figures, score_picks, score_text
     from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
 
+    if not 0.01 <= beta <= 100:
+        raise DataError(f"beta must lie in [0.01, 100], got {beta}; 1 weighs precision and recall alike")
     table = read_pick_table(submission)
     known = Pipeline.load(pipeline) if pipeline else pipeline_beside(submission)
-    particles = known.particles if known else COMPETITION_PARTICLES
-    result = score_picks(read_truth(truth, [p.name for p in particles]), table, particles)
+    particles = scored_particles(known, truth)
+    result = score_picks(read_truth(truth, [p.name for p in particles]), table, particles, beta=beta)
     ignored = int((~table["experiment"].isin(result.runs)).sum())
     simulated = is_simulated_truth(truth)
     text = score_text(result, simulated)
@@ -41,8 +46,17 @@ def score(submission: Path, /, *, truth: Path, pipeline: Path | None = None) -> 
         text += f"\n{ignored} of {len(table)} rows belong to runs that {truth} does not hold; they were left out."
     official = {(p.name, p.radius_A, p.weight) for p in COMPETITION_PARTICLES}
     if {(p.name, p.radius_A, p.weight) for p in particles} != official:
-        text += "\nParticles, radii and weights are the pipeline's, not the competition's: this is not its score."
-    figures = {**score_figures(result), "simulated": simulated, "n_rows": len(table), "n_rows_left_out": ignored}
+        whose = "pipeline" if known else "project"
+        text += f"\nParticles, radii and weights are the {whose}'s, not the competition's: this is not its score."
+    elif beta != BETA:
+        text += f"\nBeta is {beta:g}, not the competition's {BETA:g}: this is not its score."
+    figures = {
+        **score_figures(result),
+        "beta": beta,
+        "simulated": simulated,
+        "n_rows": len(table),
+        "n_rows_left_out": ignored,
+    }
     return CommandResult(text, figures)
 
 

@@ -18,7 +18,7 @@ from tomopoint import __version__
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, SPLITS, Project, Run
 from tomopoint.data.tables import read_pick_table
 from tomopoint.data.tomograms import read_tomogram
-from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth
+from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
 from tomopoint.errors import DataError
 from tomopoint.evaluation.figures import COLOURS, draw_slices, marker_of
 from tomopoint.evaluation.history import parity_section, read_validation, timings_section, validation_sections
@@ -26,7 +26,7 @@ from tomopoint.evaluation.page import Markup, number, page, paragraph, picture, 
 from tomopoint.evaluation.score import Score, score_picks
 from tomopoint.evaluation.slices import choose_slabs, judge_picks
 from tomopoint.files import sha256_of
-from tomopoint.pipeline import COMPETITION_PARTICLES, PIPELINE_NAME, Particle, Pipeline
+from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline
 
 SHOWN_RUNS = 4
 """Runs with pictures: the worst, the best and some between."""
@@ -67,8 +67,8 @@ class ReportSources:
 
     @property
     def particles(self) -> tuple[Particle, ...]:
-        """Those of the validated run or of the submission's Pipeline, else the competition's."""
-        return self.pipeline.particles if self.pipeline else COMPETITION_PARTICLES
+        """Those of the validated run or of the submission's Pipeline, else of the project that holds the truth."""
+        return scored_particles(self.pipeline, self.truth)
 
     @cached_property
     def pipeline(self) -> Pipeline | None:

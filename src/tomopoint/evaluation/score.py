@@ -181,7 +181,7 @@ def score_figures(score: Score) -> dict[str, Any]:
 
 def score_text(score: Score, simulated: bool = False) -> str:
     """Return a score as a table for people; `simulated` says that the tomograms were."""
-    head = f"{'particle':22}{'weight':>7}{'F4':>9}{'precision':>11}{'recall':>9}"
+    head = f"{'particle':22}{'weight':>7}{f'F{score.beta:g}':>9}{'precision':>11}{'recall':>9}"
     head += f"{'TP':>7}{'FP':>7}{'FN':>7}{'error A':>9}"
     lines = [head]
     for name, item in score.per_class.items():

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from tomopoint.data.particles import project_particles
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, SPLITS, Project
 from tomopoint.data.tables import COORDINATES, SUBMISSION_COLUMNS, passing
 from tomopoint.data.tomograms import describe_tomogram
@@ -27,7 +28,7 @@ from tomopoint.inference.events import Event, last_call, read_events
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.parts import PartOrigin, load_part, part_path
 from tomopoint.inference.status import is_at_work
-from tomopoint.pipeline import COMPETITION_PARTICLES, PIPELINE_NAME, Particle, Pipeline
+from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline
 from tomopoint.progress import track
 
 DOUBLED_A = 1.0
@@ -126,7 +127,7 @@ def verify_submission(path: Path, project: Project, split: str = "test", out: Pa
 
     # What the competition takes: columns, ids, numbers, names.
     pipeline = _read_pipeline([path.with_name(PIPELINE_NAME), folder.pipeline_path], found)
-    particles = pipeline.particles if pipeline else COMPETITION_PARTICLES
+    particles = pipeline.particles if pipeline else project_particles(project.root)
     names = [particle.name for particle in particles]
     read = _read_rows(path, found)
     rows = pd.DataFrame(columns=[*KEY, "line"]) if read is None else read

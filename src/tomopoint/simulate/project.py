@@ -286,7 +286,8 @@ def _differences(recorded: Any, wanted: Any, name: str = "") -> list[str]:
         keys = sorted(set(recorded) | set(wanted))
         found = [_differences(recorded.get(k), wanted.get(k), f"{name}.{k}" if name else k) for k in keys]
         return [text for part in found for text in part]
-    return [] if recorded == wanted else [f"{name} was {shown(recorded)}, now {shown(wanted)}"]
+    was, now = (value if isinstance(value, str) else shown(value) for value in (recorded, wanted))
+    return [] if recorded == wanted else [f"{name} was {was}, now {now}"]
 
 
 def _record_path(out: Path, split: str, index: int) -> Path:

@@ -73,6 +73,7 @@ def train(
     """
     from dataclasses import replace
 
+    from tomopoint.data.particles import project_particles
     from tomopoint.training.crops.pseudo_labels import PseudoLabels
     from tomopoint.training.cross_validation import make_plan, open_folder, train_members
     from tomopoint.training.machine import Machine
@@ -80,7 +81,7 @@ def train(
 
     if pseudo_labels is None and (pseudo_data is not None or pseudo_threshold != PSEUDO_THRESHOLD):
         raise TomopointError("--pseudo-data and --pseudo-threshold belong to --pseudo-labels, which is not given")
-    chosen = load_recipe(recipe).with_fit(
+    chosen = load_recipe(recipe, project_particles(data)).with_fit(
         epochs=epochs, steps_per_epoch=steps_per_epoch, max_minutes=max_minutes, precision=precision
     )
     chosen = chosen if seed is None else replace(chosen, seed=seed)

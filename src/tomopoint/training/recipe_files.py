@@ -7,6 +7,10 @@ A file may start from another one and say what it changes::
       - {name: segresnet, init_filters: 8}
     fit: {epochs: 4}              # the base's other options of `fit` stay
 
+Its particles are those of the project; it may leave some out, or say them in full::
+
+    particles: [ribosome, {name: spike, radius_A: 75}]
+
 Options are merged at any depth; lists (folds, particles, sizes) are replaced, but `networks` as shown. A network's own
 options go before the recipe's, also before those that the file with `base` changes: ``fit: {batch_size: 2}`` does not
 change a network of the base that has its own `batch_size`.
@@ -16,13 +20,15 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from tomopoint.data.particles import complete_particles
 from tomopoint.errors import TomopointError, reason_of
 from tomopoint.files import is_plain_name
+from tomopoint.pipeline import COMPETITION_PARTICLES, Particle
 from tomopoint.strict_json import Malformed, build, shown
 from tomopoint.strict_yaml import read_yaml
 from tomopoint.training.recipe import OWN_OPTIONS, NetworkRecipe, Recipe
@@ -39,8 +45,8 @@ def recipes_folder() -> Path:
     return checkout if checkout.is_dir() and package.parent.name == "src" else package / "recipes"
 
 
-def load_recipe(name_or_path: str) -> Recipe:
-    """Read a recipe by name (``demo``) or from a YAML file.
+def load_recipe(name_or_path: str, known: Sequence[Particle] = COMPETITION_PARTICLES) -> Recipe:
+    """Read a recipe by name (``demo``) or from a YAML file; `known` are the particles of the project.
 
     Raises
     ------
@@ -49,13 +55,13 @@ def load_recipe(name_or_path: str) -> Recipe:
         allowed ones are named), or a value out of range.
     """
     path = _find(name_or_path)
-    return recipe_from_dict(_read(path, ()), str(path))
+    return recipe_from_dict(_read(path, (), known), str(path), known)
 
 
-def recipe_from_dict(content: Any, source: str) -> Recipe:
+def recipe_from_dict(content: Any, source: str, known: Sequence[Particle] = COMPETITION_PARTICLES) -> Recipe:
     """Build a recipe from parsed YAML; `source` names it in errors (see :func:`load_recipe`)."""
     try:
-        return build(Recipe, _with_own_options(content), to_float=True)
+        return build(Recipe, _with_particles(_with_own_options(content), known), to_float=True)
     except (Malformed, TomopointError) as error:
         raise TomopointError(f"{source}: {reason_of(error, _MAX_MESSAGE)}") from error
 
@@ -72,7 +78,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str
     return names
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> Any:
+def _read(path: Path, above: tuple[Path, ...], known: Sequence[Particle]) -> Any:
     """Return what a file holds on top of its base; `above` are the files that led here."""
     if path.resolve() in above:
         chain = " -> ".join(str(p) for p in (*above, path.resolve()))
@@ -86,16 +92,16 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:
     if not isinstance(base, str):
         raise TomopointError(f"{path}: {BASE} must be the name or path of one recipe, got {shown(base)}")
     try:
-        below = _read(_find(base, path.parent), (*above, path.resolve()))
+        below = _read(_find(base, path.parent), (*above, path.resolve()), known)
         # What is wrong in a base may lie hidden under the changes, so it is refused here, where its file is known.
-        recipe_from_dict(below, str(_find(base, path.parent)))
+        recipe_from_dict(below, str(_find(base, path.parent)), known)
     except TomopointError as error:
         raise TomopointError(f"{path}, {BASE}: {error}") from error
     changes = {key: value for key, value in content.items() if key != BASE}
     merged = _merge(below, changes)
     if isinstance(merged, dict) and isinstance(changes.get("networks"), list):
-        known = {_title(item): item for item in below.get("networks") or []}
-        merged["networks"] = [_changed_network(known.get(_title(item), {}), item) for item in changes["networks"]]
+        by_title = {_title(item): item for item in below.get("networks") or []}
+        merged["networks"] = [_changed_network(by_title.get(_title(item), {}), item) for item in changes["networks"]]
     return merged
 
 
@@ -148,6 +154,13 @@ def _with_own_options(content: Any) -> Any:
             own["optimiser"] = {**own["optimiser"], "learning_rate": rates[0]}
         networks.append({**network, **{name: _merge(content.get(name) or {}, value) for name, value in own.items()}})
     return {**content, "networks": networks}
+
+
+def _with_particles(content: Any, known: Sequence[Particle]) -> Any:
+    """Complete the particles by those that are known: all of them, where a recipe says nothing."""
+    if not isinstance(content, dict):
+        return content
+    return {**content, "particles": complete_particles(content.get("particles", [p.name for p in known]), known)}
 
 
 def _find(name_or_path: str, beside: Path | None = None) -> Path:

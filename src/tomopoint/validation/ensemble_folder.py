@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tomopoint.data.particles import project_particles
 from tomopoint.data.picks import Points, read_run_picks
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError
@@ -149,8 +150,9 @@ class EnsembleFolder:
     def read_truth(self, project: Project) -> dict[str, dict[str, Points]]:
         """Read the true picks of every held-out run: run -> particle -> ``(N, 3)`` x, y, z in Angstrom."""
         names = [particle.name for particle in self.particles]
+        known = [particle.name for particle in project_particles(project.root)]
         runs = [project.run(held_out.name, "train") for held_out in self.held_out]
-        return {run.name: read_run_picks(run.picks_folder, names) for run in runs}
+        return {run.name: read_run_picks(run.picks_folder, names, known) for run in runs}
 
     def command(self) -> str:
         """Return the words by which a user names these training folders on a command line."""

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from tomopoint.errors import DataError, reason_of
+from tomopoint.files import require_file
 from tomopoint.simulate.density import UNITS_PER_KDA, Blobs
+from tomopoint.strict_json import shown
 
 COLUMNS = ("x", "y", "z", "weight")
 MAX_ROWS = 5000
@@ -34,18 +36,20 @@ def read_beads(given: Path | tuple[tuple[float, ...], ...], sigma_A: float, sour
     """
     if isinstance(given, Path):
         try:
-            table = pd.read_csv(given, skipinitialspace=True)
+            require_file(given)
+            table = pd.read_csv(given, skipinitialspace=True, nrows=MAX_ROWS + 1)
         except OSError as error:
             raise DataError(f"{source}: cannot read {given} ({error.strerror}); correct the path") from error
         except (ValueError, OverflowError) as error:
-            raise DataError(f"{source}: {given} is not a CSV table ({reason_of(error)})") from error
+            raise DataError(f"{source}: {given} is not a CSV table ({reason_of(error)}); correct it") from error
         columns = {str(name) for name in table.columns}
         if not set(COLUMNS) <= columns <= {*COLUMNS, "sigma"}:
             raise DataError(
-                f"{source}: {given} has the columns {', '.join(sorted(columns))}; name them x, y, z, weight and, "
-                "optionally, sigma in its first line"
+                f"{source}: {given} has the columns {shown(', '.join(sorted(columns)))}; correct its first line to "
+                "x, y, z, weight and, optionally, sigma"
             )
         rows = table[[*COLUMNS, *(["sigma"] if "sigma" in table.columns else [])]]
+        source = f"{source}, {given}"
         values = rows.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     else:
         if {len(row) for row in given} not in ({4}, {5}):
@@ -54,6 +58,8 @@ def read_beads(given: Path | tuple[tuple[float, ...], ...], sigma_A: float, sour
     if not 0 < len(values) <= MAX_ROWS:
         raise DataError(f"{source}: {len(values)} beads; give between 1 and {MAX_ROWS}")
     if not np.isfinite(values).all() or (values[:, 3:] <= 0).any():
-        raise DataError(f"{source}: coordinates of beads must be numbers, weights and sigmas positive ones")
+        raise DataError(
+            f"{source}: coordinates of beads must be numbers, weights and sigmas positive ones; correct them"
+        )
     sigmas = values[:, 4] if values.shape[1] == 5 else np.full(len(values), sigma_A)
     return Blobs(np.ascontiguousarray(values[:, 2::-1]), sigmas, values[:, 3] * UNITS_PER_KDA)

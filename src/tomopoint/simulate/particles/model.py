@@ -45,5 +45,5 @@ class SimulatedParticle:
 
         It is turned at random; where `up_zyx`, a unit vector, is given, about this only, which the z axis is turned to.
         """
-        rotation = random_rotation(rng) if up_zyx is None else random_upright(rng, up_zyx)
-        return varied_copy(rng, self.blobs, variety).rotated(rotation)
+        copy = varied_copy(rng, self.blobs, variety)
+        return copy.rotated(random_rotation(rng) if up_zyx is None else random_upright(rng, up_zyx))

@@ -24,7 +24,7 @@ import numpy as np
 
 from tomopoint.data.particles import ParticleEntry, particle_of, read_entries
 from tomopoint.errors import DataError
-from tomopoint.files import sha256_of, write_atomically
+from tomopoint.files import require_file, sha256_of, write_atomically
 from tomopoint.simulate.density import UNITS_PER_KDA, Blobs
 from tomopoint.simulate.options import Shapes
 from tomopoint.simulate.particles.bead_table import read_beads
@@ -306,6 +306,7 @@ def _check(name: str, stated: SimulateEntry) -> None:
 
 def _hash_of(path: Path, source: str) -> str:
     try:
+        require_file(path)
         return sha256_of(path)
     except OSError as error:
         raise DataError(f"{source}: cannot read {path} ({error.strerror}); correct the path") from error

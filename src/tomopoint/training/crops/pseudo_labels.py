@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tomopoint.data.particles import project_particles
 from tomopoint.data.picks import Points
 from tomopoint.data.project import Project
 from tomopoint.data.tables import COORDINATES, read_pick_table
@@ -98,10 +99,11 @@ def _read(options: PseudoLabels, recipe: Recipe) -> pd.DataFrame:
     if "score" not in table.columns:
         raise DataError(f"{options.picks_path} has no scores; give the picks.csv of `tomopoint predict`")
     names = [particle.name for particle in recipe.particles]
-    unknown = sorted(set(table["particle_type"]) - set(names))
+    left_out = {particle.name for particle in project_particles(options.data_root)} - set(names)
+    unknown = sorted(set(table["particle_type"]) - set(names) - left_out)
     if unknown:
         raise DataError(f"{options.picks_path}: unknown particle {', '.join(unknown)}; known are {', '.join(names)}")
-    return table
+    return table[table["particle_type"].isin(names)]
 
 
 def _by_particle(rows: pd.DataFrame, names: Collection[str]) -> dict[str, Points]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tomopoint.data.normalisation import normalise
+from tomopoint.data.particles import project_particles
 from tomopoint.data.picks import Points, read_run_picks
 from tomopoint.data.project import Project, Run
 from tomopoint.data.tomograms import TomogramInfo, describe_tomogram, read_tomogram
@@ -111,11 +112,12 @@ def describe_runs(root: Path, names: Iterable[str], recipe: Recipe) -> dict[str,
     """
     project = Project(root)
     particle_names = [particle.name for particle in recipe.particles]
+    known = [particle.name for particle in project_particles(root)]
     records = {}
     for name in names:
         run = project.run(name, "train")
         infos = {kind: describe_tomogram(run.tomogram_path(kind)) for kind in recipe.crops.tomo_types}
-        records[name] = RunRecord(run, infos, read_run_picks(run.picks_folder, particle_names))
+        records[name] = RunRecord(run, infos, read_run_picks(run.picks_folder, particle_names, known))
         check_record(records[name])
     return records
 
