@@ -116,7 +116,7 @@ def draw(runs: dict[WorldName, list[SimulatedTomogram]], path: Path) -> None:
         axes[0, column].set_title(title)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=64)
+    figure.savefig(path, dpi=56)
     plt.close(figure)
 
 

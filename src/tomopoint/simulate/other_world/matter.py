@@ -29,7 +29,7 @@ CROWD_EXPONENT = 1.6
 
 def actin_filament(rng: np.random.Generator) -> Blobs:
     """F-actin: 42 kDa every 27.5 A, turned by -166.6 degrees, 500-3500 A long, hardly bent."""
-    return _filament(rng, rng.uniform(500.0, 3500.0), rise_A=27.5, turn_deg=-166.6, radius_A=16.0, kda=42.0)
+    return _filament(rng, rng.uniform(500.0, 3500.0), rise_A=27.5, turn_deg=-166.6, radius_A=11.0, kda=42.0)
 
 
 def microtubule(rng: np.random.Generator) -> Blobs:
