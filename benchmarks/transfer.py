@@ -120,9 +120,8 @@ def simulate(arms: Sequence[str], sizes: Sizes, out: Path, workers: int) -> None
 
 def measure(arm: str, seed: int, sizes: Sizes, out: Path) -> dict[str, Any]:
     """Train one network, choose thresholds, score in every world; or read what an earlier call found."""
-    result = (
-        out / "arms" / f"{arm}-{sizes.train_runs}-{sizes.steps}-{seed}" / f"{'full' if sizes.full else 'result'}.json"
-    )
+    folder = out / "arms" / f"{arm}-{sizes.train_runs}-{sizes.steps}-{seed}"
+    result = folder / ("with-full.json" if sizes.full else "result.json")
     if result.exists():
         found: dict[str, Any] = json.loads(result.read_text())
         return found
@@ -130,8 +129,8 @@ def measure(arm: str, seed: int, sizes: Sizes, out: Path) -> dict[str, Any]:
     data, recipe = out / "data", sizes.recipe(seed)
     names = sorted(run.name for run in Project(data / arm).runs("train"))
     runs = read_tomograms(describe_runs(data / arm, names, recipe), recipe)
-    result.parent.mkdir(parents=True, exist_ok=True)
-    task = MemberTask(Fold("fold0", tuple(names), ()), 0, 0, recipe, result.parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    task = MemberTask(Fold("fold0", tuple(names), ()), 0, 0, recipe, folder)
     fitted = fit_member(task, runs, Machine("cpu", curves="none"))
     network = build_network(recipe.networks[0], len(recipe.particles), recipe.stride)
     network.load_state_dict(dict(fitted.weights))
