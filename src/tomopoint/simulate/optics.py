@@ -97,12 +97,13 @@ def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> Imagin
         happens, value = float(rng.random()) < share * width, float(rng.uniform(low, high))
         return value if happens else otherwise
 
-    contrast = factor(variety.contrast, -0.1, 0.22) / options.difficulty
+    contrast = factor(variety.contrast, -0.15, 0.3) / options.difficulty
     noise = {
         "noise_sd": NOISE_SD * factor(variety.noise, 0.0, 0.15),
         "noise_peak": spread(variety.noise, 0.0, 0.16, nominal.noise_peak),
         "noise_width": spread(variety.noise, 0.1, 0.3, nominal.noise_width),
-        "noise_depth": nominal.noise_depth * factor(variety.noise, 0.0, 0.3),
+        # A plain back-projection has noise at all frequencies along z that the tilts have measured.
+        "noise_depth": sometimes(variety.noise, 0.35, 0.25, 0.8, nominal.noise_depth * factor(variety.noise, 0.0, 0.3)),
         "noise_ramp": spread(variety.noise, 0.0, 1.0, nominal.noise_ramp),
         "noise_low": nominal.noise_low * factor(variety.noise, 0.0, 0.6),
         "noise_white": sometimes(variety.noise, 0.35, 0.0, 0.8, nominal.noise_white),
