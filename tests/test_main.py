@@ -110,7 +110,7 @@ def test_version(capsys):
         (["train", "--out", "x"], "--data requires an argument"),
         (["simulate", "x", "--seed", "one"], 'Invalid value for --seed: unable to convert "one" into int.'),
         (["simulate", "x", "12"], "tomopoint simulate: Unexpected: 12. See `tomopoint simulate --help`."),
-        (["simulate", "x", "--content.tomo-types", "sharpened"], '"denoised", "wbp", "ctfdeconvolved"'),
+        (["simulate", "x", "--tomo-types", "sharpened"], '"denoised", "wbp", "ctfdeconvolved"'),
     ],
 )
 def test_a_wrong_word_is_one_plain_line_and_status_2(words, sentence, capsys):
@@ -154,7 +154,7 @@ def test_defaults_are_shown_as_one_types_them(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     page = plain(run(capsys, "simulate", "--help")[1])
     assert "Runs with labels. [default: 6]" in page
-    assert "[default: 0.005 0.02]" in page
+    assert "[default: denoised]" in page
     push = plain(run(capsys, "push", "--help")[1])
     assert "send nothing. --over-time" in push  # a flag has no default, nor what is left open
     assert "None" not in push
@@ -183,7 +183,7 @@ def test_of_an_option_that_is_repeated_the_last_counts(capsys):
 
 
 def test_underscores_and_capitals_are_taken(tmp_path, capsys):
-    words = ["simulate", str(tmp_path / "data"), "--train_runs", "1", "--content.labels.jitter_A", "99"]
+    words = ["simulate", str(tmp_path / "data"), "--train_runs", "1", "--labels.jitter_A", "99"]
     status, _, err = run(capsys, *words)
     assert (status, err) == (1, "tomopoint simulate: jitter_A must lie in [0, 50] Angstrom, got 99.0\n")
     assert run(capsys, "simulate", str(tmp_path / "data"), "--train_runs", "-1", "--shape", "32,32,32")[0] == 1

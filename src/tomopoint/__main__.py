@@ -51,7 +51,13 @@ _VALIDATED = (
     "{option} would change what was validated; say it there, then run this again: "
     "tomopoint validate {folders} {option} ..."
 )
+_SIMULATED = ("difficulty", "labels.missing", "labels.jitter-A", "labels.conflicting", "labels.double", "tomo-types")
 MOVED = {
+    "simulate": {f"--content.{name}": f"{{option}} is called --{name} now" for name in _SIMULATED}
+    | {
+        "--content.variation": "{option} is told by aspect now: --variety.optics, --variety.noise and so on, see --help",
+        "--content.crowding": "{option} is called --crowding now, and is a factor: 1 is usual, 0 leaves nothing",
+    },
     "export": dict.fromkeys(("--window", "--overlap", "--views", "--weights", "--offset-average"), _VALIDATED),
     "report": {"--run": "{option} is called --trained now: --trained FOLDER"},
 }

@@ -27,7 +27,7 @@ def simulate(
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     particles: Path | None = None,
-    content: Annotated[SimulationOptions, Parameter(group=CONTENT)] = DEFAULT_OPTIONS,
+    content: Annotated[SimulationOptions, Parameter(name="*", group=CONTENT)] = DEFAULT_OPTIONS,
 ) -> CommandResult:
     """Write simulated tomograms as a project in the competition's layout.
 
