@@ -42,7 +42,7 @@ def simulate(
     test_runs
         Runs without labels.
     shape
-        Depth, height and width in voxels of 10 A; the competition's is 184,630,630.
+        Depth, height and width in voxels; the competition's is 184,630,630.
     seed
         Same seed and version: same data.
     workers
@@ -53,7 +53,7 @@ def simulate(
         YAML file of your own particles: structures (mmCIF, PDB), density maps (MRC) or beads, how many and where;
         default the competition's six. A completed copy becomes particles.yaml in the project.
     content
-        What the runs hold: contrast, crowding, label mistakes, reconstruction types.
+        What the runs hold: contrast, crowding, voxel size, label mistakes, reconstruction types.
     """
     from tomopoint.simulate.particles.own import read_own_particles
     from tomopoint.simulate.project import ProjectPlan, write_project

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ELECTRON_WAVELENGTH_A = 0.0197
 """At 300 kV."""
 
-TILTED_THICKNESS_VOX = 95.0
+TILTED_THICKNESS_A = 95.0 * VOXEL_A
 """Thickness of the ice: a projection is a slice of Fourier space of one over this thickness."""
 
 _GAIN_GRID = 96
@@ -115,19 +115,21 @@ class Filters:
         angle = torch.rad2deg(torch.atan(kz / torch.where(across == 0, 1e-9, across)))
         inside = torch.sigmoid((p.last_tilt_deg - angle) / p.wedge_softness_deg)
         inside *= torch.sigmoid((angle - p.first_tilt_deg) / p.wedge_softness_deg)
+        thickness_vox = TILTED_THICKNESS_A / p.voxel_A
         between = angle.sub_(p.first_tilt_deg).div_(p.tilt_step_deg)
         away = between.sub_(between.round()).mul_(math.radians(p.tilt_step_deg)).mul_(torch.hypot(kz, across))
-        return inside.mul_(away.mul_(TILTED_THICKNESS_VOX).square_().neg_().exp_())
+        return inside.mul_(away.mul_(thickness_vox).square_().neg_().exp_())
 
     def _signal(self, squared: torch.Tensor, wedge: torch.Tensor) -> torch.Tensor:
         p, reconstruction = self._parameters, self._reconstruction
-        # Phase of the transfer function at defocus dz: pi * wavelength * dz * k^2, k in 1/A (Cs is nil at 20 A).
-        factor = math.pi * ELECTRON_WAVELENGTH_A * p.defocus_um * 1e4 / VOXEL_A**2
+        # Phase of the transfer function at defocus dz: pi * wavelength * dz * k^2, k in 1/A (Cs is nil: 0.08 at 8 A).
+        factor = math.pi * ELECTRON_WAVELENGTH_A * p.defocus_um * 1e4 / p.voxel_A**2
         transfer = (squared * factor + p.amplitude_phase).sin_()
         if not reconstruction.signed_ctf:
             transfer = transfer.abs_().clamp_(min=min(p.ctf_floor * reconstruction.ctf_floor_scale, 1.0))
         # Resolution and smoothing, both Gaussian.
-        falloff = 1.0 / (p.envelope * reconstruction.envelope_scale) ** 2 + 2 * (math.pi * p.smoothing_vox) ** 2
+        envelope = p.envelope * min(p.voxel_A / VOXEL_A, 1.0)
+        falloff = 1.0 / (envelope * reconstruction.envelope_scale) ** 2 + 2 * (math.pi * p.smoothing_vox) ** 2
         transfer.mul_(squared.mul(-falloff).exp_())
         return transfer.mul_(wedge.clamp(min=reconstruction.wedge_fill))
 
@@ -135,6 +137,8 @@ class Filters:
         self, kz: torch.Tensor, across: torch.Tensor, squared: torch.Tensor, wedge: torch.Tensor
     ) -> torch.Tensor:
         p = self._parameters
+        # In cycles per voxel whatever the voxel: binned and then denoised tomograms look alike voxel by voxel, for a
+        # denoiser learns what neighbouring voxels say of each other and knows no Angstrom.
         in_slices = kz**2 + across**2  # squared frequency perpendicular to the tilt axis: the ramp of back-projection
         if self._reconstruction.raw_noise:
             return in_slices.pow_(0.25).mul_(wedge)

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 RIBOSOME_MINIMUM = -5.0e-5
 """Mean over ribosomes of the darkest voxel, noise included, in real denoised tomograms."""
 
-RIBOSOME_REACH_VOX = 12
-PADDING_VOX = 8
+RIBOSOME_REACH_A = 12 * VOXEL_A
+PADDING_A = 8 * VOXEL_A
 """Empty border, so that a particle at one face does not appear at the opposite one."""
 
 _CALIBRATION_SEED = 0
 _CALIBRATION_RIBOSOMES = 8
-_CALIBRATION_BOX = 64
+_CALIBRATION_BOX_A = 64 * VOXEL_A
 
 
 def image_density(
@@ -73,7 +73,7 @@ def image_density(
     import torch
 
     target = torch.device(resolve_device(device))
-    padded = padded_shape(density_zyx.shape)
+    padded = padded_shape(density_zyx.shape, parameters.voxel_A)
     # How arrays are split over threads shows in the last digit, so the bytes of a volume would depend on the number of
     # cores and processes. Runs are made in parallel instead, which uses the cores better.
     n_threads = torch.get_num_threads()
@@ -115,11 +115,12 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def padded_shape(shape_zyx: tuple[int, ...]) -> tuple[int, int, int]:
+def padded_shape(shape_zyx: tuple[int, ...], voxel_A: float = VOXEL_A) -> tuple[int, int, int]:
     """Return the shape the FFTs run at: some padding, then up to factors of 2, 3 and 5."""
     from scipy.fft import next_fast_len
 
-    depth, height, width = (int(next_fast_len(size + PADDING_VOX, real=True)) for size in shape_zyx)
+    padding = round(PADDING_A / voxel_A)
+    depth, height, width = (int(next_fast_len(size + padding, real=True)) for size in shape_zyx)
     return depth, height, width
 
 
@@ -133,19 +134,20 @@ def signal_scale(parameters: ImagingParameters) -> float:
     """
     import torch
 
-    shape = (_CALIBRATION_BOX,) * 3
+    size = _calibration_size(parameters.voxel_A)
+    shape = (size,) * 3
     filters = Filters(replace(parameters, noise_sd=NOISE_SD), RECONSTRUCTIONS["denoised"], shape)
-    _, signal_filter, power = next(filters.slabs("cpu", planes=_CALIBRATION_BOX))
+    _, signal_filter, power = next(filters.slabs("cpu", planes=size))
     noise_filter = power.sqrt() * filters.noise_gain()
-    offsets = np.indices(shape) + 0.5 - _CALIBRATION_BOX / 2
-    near = (offsets**2).sum(axis=0) < RIBOSOME_REACH_VOX**2
+    offsets = np.indices(shape) + 0.5 - size / 2
+    near = (offsets**2).sum(axis=0) < (RIBOSOME_REACH_A / parameters.voxel_A) ** 2
     pairs = []
-    for ribosome, white in _calibration_spectra():
+    for ribosome, white in _calibration_spectra(parameters.voxel_A):
         signal = torch.fft.irfftn(ribosome * -signal_filter, s=shape)
         noise = torch.fft.irfftn(white * noise_filter, s=shape)
         pairs.append((signal.numpy()[near], noise.numpy()[near]))
     target = RIBOSOME_MINIMUM * parameters.contrast
-    low, high = 0.0, 1e-3
+    low, high = 0.0, 1e-3 * (VOXEL_A / parameters.voxel_A) ** 3  # a voxel holds the more, the larger it is
     for _ in range(50):
         middle = (low + high) / 2
         mean = float(np.mean([(middle * signal + noise).min() for signal, noise in pairs]))
@@ -154,18 +156,22 @@ def signal_scale(parameters: ImagingParameters) -> float:
 
 
 @functools.cache
-def _calibration_spectra() -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+def _calibration_spectra(voxel_A: float) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     """Return the spectra of a few lone ribosomes and of white noise for each, whatever particles a project has."""
     import torch
 
     rng = np.random.default_rng(_CALIBRATION_SEED)
-    shape = (_CALIBRATION_BOX,) * 3
+    size = _calibration_size(voxel_A)
+    shape = (size,) * 3
     pairs = []
     for _ in range(_CALIBRATION_RIBOSOMES):
         box = np.zeros(shape, dtype=np.float32)
-        add_blobs(
-            box, competition_particle("ribosome").instance(rng), np.full(3, _CALIBRATION_BOX / 2 * VOXEL_A), VOXEL_A
-        )
+        add_blobs(box, competition_particle("ribosome").instance(rng), np.full(3, size / 2 * voxel_A), voxel_A)
         white = rng.standard_normal(shape, dtype=np.float32)
         pairs.append((torch.fft.rfftn(torch.from_numpy(box)), torch.fft.rfftn(torch.from_numpy(white))))
     return tuple(pairs)
+
+
+def _calibration_size(voxel_A: float) -> int:
+    """Return the edge of a ribosome's box, an even number of voxels: it has the same room whatever they measure."""
+    return 2 * round(_CALIBRATION_BOX_A / voxel_A / 2)

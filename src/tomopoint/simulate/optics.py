@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tomopoint.simulate.options import SimulationOptions
+from tomopoint.simulate.options import VOXEL_A, SimulationOptions
 
 NOISE_SD = 4.0e-6
 """Standard deviation of pure noise: that of real denoised slices between what is dark in them."""
@@ -39,7 +39,8 @@ class ImagingParameters:
         The transfer function's modulus is lifted to at least this: zeros are filled by tilts of other defocus, low
         frequencies by amplitude contrast, inelastic scattering and correction. 1: no trace of it.
     envelope
-        Frequency at which the envelope has fallen to 1/e, cycles per voxel.
+        Frequency at which the envelope has fallen to 1/e, cycles per voxel of 10 A. In coarser voxels it is cycles per
+        voxel, for there denoising limits resolution; in finer ones the optics still do, at the same Angstrom.
     first_tilt_deg, last_tilt_deg, tilt_step_deg
         The tilt series, degrees.
     axis_deg
@@ -54,6 +55,8 @@ class ImagingParameters:
         Standard deviation of a slow background over the volume, in standard deviations of the noise.
     hot_spots
         Isolated extreme voxels per million.
+    voxel_A
+        Edge of a voxel; the same in all runs of a project.
     """
 
     contrast: float = 1.0
@@ -77,6 +80,7 @@ class ImagingParameters:
     adaptive: float = 0.0
     gradient: float = 0.0
     hot_spots: float = 0.0
+    voxel_A: float = VOXEL_A
 
 
 def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> ImagingParameters:
@@ -130,4 +134,4 @@ def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> Imagin
         "gradient": spread(variety.look, 0.0, 0.4, nominal.gradient),
         "hot_spots": sometimes(variety.look, 0.2, 0.0, 5.0, nominal.hot_spots),
     }
-    return ImagingParameters(contrast=contrast, **noise, **optics, **tilt, **look)
+    return ImagingParameters(contrast=contrast, **noise, **optics, **tilt, **look, voxel_A=options.voxel_A)

@@ -16,7 +16,10 @@ Shapes = Literal["measured", "analytic"]
 WorldName = Literal["own", "other"]
 
 VOXEL_A = 10.012444309
-"""Edge of a voxel, the mean of the three values in the competition's metadata."""
+"""Edge of the competition's voxels, the mean of three values in the metadata. Everything was calibrated at it."""
+
+VOXELS_A = (4.0, 25.0)
+"""Smallest and largest voxel that can be simulated: finer ones hold nothing more, in coarser ones no particle shows."""
 
 FULL_SHAPE_ZYX = (184, 630, 630)
 """Shape of the competition's tomograms, voxels."""
@@ -133,9 +136,13 @@ class SimulationOptions:
     shapes
         Of the competition's particles: ``measured``, bead models of their atomic structures; ``analytic``, built from
         symmetry and size.
+    voxel_A
+        Edge of a voxel, Angstrom. Molecules, ice and defocus keep their size; noise and smoothing are those of a
+        denoised tomogram of such voxels.
     world
         ``own``: the world pickers are trained in. ``other``: another kind of imaging, matter and deformation, to judge
-        pickers by; no recipe trains on it. Of these options it follows `difficulty`, `crowding`, `labels`, `shapes`.
+        pickers by; no recipe trains on it. Of these options it follows `difficulty`, `crowding`, `labels`, `shapes`
+        and `voxel_A`.
     """
 
     difficulty: float = 1.0
@@ -144,11 +151,14 @@ class SimulationOptions:
     labels: LabelImperfections = field(default_factory=LabelImperfections)
     tomo_types: tuple[TomoType, ...] = ("denoised",)
     shapes: Shapes = "measured"
+    voxel_A: float = VOXEL_A
     world: WorldName = "own"
 
     def __post_init__(self) -> None:
         _require(0.1 <= self.difficulty <= 10, f"difficulty must lie in [0.1, 10], got {self.difficulty}")
         _require(0 <= self.crowding <= 3, f"crowding must lie in [0, 3], got {self.crowding}")
+        low, high = VOXELS_A
+        _require(low <= self.voxel_A <= high, f"voxel_A must lie in [{low:g}, {high:g}] Angstrom, got {self.voxel_A}")
         unknown = sorted(set(self.tomo_types) - set(TOMO_TYPES))
         _require(not unknown, f"unknown tomogram type {', '.join(unknown)}; known are {', '.join(TOMO_TYPES)}")
         _require("denoised" in self.tomo_types, "tomogram types must contain 'denoised': it is what training reads")

@@ -26,7 +26,7 @@ from tomopoint.data.particles import PARTICLES_NAME
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import SAMPLE_SUBMISSION, SIMULATION_RECORD, SPLITS, TRUTH_FOLDER, Run
 from tomopoint.data.tables import write_submission
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.tomograms import COMPETITION_SCALE_A, write_tomogram
 from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
 from tomopoint.progress import track
@@ -190,7 +190,7 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
     for _ in track(_make_runs(plan, missing, workers), "simulate", total=len(missing)):
         pass
     # The example submission: every particle once per test run, all in the middle of the box.
-    middle = dict(zip("zyx", (round(size * VOXEL_A / 2, 3) for size in plan.shape_zyx), strict=True))
+    middle = dict(zip("zyx", (round(size * plan.options.voxel_A / 2, 3) for size in plan.shape_zyx), strict=True))
     names = [run_name("test", index) for index in range(plan.test_runs)]
     rows = [{"experiment": run, "particle_type": name, **middle} for run in names for name in plan.particle_names]
     table = pd.DataFrame(rows, columns=["experiment", "particle_type", "x", "y", "z"])
@@ -216,9 +216,11 @@ def write_run(plan: ProjectPlan, split: str, index: int) -> RunRecord:
     folder = run.picks_folder if split == "train" else plan.out / TRUTH_FOLDER / run.name
     for name in plan.particle_names:
         write_picks(folder / f"{name}.json", run.name, name, points[name])
+    # The three numbers of the competition's metadata differ in the eighth digit; other sizes have one.
+    scale_A = COMPETITION_SCALE_A if made.voxel_A == VOXEL_A else (made.voxel_A,) * 3
     for tomo_type, volume in made.reconstructions.items():
         if split == "train" or tomo_type == "denoised":
-            write_tomogram(run.tomogram_path(tomo_type), volume)
+            write_tomogram(run.tomogram_path(tomo_type), volume, scale_A)
     counts = {name: len(made.points_xyz_A[name]) for name in plan.particle_names}
     seconds = round(time.monotonic() - start, 2)
     record = RunRecord(run.name, split, index, counts, asdict(made.imaging), device, seconds)

@@ -121,6 +121,8 @@ class Scene:
         Albumin-like and membrane proteins: (centre, density) each.
     magnification
         Size of every molecule over its true one: the calibration of a microscope is right to some percent.
+    voxel_A
+        Edge of a voxel.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -131,10 +133,11 @@ class Scene:
     film: FilmEdge | None
     crowd: tuple[tuple[Array, Blobs], ...]
     magnification: float = 1.0
+    voxel_A: float = VOXEL_A
 
     def points_xyz_A(self) -> dict[str, Array]:
         """Return the true centres of labelled particles inside the box, ``(N, 3)`` x, y, z, per name."""
-        depth_A = self.shape_zyx[0] * VOXEL_A
+        depth_A = self.shape_zyx[0] * self.voxel_A
         inside = [m for m in self.molecules if 0.0 <= m.centre_zyx_A[0] <= depth_A]
         return {
             name: np.array([m.centre_zyx_A[::-1] for m in inside if m.name == name]).reshape(-1, 3)
@@ -145,13 +148,13 @@ class Scene:
         """Render everything, ``(D, H, W)`` float32."""
         volume = np.zeros(self.shape_zyx, dtype=np.float32)
         for vesicle in self.vesicles:
-            add_vesicle(volume, vesicle, VOXEL_A)
+            add_vesicle(volume, vesicle, self.voxel_A)
         if self.film is not None:
-            add_film_edge(volume, self.film, VOXEL_A)
+            add_film_edge(volume, self.film, self.voxel_A)
         for molecule in self.molecules:
-            add_blobs(volume, molecule.blobs.scaled(self.magnification), molecule.centre_zyx_A, VOXEL_A)
+            add_blobs(volume, molecule.blobs.scaled(self.magnification), molecule.centre_zyx_A, self.voxel_A)
         for centre, blobs in self.crowd:
-            add_blobs(volume, blobs.scaled(self.magnification), centre, VOXEL_A)
+            add_blobs(volume, blobs.scaled(self.magnification), centre, self.voxel_A)
         return volume
 
 
@@ -162,7 +165,7 @@ def draw_scene(
     particles: Sequence[SimulatedParticle],
 ) -> Scene:
     """Draw a run's content at the real density of everything, whatever the box; `particles` in placement order."""
-    extent = np.asarray(shape_zyx) * VOXEL_A
+    extent = np.asarray(shape_zyx) * options.voxel_A
     amounts = draw_surroundings(rng, options)
     slab = draw_slab(rng, extent, options.variety.ice)
     film = _draw_film(rng, slab, amounts)
@@ -178,7 +181,15 @@ def draw_scene(
     crowd = _draw_membrane_proteins(rng, vesicles, occupancy) + _draw_small_proteins(rng, amounts, slab, occupancy)
     magnification = 1.0 + options.variety.magnification * float(rng.uniform(-MAGNIFICATION_ERROR, MAGNIFICATION_ERROR))
     return Scene(
-        shape_zyx, slab, tuple(particles), tuple(occupancy.molecules), vesicles, film, tuple(crowd), magnification
+        shape_zyx,
+        slab,
+        tuple(particles),
+        tuple(occupancy.molecules),
+        vesicles,
+        film,
+        tuple(crowd),
+        magnification,
+        options.voxel_A,
     )
 
 

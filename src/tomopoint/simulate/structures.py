@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tomopoint.simulate.density import Array, Volume
+from tomopoint.simulate.density import Array, Volume, width_on_grid
+from tomopoint.simulate.options import VOXEL_A
 
 LEAFLET_DISTANCE_A = 40.0
 """Distance of the two head group layers of a bilayer."""
@@ -37,7 +38,7 @@ class Vesicle:
     waves
         ``(K, 4)``: direction z, y, x times wave number, and amplitude, of gentle undulations.
     leaflet_density
-        Peak density of one head group layer.
+        Peak density of one head group layer, per 10 A voxel.
     grain_seed
         Seed of its granular texture.
     """
@@ -78,7 +79,7 @@ class FilmEdge:
     middle_z_A, half_thickness_A
         Where the sheet lies.
     density
-        Mean density of the film.
+        Mean density of the film, per 10 A voxel.
     grain_seed
         Seed of its granular texture.
     """
@@ -111,7 +112,9 @@ def draw_vesicle(rng: np.random.Generator, centre_zyx_A: Array, largest_A: float
 
 def add_vesicle(volume_zyx: Volume, vesicle: Vesicle, voxel_A: float) -> None:
     """Add a bilayer's density to a volume in place, one plane at a time."""
-    reach = vesicle.semi_axes_zyx_A * 1.12 + LEAFLET_DISTANCE_A + 4 * LEAFLET_SIGMA_A
+    sigma = float(width_on_grid(np.asarray(LEAFLET_SIGMA_A), voxel_A))
+    peak = vesicle.leaflet_density * (voxel_A / VOXEL_A) ** 3 * (LEAFLET_SIGMA_A / sigma)
+    reach = vesicle.semi_axes_zyx_A * 1.12 + LEAFLET_DISTANCE_A + 4 * sigma
     low = np.maximum(np.floor((vesicle.centre_zyx_A - reach) / voxel_A).astype(int), 0)
     high = np.minimum(np.ceil((vesicle.centre_zyx_A + reach) / voxel_A).astype(int) + 1, volume_zyx.shape)
     if (low >= high).any():
@@ -124,9 +127,9 @@ def add_vesicle(volume_zyx: Volume, vesicle: Vesicle, voxel_A: float) -> None:
     for plane in range(low[0], high[0]):
         points[..., 0] = (plane + 0.5) * voxel_A
         distance = vesicle.distance_A(points)
-        leaflets = np.exp(-0.5 * ((np.abs(distance) - LEAFLET_DISTANCE_A / 2) / LEAFLET_SIGMA_A) ** 2)
+        leaflets = np.exp(-0.5 * ((np.abs(distance) - LEAFLET_DISTANCE_A / 2) / sigma) ** 2)
         grain = 1.0 + _MEMBRANE_GRAIN * rng.standard_normal(distance.shape, dtype=np.float32)
-        volume_zyx[plane, low[1] : high[1], low[2] : high[2]] += vesicle.leaflet_density * leaflets * grain
+        volume_zyx[plane, low[1] : high[1], low[2] : high[2]] += peak * leaflets * grain
 
 
 def draw_film_edge(rng: np.random.Generator, extent_zyx_A: Array, middle_z_A: float) -> FilmEdge:
@@ -156,6 +159,7 @@ def add_film_edge(volume_zyx: Volume, film: FilmEdge, voxel_A: float) -> None:
         return
     area = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     across = 1.0 / (1.0 + np.exp(np.clip(-beyond[area] / _FILM_SOFTNESS_A, -40, 40)))
+    density = film.density * (voxel_A / VOXEL_A) ** 3
     rng = np.random.default_rng(film.grain_seed)
     for plane in range(depth):
         outside = abs((plane + 0.5) * voxel_A - film.middle_z_A) - film.half_thickness_A
@@ -163,4 +167,4 @@ def add_film_edge(volume_zyx: Volume, film: FilmEdge, voxel_A: float) -> None:
         if share < 1e-3:
             continue
         grain = 1.0 + _FILM_GRAIN * rng.standard_normal(across.shape, dtype=np.float32)
-        volume_zyx[plane][area] += film.density * share * across * grain
+        volume_zyx[plane][area] += density * share * across * grain

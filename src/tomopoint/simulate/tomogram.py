@@ -10,7 +10,7 @@ import numpy as np
 from tomopoint.simulate.density import Array, Volume
 from tomopoint.simulate.labels import imperfect_labels
 from tomopoint.simulate.optics import ImagingParameters
-from tomopoint.simulate.options import VOXEL_A, SimulationOptions, check_shape
+from tomopoint.simulate.options import SimulationOptions, check_shape
 from tomopoint.simulate.other_world.imaging import TiltSeries
 from tomopoint.simulate.particles.catalogue import competition_particles
 from tomopoint.simulate.particles.model import SimulatedParticle
@@ -49,7 +49,7 @@ class SimulatedTomogram:
     reconstructions: dict[str, Volume]
     scene: Scene
     imaging: ImagingParameters | TiltSeries
-    voxel_A: float = VOXEL_A
+    voxel_A: float
 
 
 def simulate_tomogram(
@@ -88,6 +88,8 @@ def simulate_tomogram(
     kinds = competition_particles(options.shapes) if particles is None else particles
     scene = world.draw_scene(scene_rng, options, shape, kinds)
     truth = scene.points_xyz_A()
-    labels = imperfect_labels(truth, options.labels, np.asarray(shape[::-1]) * VOXEL_A, label_rng)
+    labels = imperfect_labels(truth, options.labels, np.asarray(shape[::-1]) * options.voxel_A, label_rng)
     reconstructions = world.image_density(scene.density(), imaging, options.tomo_types, noise_rng, device)
-    return SimulatedTomogram(reconstructions["denoised"], truth, labels, reconstructions, scene, imaging)
+    return SimulatedTomogram(
+        reconstructions["denoised"], truth, labels, reconstructions, scene, imaging, options.voxel_A
+    )

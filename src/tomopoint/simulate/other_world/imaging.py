@@ -42,7 +42,7 @@ class TiltSeries:
     contrast
         Phase shift over that of protein in ice.
     shift_px, rotation_deg
-        Spread of the misalignment per tilt.
+        Spread of the misalignment per tilt; pixels of 10 A, for markers and frames limit it, not binning.
     ramp_cutoff
         Of the ramp filter, cycles per pixel.
     low_pass_vox
@@ -51,6 +51,8 @@ class TiltSeries:
         What is done to the reconstruction, and how much of it (0 to 1).
     background_sd
         Robust standard deviation the values are scaled to.
+    voxel_A
+        Edge of a voxel; the same in all runs of a project.
     """
 
     tilt_limit_deg: float
@@ -72,10 +74,11 @@ class TiltSeries:
     post_filter: PostFilter
     filter_strength: float
     background_sd: float
+    voxel_A: float
 
 
 def draw_tilt_series(rng: np.random.Generator, options: SimulationOptions) -> TiltSeries:
-    """Draw how one run is imaged. Of the options only the difficulty counts: this world varies in its own ways."""
+    """Draw how one run is imaged. Of the options difficulty and voxel size count: this world varies in its own ways."""
     return TiltSeries(
         tilt_limit_deg=float(rng.uniform(40.0, 60.0)),
         tilt_step_deg=float(rng.choice(TILT_STEPS_DEG)),
@@ -96,6 +99,7 @@ def draw_tilt_series(rng: np.random.Generator, options: SimulationOptions) -> Ti
         post_filter=POST_FILTERS[int(rng.integers(len(POST_FILTERS)))],
         filter_strength=float(rng.uniform(0.0, 1.0)),
         background_sd=float(rng.uniform(3.5e-6, 5.5e-6)),
+        voxel_A=options.voxel_A,
     )
 
 
@@ -146,8 +150,9 @@ def image_by_projections(
 def _tilt_images(specimen_zyx: Volume, series: TiltSeries, rng: np.random.Generator) -> Iterator[tuple[float, Image]]:
     """Yield every tilt and its aligned image with phases flipped, in the order they are taken."""
     microscope = Microscope(
-        pixel_A=VOXEL_A,
-        phase_per_unit=PHASE_PER_UNIT * series.contrast,
+        pixel_A=series.voxel_A,
+        # The same matter shifts phases the less, the larger the pixel is that it stands in.
+        phase_per_unit=PHASE_PER_UNIT * series.contrast * (VOXEL_A / series.voxel_A) ** 2,
         ice_A=series.ice_A,
         amplitude_contrast=series.amplitude_contrast,
         b_factor_A2=series.b_factor_A2,
@@ -156,7 +161,7 @@ def _tilt_images(specimen_zyx: Volume, series: TiltSeries, rng: np.random.Genera
     tilts = tilt_scheme(series.tilt_limit_deg, series.tilt_step_deg)
     # Alignment sets where the middle of a tomogram is, so misalignment is nought on average.
     shifts = rng.normal(0.0, series.shift_px, (len(tilts), 2))
-    shifts = np.clip(shifts - shifts.mean(axis=0), -1.5, 1.5)
+    shifts = np.clip(shifts - shifts.mean(axis=0), -1.5, 1.5) * (VOXEL_A / series.voxel_A)
     dose = series.dose / len(tilts)
     for index, (tilt, projection) in enumerate(zip(tilts, project(specimen_zyx, tilts), strict=True)):
         defocus = 1e4 * (series.defocus_um + rng.normal(0.0, series.defocus_spread_um))

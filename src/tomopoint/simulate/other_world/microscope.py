@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
+from tomopoint.simulate.options import VOXEL_A
+
 Image = npt.NDArray[np.float32]
 
 WAVELENGTH_A = 0.01969
@@ -34,7 +36,8 @@ DEFOCUS_STRIPS = 5
 """Defoci across a tilted specimen; between them images are blended."""
 
 PADDING_PX = 14
-"""Border of a projection, for the spread of the transfer function (6 pixels at 5 um and Nyquist) and misalignment."""
+"""Border of a projection of 10 A pixels, for the spread of the transfer function (6 pixels at 5 um and Nyquist) and
+misalignment. That spread grows with the square of a finer pixel's Nyquist frequency, counted in pixels."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ class Microscope:
             ``(V, U)`` float32: counts over their mean, less one; protein is negative as far as phases are right.
         """
         shape = projection_vu.shape
-        padded = np.pad(projection_vu, PADDING_PX)
+        padding = math.ceil(PADDING_PX * max(VOXEL_A / self.pixel_A, 1.0) ** 2)
+        padded = np.pad(projection_vu, padding)
         if exposure.rotation_deg:
             padded = ndimage.rotate(padded, exposure.rotation_deg, reshape=False, order=3)
         size = tuple(int(fft.next_fast_len(length, real=True)) for length in padded.shape)
@@ -145,7 +149,7 @@ class Microscope:
         # 3. Phases are flipped with the defocus that was estimated, one for the whole image.
         flip = np.where(self.transfer(exposure.estimated_defocus_A, squared) > 0, -1, 1)
         flipped = fft.irfft2(fft.rfft2(relative, s=size) * (camera * flip).astype(np.float32), s=size)
-        inner = np.s_[PADDING_PX : PADDING_PX + shape[0], PADDING_PX : PADDING_PX + shape[1]]
+        inner = np.s_[padding : padding + shape[0], padding : padding + shape[1]]
         return np.ascontiguousarray(flipped[inner], dtype=np.float32)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from tomopoint.simulate.density import Array, Blobs
-from tomopoint.simulate.options import VOXEL_A, SimulationOptions
+from tomopoint.simulate.options import SimulationOptions
 from tomopoint.simulate.other_world.matter import (
     actin_filament,
     gold_bead,
@@ -70,11 +70,11 @@ def draw_other_scene(
     shape_zyx: tuple[int, int, int],
     particles: Sequence[SimulatedParticle],
 ) -> Scene:
-    """Draw a run's content; `particles` in placement order. Of the options only the crowding counts.
+    """Draw a run's content; `particles` in placement order. Of the options only crowding and voxel size count.
 
-    As in the own world, it multiplies complexes and small proteins, and leaves what is large as it is.
+    As in the own world, crowding multiplies complexes and small proteins, and leaves what is large as it is.
     """
-    slab = draw_slab(rng, np.asarray(shape_zyx) * VOXEL_A)
+    slab = draw_slab(rng, np.asarray(shape_zyx) * options.voxel_A)
     share = slab.area_share()
 
     # 1. What is longer than a particle, the largest first; most of it is in the box only in part.
@@ -98,7 +98,8 @@ def draw_other_scene(
         for _ in range(rng.poisson(rng.uniform(*GOLD) * share)):
             _place(rng, slab, occupancy, gold_bead(rng))
     crowd = _draw_crowd(rng, options, slab, occupancy)
-    return Scene(shape_zyx, slab, tuple(particles), tuple(occupancy.molecules), (), film, tuple(crowd))
+    molecules = tuple(occupancy.molecules)
+    return Scene(shape_zyx, slab, tuple(particles), molecules, (), film, tuple(crowd), voxel_A=options.voxel_A)
 
 
 def _with_uniform_count(rng: np.random.Generator, particle: SimulatedParticle) -> SimulatedParticle:

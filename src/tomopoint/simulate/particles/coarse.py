@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from tomopoint.simulate.density import Array, Blobs
+from tomopoint.simulate.density import NARROWEST_VOX, Array, Blobs
 from tomopoint.simulate.options import VOXEL_A
 
 VOLUME_PER_KDA_A3 = 1210.0
@@ -21,8 +21,7 @@ MIN_BEADS = 8
 BLUR_PER_RESOLUTION = 0.225
 """Standard deviation of the Gaussian that stands for a resolution: 1 / (pi sqrt 2), its transform is 1/e there."""
 
-MIN_SIGMA_A = 0.65 * VOXEL_A
-"""Narrower Gaussians, sampled at voxel centres, would have an integral that depends on where they lie."""
+MIN_SIGMA_A = NARROWEST_VOX * VOXEL_A
 
 _BEAD_PER_RESOLUTION = 0.8
 """Edge of the cube that one bead stands for, over the resolution: the measured shapes have 15-20 A at about 20 A."""
