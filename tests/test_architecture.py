@@ -21,6 +21,7 @@ ALLOWED = {
     "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation"},
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},
+    "picker": BASE | {"pipeline", "data", "simulate", "inference", "evaluation", "road"},
     "kaggle": BASE | {"pipeline", "data", "inference", "evaluation", "export"},
 }
 ONLY_ENGINES_IMPORT = {"onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda"}

@@ -43,7 +43,7 @@ COMMANDS = {
         "rehearse": "tomopoint.kaggle.command:rehearse",
         "push": "tomopoint.kaggle.command:push",
     },
-    "All of it": {"demo": "tomopoint.demo:demo"},
+    "All of it": {"picker": "tomopoint.picker.command:picker", "demo": "tomopoint.demo:demo"},
 }
 """The commands by stretches of the road, ``module:function`` of each."""
 

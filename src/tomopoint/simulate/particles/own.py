@@ -16,6 +16,7 @@ Paths count from the file's folder. See :mod:`tomopoint.data.particles` for what
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,9 +176,14 @@ def read_own_particles(path: Path, shapes: Shapes) -> OwnParticles:
     DataError
         Anything wrong with the file or with one that it names; says which particle.
     """
+    return own_particles(read_entries(path), path, shapes)
+
+
+def own_particles(stated_entries: Sequence[ParticleEntry], path: Path, shapes: Shapes) -> OwnParticles:
+    """Read the structures of entries that stand in `path`, as :func:`read_own_particles` does."""
     known = {particle.name: particle for particle in competition_particles(shapes)}
     particles, entries, hashes = [], [], {}
-    for entry in read_entries(path):
+    for entry in stated_entries:
         try:
             stated = build(SimulateEntry, dict(entry.simulate), f"{entry.name}.simulate", to_float=True)
             _check(entry.name, stated)
