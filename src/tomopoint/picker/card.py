@@ -45,7 +45,7 @@ ROOT is a folder that holds `test/static/ExperimentRuns/RUN/VoxelSpacing10.000/d
 
 F4 in its own world **{own_f4}**: {own_runs} runs, each by the network that never saw it, at thresholds chosen on the \
 other network's runs.
-F4 in the other world **{other_f4}**: {other_runs} runs of another imaging model among other unlabelled matter, on which \
+F4 in the other world **{other_f4}**: {other_runs} of another imaging model among other unlabelled matter, on which \
 nothing was trained or chosen, at the graph's thresholds.
 
 | particle | world | F4 | precision | recall | there | found | wrong | missed |
@@ -184,6 +184,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"weights `{n['weights_sha256']}`"
         for n in card["networks"]
     ]
+    other_runs = card["other_world"]["runs"]
     values = {
         "names": ", ".join(card["particles"]),
         "warnings": "".join(f"{sentence}.\n" for sentence in card["unlikely"]),
@@ -195,7 +196,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         "own_f4": f"{card['own_world']['score']:.3f}",
         "own_runs": card["own_world"]["runs"],
         "other_f4": f"{card['other_world']['score']:.3f}",
-        "other_runs": card["other_world"]["runs"],
+        "other_runs": f"{other_runs} run{'s' if other_runs > 1 else ''}",
         **card["made_of"],
     }
     return _CARD.format(**{**card, **values})

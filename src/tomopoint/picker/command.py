@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tomopoint import __version__
 from tomopoint.command import CommandResult
+from tomopoint.errors import TomopointError
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ def picker(
 
     # 1. What is asked for, all of it looked at before anything is made.
     start = time.monotonic()
+    if seed < 0:
+        raise TomopointError(f"the seed must not be negative, got {seed}")
     content = SimulationOptions(voxel_A=voxel_size)
     plan = make_plan(minutes, runs, quick)
     targets = read_targets(structure or (), particles)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tomopoint.data.particles import PARTICLES_NAME
-from tomopoint.data.project import SAMPLE_SUBMISSION, TRUTH_FOLDER
+from tomopoint.data.project import SAMPLE_SUBMISSION, TRUTH_FOLDER, Run
 from tomopoint.evaluation.calibration import VALIDATION_NAME
 from tomopoint.files import write_atomically
 from tomopoint.inference.folder import SUBMISSION_NAME
@@ -14,6 +14,7 @@ from tomopoint.models.box import SUFFIX, box_models
 from tomopoint.picker.plan import QUICK_STEPS, Plan
 from tomopoint.pipeline import PIPELINE_NAME
 from tomopoint.road import Step
+from tomopoint.simulate.project import run_name
 
 PRETRAINED = "small"
 """The model of the box that a picker starts from; its backbone alone, where its classes are others."""
@@ -128,10 +129,11 @@ def judging_steps(places: Places, plan: Plan) -> list[Step]:
     predict = ("predict", "--data", p["other"], "--model", p["graph"], "--out", p["other_picks"])
     submission, truth = places.other_picks / SUBMISSION_NAME, places.other / TRUTH_FOLDER
     score = ("score", str(submission), "--truth", str(truth), "--json")
+    sample = Run(run_name("train", 0), "train", places.data).tomogram_path()
     validated = (places.trained / PIPELINE_NAME, places.trained / VALIDATION_NAME)
     return [
         Step("validate", (("validate", p["trained"], "--window", plan.window),), validated),
-        Step("export", (("export", p["trained"], "-o", p["graph"]),), (places.graph,)),
+        Step("export", (("export", p["trained"], "-o", p["graph"], "--tomogram", str(sample)),), (places.graph,)),
         Step("predict", (predict,), (submission,)),
         Step("score", (score,), (places.other_score,), figures=places.other_score),
     ]
