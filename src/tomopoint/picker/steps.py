@@ -20,7 +20,7 @@ PRETRAINED = "small"
 """The model of the box that a picker starts from; its backbone alone, where its classes are others."""
 
 EXACT_LABELS = tuple(
-    word for name in ("missing", "jitter-A", "conflicting", "double") for word in (f"--content.labels.{name}", "0")
+    word for name in ("missing", "jitter-A", "conflicting", "double") for word in (f"--labels.{name}", "0")
 )
 """Nobody annotated these tomograms, so nobody has made mistakes."""
 
@@ -103,10 +103,10 @@ def starting_recipe(path: Path) -> str:
 
 def simulating_steps(places: Places, plan: Plan, voxel_A: float, seed: int) -> list[Step]:
     """Return the steps that make tomograms: to train on, and of the other world."""
-    size = ("--shape", plan.shape, "--content.voxel-A", str(voxel_A))
+    size = ("--shape", plan.shape, "--voxel-A", str(voxel_A))
     same = ("--particles", str(places.particles), *size, "--seed", str(seed))
     own = ("--train-runs", str(plan.runs), "--test-runs", "0", *EXACT_LABELS)
-    other = ("--train-runs", "0", "--test-runs", str(plan.other_runs), "--content.world", "other")
+    other = ("--train-runs", "0", "--test-runs", str(plan.other_runs), "--world", "other")
     return [
         Step("simulate", (("simulate", str(places.data), *same, *own),), (places.data / SAMPLE_SUBMISSION,)),
         Step("other world", (("simulate", str(places.other), *same, *other),), (places.other / SAMPLE_SUBMISSION,)),
