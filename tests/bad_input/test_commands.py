@@ -81,6 +81,8 @@ LINES_WITH_A_FILE = [
     "stage --model {bad}.onnx --out {out}",
     "push {bad} --dry-run",
     "rehearse --dataset {bad} --data {good}/data --out {out}",
+    "picker --structure spike={bad}.cif --out {out}",
+    "picker --particles {bad}.yaml --out {out}",
 ]
 
 

@@ -61,7 +61,7 @@ def read_structure(path: Path, assembly: str | int = 1, mass_kda: float | None =
         structure = gemmi.read_structure(str(path), merge_chain_parts=True)
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror or reason_of(error)}); {require}") from error
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:  # IndexError: a file without any block
         raise DataError(f"{path} is not a structure ({reason_of(error)}); {require}") from error
     while len(structure) > 1:
         del structure[-1]
