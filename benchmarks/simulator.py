@@ -55,8 +55,8 @@ SLICE_AUTOCORRELATION = {"x": (0.67, 0.18, 0.05, 0.11, 0.12), "y": (0.75, 0.42, 
 """Of whole slices, with all that is in them; AUTOCORRELATION is that of the noise between."""
 REAL_SLICES = {"background_sd": 4.3e-6, "sd": 6.1e-6, "ribosome_minimum": -5.0e-5, "skew": (-2.8, -1.1)}
 REAL_SECTORS = (0.88, 0.22, 0.03)
-N_PLACED_RUNS = 20
-N_IMAGED_RUNS = 16
+N_PLACED_RUNS = 60
+N_IMAGED_RUNS = 24
 FIGURE_SEED = 9
 
 

@@ -192,7 +192,7 @@ def test_parameters_vary_within_their_ranges() -> None:
         "tilt_step_deg": (1.0, 5.0),
         "axis_deg": (-8.0, 8.0),
         "wedge_softness_deg": (2.0, 6.5),
-        "smoothing_vox": (0.0, 1.0),
+        "smoothing_vox": (0.0, 0.9),
         "adaptive": (0.0, 1.0),
         "gradient": (0.0, 0.4),
     }

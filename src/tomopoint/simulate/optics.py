@@ -109,7 +109,7 @@ def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> Imagin
         # A plain back-projection has noise at all frequencies along z that the tilts have measured.
         "noise_depth": sometimes(variety.noise, 0.35, 0.25, 0.8, nominal.noise_depth * factor(variety.noise, 0.0, 0.3)),
         "noise_ramp": spread(variety.noise, 0.0, 1.0, nominal.noise_ramp),
-        "noise_low": nominal.noise_low * factor(variety.noise, 0.0, 0.6),
+        "noise_low": nominal.noise_low * factor(variety.noise, -0.4, 0.5),
         "noise_white": sometimes(variety.noise, 0.35, 0.0, 0.8, nominal.noise_white),
     }
     optics = {
@@ -119,7 +119,7 @@ def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> Imagin
         "envelope": spread(variety.optics, 0.22, 0.48, nominal.envelope),
     }
     # A corrected (deconvolved) tomogram, or one taken with a phase plate, shows the density itself.
-    optics["ctf_floor"] = sometimes(variety.optics, 0.12, 0.7, 1.0, optics["ctf_floor"])
+    optics["ctf_floor"] = sometimes(variety.optics, 0.1, 0.7, 1.0, optics["ctf_floor"])
     reach = spread(variety.tilt, 40.0, 65.0, nominal.last_tilt_deg)
     tilt = {
         "first_tilt_deg": -reach + spread(variety.tilt, -4.0, 4.0, 0.0),
@@ -129,8 +129,8 @@ def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> Imagin
         "wedge_softness_deg": spread(variety.tilt, 2.0, 6.5, nominal.wedge_softness_deg),
     }
     look = {
-        "smoothing_vox": sometimes(variety.look, 0.3, 0.3, 1.0, nominal.smoothing_vox),
-        "adaptive": sometimes(variety.look, 0.3, 0.3, 1.0, nominal.adaptive),
+        "smoothing_vox": sometimes(variety.look, 0.25, 0.3, 0.9, nominal.smoothing_vox),
+        "adaptive": sometimes(variety.look, 0.25, 0.3, 1.0, nominal.adaptive),
         "gradient": spread(variety.look, 0.0, 0.4, nominal.gradient),
         "hot_spots": sometimes(variety.look, 0.2, 0.0, 5.0, nominal.hot_spots),
     }
