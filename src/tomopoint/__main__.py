@@ -55,7 +55,7 @@ _SIMULATED = ("difficulty", "labels.missing", "labels.jitter-A", "labels.conflic
 MOVED = {
     "simulate": {f"--content.{name}": f"{{option}} is called --{name} now" for name in _SIMULATED}
     | {
-        "--content.variation": "{option} is told by aspect now: --variety.optics, --variety.noise and so on, see --help",
+        "--content.variation": "{option} is told by aspect now: --variety.optics, --variety.noise and others, --help",
         "--content.crowding": "{option} is called --crowding now, and is a factor: 1 is usual, 0 leaves nothing",
     },
     "export": dict.fromkeys(("--window", "--overlap", "--views", "--weights", "--offset-average"), _VALIDATED),

@@ -180,7 +180,7 @@ def test_difficulty_divides_the_contrast() -> None:
 def test_parameters_vary_within_their_ranges() -> None:
     drawn = [draw_imaging(np.random.default_rng(seed), SimulationOptions()) for seed in range(500)]
     ranges = {
-        "contrast": (0.52, 1.57),
+        "contrast": (0.40, 1.83),
         "noise_sd": (0.68 * NOISE_SD, 1.46 * NOISE_SD),
         "noise_peak": (0.0, 0.16),
         "noise_white": (0.0, 0.8),
