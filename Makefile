@@ -25,7 +25,7 @@ OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 EXTRA_OF_TORCH := import torch; print("gpu-cu12" if (torch.version.cuda or "13").startswith("12.") else "gpu")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cpus test-slow test-gpu check format kernels wheels push clean again
+.PHONY: help setup demo test test-cpus test-slow test-gpu check format kernels weights wheels push clean again
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -76,6 +76,10 @@ format: $(READY)  ## format and fix what can be fixed
 
 kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py and kernels.toml
 	$(BIN)/python -m tomopoint kernels
+
+weights: $(READY)  ## make the model of the box, `small`, again from nothing: two hours; MINUTES=60 for less
+	$(BIN)/python -m tomopoint picker --particles docs/examples/competition.yaml --voxel-size 10.012444309 --scratch --minutes $(or $(MINUTES),115) --out work/small
+	$(BIN)/python -m tomopoint.picker.boxing work/small small
 
 wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks; DRY=1 only says which, TENSORRT=index or wheel
 	$(BIN)/python -m tomopoint wheels $(if $(TENSORRT),--tensorrt $(TENSORRT)) $(if $(DRY),--dry-run)

@@ -1,12 +1,14 @@
 """Two training folders in one graph: thresholds calibrated for their average, against the average of their thresholds.
 
-    make demo && python benchmarks/joint.py [--demo work/demo] [--out work/bench-joint]
+    tomopoint train --data DATA --recipe narrow --out trained/narrow      # then validate, export, predict --out picks
+    python benchmarks/joint.py --trained trained/narrow --data DATA --picks picks/picks.csv [--out work/bench-joint]
 
-Takes the networks of a finished demo apart into two training folders, SegResNets and DynUNets, and validates each
-alone and both together. Thresholds are then chosen on random draws of seven training runs, as many as the competition
-has, in two ways: for the average of all networks from its own out-of-fold picks (what `tomopoint validate A B` does),
-and as the mean of the thresholds that each half would get alone. Both are scored on the training runs that were not
-drawn (picks of the average of the two networks that never saw them) and on the demo's test runs (picks of all four).
+DATA is a simulated project. Takes the networks of the recipe `narrow` apart into two training folders, SegResNets and
+DynUNets, and validates each alone and both together. Thresholds are then chosen on random draws of seven training
+runs, as many as the competition has, in two ways: for the average of all networks from its own out-of-fold picks
+(what `tomopoint validate A B` does), and as the mean of the thresholds that each half would get alone. Both are
+scored on the training runs that were not drawn (picks of the average of the two networks that never saw them) and on
+the test runs (picks of all four).
 What is predicted is not predicted again; the last line is one JSON object.
 """
 
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tomopoint.data.project import TRUTH_FOLDER
 from tomopoint.data.tables import PICK_COLUMNS, passing, read_pick_table
 from tomopoint.data.truth import read_truth
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
@@ -50,17 +53,17 @@ def out_of_fold_picks(folder: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).loc[:, list(PICK_COLUMNS)]
 
 
-def measure(demo: Path, out: Path) -> dict[str, dict[str, float]]:
-    folders, together = take_apart(demo / "trained", out), out / "together"
-    window = ",".join(map(str, Pipeline.load(demo / "trained" / PIPELINE_NAME).tiling.window_zyx))
+def measure(trained: Path, data: Path, predicted: Path, out: Path) -> dict[str, dict[str, float]]:
+    folders, together = take_apart(trained, out), out / "together"
+    window = ",".join(map(str, Pipeline.load(trained / PIPELINE_NAME).tiling.window_zyx))
     for given in (*([str(folder)] for folder in folders), [*map(str, folders), "--out", str(together)]):
         words = [sys.executable, "-m", "tomopoint", "validate", *given, "--window", window]
         subprocess.run(words, check=True, stdout=subprocess.PIPE)
     particles = Pipeline.load(together / PIPELINE_NAME).particles
     names = [particle.name for particle in particles]
-    truth, test_truth = read_truth(demo / "data", names), read_truth(demo / "data" / "truth", names)
+    truth, test_truth = read_truth(data, names), read_truth(data / TRUTH_FOLDER, names)
     picks = {folder: out_of_fold_picks(folder) for folder in (*folders, together)}
-    test_picks = read_pick_table(demo / "kaggle" / "working" / "picks.csv")
+    test_picks = read_pick_table(predicted)
 
     def thresholds(folder: Path, chosen: list[str]) -> dict[str, float]:
         own = picks[folder].loc[picks[folder]["experiment"].isin(chosen)]
@@ -97,10 +100,14 @@ def _figures(scores: np.ndarray) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demo", type=Path, default=Path("work/demo"), help="folder that `make demo` filled")
+    parser.add_argument("--trained", type=Path, required=True, help="validated training folder of the recipe narrow")
+    parser.add_argument("--data", type=Path, required=True, help="simulated project that it was trained on")
+    parser.add_argument(
+        "--picks", type=Path, required=True, help="picks.csv of the project's test runs by all networks"
+    )
     parser.add_argument("--out", type=Path, default=Path("work/bench-joint"))
     given = parser.parse_args()
-    figures = measure(given.demo.resolve(), given.out.resolve())
+    figures = measure(*(path.resolve() for path in (given.trained, given.data, given.picks, given.out)))
     for title, values in figures.items():
         print(f"{title}: {values}")
     print(json.dumps(figures))

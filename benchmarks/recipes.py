@@ -2,7 +2,7 @@
 
     python benchmarks/recipes.py [--seeds 0,1,2] [--faults] [--out work/bench-recipes]
 
-Every arm trains the narrow SegResNet and DynUNet of the recipe `demo` with the same number of steps on the same runs,
+Every arm trains the narrow SegResNet and DynUNet of the recipe `narrow` with the same number of steps on the same runs,
 and is scored with the official metric on others, each at thresholds chosen on the rest of these: each network alone,
 and the average of both. The geometry is the competition's at half scale: volumes of 96 x 318 x 318, crops of
 48 x 64 x 64, windows whose starts are odd about as often. Learning rates of all recipes are multiplied by the same
@@ -139,7 +139,7 @@ def recipe_of(arm: Arm, network: str, seed: int) -> Recipe:
     """The arm's recipe at this benchmark's size; what it says about anything but size and length stays."""
     recipe = load_recipe(arm.recipe)
     own = recipe.for_network([config.name for config in recipe.networks].index(network))
-    narrow = next(config for config in load_recipe("demo").networks if config.name == network)
+    narrow = next(config for config in load_recipe("narrow").networks if config.name == network)
     optimiser = replace(own.optimiser, learning_rate=own.optimiser.learning_rate * RATE_FACTOR)
     sized = replace(own, networks=(narrow,), crops=replace(own.crops, size_zyx=CROP), optimiser=optimiser)
     return replace(sized, seed=seed).with_fit(

@@ -43,7 +43,7 @@ def main() -> None:
         for size in sizes
         for kind in kinds
     }
-    recipe = load_recipe("demo")
+    recipe = load_recipe("narrow")
     figures["steps"] = {
         f"{config.title} {precision}": measure_steps(recipe, index, tomogram, precision)
         for index, config in enumerate(recipe.networks)

@@ -3,10 +3,11 @@
     make bench-transfer [ARGS="--steps 800 --seeds 0,1,2 --arms analytic,measured --side-by-side 2"]
 
 Every arm simulates training runs of its own: with analytic or measured shapes of the particles, and with every copy
-and every run nominal or varied as by default (`-variety`). One SegResNet of the recipe `demo` is trained on them for
-the same number of steps, and predicts runs of the arm's own kind and of the other world (docs/simulator.md), which are
-the same for all arms and which no network has seen. Thresholds are chosen on runs of the arm's own kind, half of those
-held out; the score at them, on the other half and in the other world, is what a user gets who has no real annotations.
+and every run nominal or varied as by default (`-variety`), at the real contrast or below it (`-fainter`). One
+SegResNet of the recipe `demo` is trained on them for the same number of steps, and predicts runs of the arm's own
+kind and of the other world (docs/simulator.md), which are the same for all arms and which no network has seen.
+Thresholds are chosen on runs of the arm's own kind, half of those held out; the score at them, on the other half and
+in the other world, is what a user gets who has no real annotations.
 "at best" is the score at the best thresholds that there are in a world. All scores are simulated.
 
 `--arms ...,trained-there` adds a network that was trained in the other world: the ceiling of its size and steps.
@@ -69,6 +70,7 @@ ARMS = {
     "analytic-variety": SimulationOptions(shapes="analytic"),
     "measured": SimulationOptions(shapes="measured", variety=NO_VARIETY),
     "measured-variety": SimulationOptions(shapes="measured"),
+    "measured-variety-fainter": SimulationOptions(shapes="measured", difficulty=1.3),
 }
 """What the runs hold that an arm is trained on."""
 

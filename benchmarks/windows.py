@@ -2,8 +2,8 @@
 
     python benchmarks/windows.py [--runs 6] [--out work/bench-windows]
 
-Simulates runs of 184x630x630, trains the narrow SegResNet and DynUNet of the recipe `demo` on each of two folds (on
-crops nearer to the windows than the demo's), then validates the same four networks once per tiling with `tomopoint
+Simulates runs of 184x630x630, trains the narrow SegResNet and DynUNet of the recipe `narrow` on each of two folds (on
+crops nearer to the windows than its own), then validates the same four networks once per tiling with `tomopoint
 validate`, two tilings side by side. The norms of the networks take their statistics from the whole window, so a window
 is not free to choose: the table shows what a larger one costs or gains. What is finished is not made again.
 The last line is one JSON object.
@@ -53,7 +53,7 @@ def n_windows(window_zyx: tuple[int, int, int], overlap: int) -> int:
 
 
 def write_recipe(path: Path) -> None:
-    recipe = yaml.safe_load((recipes_folder() / "demo.yaml").read_text())
+    recipe = yaml.safe_load((recipes_folder() / "narrow.yaml").read_text())
     recipe["crops"]["size_zyx"] = CROP
     recipe["fit"].update(FIT)
     path.write_text(yaml.safe_dump(recipe))

@@ -16,6 +16,8 @@ from tomopoint.errors import TomopointError
 from tomopoint.evaluation.command import score
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.graph_metadata import pipeline_in, read_metadata
+from tomopoint.models import box
+from tomopoint.picker import boxing
 from tomopoint.picker.command import picker
 from tomopoint.picker.plan import MAX_RUNS, MIN_RUNS, make_plan
 from tomopoint.picker.targets import PER_RUN, read_targets
@@ -232,3 +234,31 @@ def test_on_one_core_folds_are_trained_one_after_the_other(monkeypatch: pytest.M
     assert not plan.side_by_side
     both = 2 * plan.training_minutes(plan.simulating_s)
     assert both + (plan.simulating_s + plan.judging_s) / 60 == pytest.approx(60, abs=0.02)
+
+
+def test_a_picker_goes_into_the_box(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "box"
+    folder.mkdir()
+    monkeypatch.setattr(boxing, "box_folder", lambda: folder)
+    monkeypatch.setattr(box, "box_folder", lambda: folder)
+    graph = boxing.put_in_box(made, "tiny")
+    assert box.box_models() == {"tiny": graph}
+    record = box.load_record(graph)
+    assert record.onnx_sha256 == sha256_of(made / "cross.onnx") == sha256_of(graph)
+    assert record.seeds == {"tomograms, weights and crops": SEED}
+    card = box.card_of(graph)
+    assert card is not None
+    text = card.read_text()
+    assert "tomopoint predict --data ROOT --model tiny --out picks" in text
+    assert "--model " + str(made) not in text
+    assert len(record.commands) == 8
+
+    (made / "cross.onnx").rename(tmp_path / "cross.onnx")
+    (made / "cross.onnx").write_bytes(b"another graph")
+    try:
+        with pytest.raises(TomopointError, match="is not the graph that"):
+            boxing.put_in_box(made, "tiny")
+    finally:
+        (tmp_path / "cross.onnx").replace(made / "cross.onnx")
+    with pytest.raises(TomopointError, match="let `tomopoint picker` finish first"):
+        boxing.put_in_box(tmp_path, "tiny")

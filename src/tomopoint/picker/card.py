@@ -122,8 +122,8 @@ def write_card(
         "step_seconds": dict(seconds),
         "minutes": round(sum(seconds.values()) / 60, 1),
         "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}",
-        "commands": [line_of(words, step.figures) for step in steps for words in step.commands],
-        "predict": f"tomopoint predict --data ROOT --model {places.graph} --out picks",
+        "commands": [_from_here(line_of(words, step.figures)) for step in steps for words in step.commands],
+        "predict": _from_here(f"tomopoint predict --data ROOT --model {places.graph} --out picks"),
     }
     write_atomically(places.card_figures, json.dumps(card, indent=2) + "\n")
     write_atomically(places.card, _markdown(card))
@@ -155,6 +155,11 @@ def card_text(card: Mapping[str, Any], places: Places) -> str:
             f"next: {card['predict']}",
         ]
     )
+
+
+def _from_here(line: str) -> str:
+    """Return a command line with paths as they are typed in the folder that the picker was asked for in."""
+    return line.replace(f"{Path.cwd()}{os.sep}", "")
 
 
 def _figures_of(scored: Mapping[str, Any]) -> dict[str, Any]:

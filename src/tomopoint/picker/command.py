@@ -24,6 +24,7 @@ def picker(
     out: Path | None = None,
     seed: int = 0,
     runs: int | None = None,
+    scratch: bool = False,
     quick: bool = False,
 ) -> CommandResult:
     """Make a picker from structures of what it is to find.
@@ -50,6 +51,8 @@ def picker(
         Of tomograms, initial weights and crops.
     runs
         Simulated tomograms to train on; default by the minutes.
+    scratch
+        Start from random weights, not from the model `small` that comes with the package.
     quick
         Small tomograms and a few training steps, whatever the minutes: shows that everything runs, not how well.
     """
@@ -74,12 +77,13 @@ def picker(
         "minutes": plan.minutes,
         "runs": plan.runs,
         "seed": seed,
+        "scratch": scratch,
         "quick": quick,
         "tomopoint": __version__,
     }
     road = Road("picker", places.out, asked)
     targets.save(places.particles)
-    starts_from = starting_recipe(places.recipe)
+    starts_from = starting_recipe(places.recipe, scratch)
     logger.info("picker of %s: %s; starts from %s", ", ".join(targets.names), plan.text(), starts_from)
     for sentence in targets.unlikely():
         logger.warning(sentence)

@@ -16,6 +16,16 @@ from tomopoint.pipeline import PIPELINE_NAME
 from tomopoint.road import Step
 from tomopoint.simulate.project import run_name
 
+CARD_FIGURES = "model-card.json"
+"""The model card for programs, in a picker's folder."""
+
+DIFFICULTY = 1.3
+"""Of the tomograms to train on, which are fainter than the real ones.
+
+What is learnt there finds as much in clearer ones, and more in the other world; not so the other way round
+(docs/benchmarks.md).
+"""
+
 PRETRAINED = "small"
 """The model of the box that a picker starts from; its backbone alone, where its classes are others."""
 
@@ -88,14 +98,14 @@ class Places:
     @property
     def card_figures(self) -> Path:
         """The same for programs."""
-        return self.out / "model-card.json"
+        return self.out / CARD_FIGURES
 
 
-def starting_recipe(path: Path) -> str:
+def starting_recipe(path: Path, scratch: bool) -> str:
     """Write the recipe of a picker, unless it is there; return what its network starts from."""
     if not path.exists():
         text = "base: picker\n"
-        if PRETRAINED in box_models():
+        if PRETRAINED in box_models() and not scratch:
             text += f"networks:\n  - {{name: segresnet, pretrained: {PRETRAINED}}}\n"
         write_atomically(path, text)
     return f"the model {PRETRAINED}" if "pretrained" in path.read_text() else "random weights"
@@ -105,7 +115,7 @@ def simulating_steps(places: Places, plan: Plan, voxel_A: float, seed: int) -> l
     """Return the steps that make tomograms: to train on, and of the other world."""
     size = ("--shape", plan.shape, "--voxel-A", str(voxel_A))
     same = ("--particles", str(places.particles), *size, "--seed", str(seed))
-    own = ("--train-runs", str(plan.runs), "--test-runs", "0", *EXACT_LABELS)
+    own = ("--train-runs", str(plan.runs), "--test-runs", "0", "--difficulty", str(DIFFICULTY), *EXACT_LABELS)
     other = ("--train-runs", "0", "--test-runs", str(plan.other_runs), "--world", "other")
     return [
         Step("simulate", (("simulate", str(places.data), *same, *own),), (places.data / SAMPLE_SUBMISSION,)),
