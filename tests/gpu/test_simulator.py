@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tomopoint.simulate.filters import NOISE_SD
+from tomopoint.simulate.optics import NOISE_SD
 from tomopoint.simulate.options import SimulationOptions
 from tomopoint.simulate.tomogram import simulate_tomogram
 
