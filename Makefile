@@ -78,7 +78,7 @@ kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py
 	$(BIN)/python -m tomopoint kernels
 
 weights: $(READY)  ## make the model of the box, `small`, again from nothing: two hours; MINUTES=60 for less
-	$(BIN)/python -m tomopoint picker --particles docs/examples/competition.yaml --voxel-size 10.012444309 --scratch --minutes $(or $(MINUTES),115) --out work/small
+	$(BIN)/python -m tomopoint picker --particles docs/examples/competition.yaml --voxel-size 10.012444309 --scratch --seed 20261121 --runs 48 --minutes $(or $(MINUTES),115) --out work/small
 	$(BIN)/python -m tomopoint.picker.boxing work/small small
 
 wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks; DRY=1 only says which, TENSORRT=index or wheel
