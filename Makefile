@@ -49,8 +49,8 @@ endif
 
 again:
 
-demo: $(READY)  ## the whole road on simulated tomograms, about 13 minutes; QUICK=1 for two minutes
-	$(BIN)/python -m tomopoint demo $(if $(QUICK),--quick) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
+demo: $(READY)  ## the whole road on simulated tomograms, under ten minutes; SCRATCH=1 from random weights, QUICK=1 for two minutes
+	$(BIN)/python -m tomopoint demo $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch) $(if $(OUT),--out $(OUT)) $(if $(SEED),--seed $(SEED))
 
 test: $(READY)  ## the tests, about seven minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # one thread each: two processes fill two cores

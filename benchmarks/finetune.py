@@ -102,7 +102,7 @@ class Setting:
 
     def recipe(self, arm: str, seed: int) -> Recipe:
         """The demo's options for so many steps of one network, and nothing that depends on the machine's speed."""
-        demo = load_recipe("demo")
+        demo = load_recipe("demo-scratch")
         sizes = {f.name: getattr(self.architecture, f.name) for f in fields(NetworkConfig)}
         start = None if arm == SCRATCH else str(self.weights)
         network = NetworkRecipe(**{**sizes, "label": None, "learning_rate": None, "pretrained": start})

@@ -4,8 +4,8 @@
 
 Every arm simulates training runs of its own: with analytic or measured shapes of the particles, and with every copy
 and every run nominal or varied as by default (`-variety`), at the real contrast or below it (`-fainter`). One
-SegResNet of the recipe `demo` is trained on them for the same number of steps, and predicts runs of the arm's own
-kind and of the other world (docs/simulator.md), which are the same for all arms and which no network has seen.
+SegResNet of the recipe `demo-scratch` is trained on them for the same number of steps, and predicts runs of the arm's
+own kind and of the other world (docs/simulator.md), which are the same for all arms and which no network has seen.
 Thresholds are chosen on runs of the arm's own kind, half of those held out; the score at them, on the other half and
 in the other world, is what a user gets who has no real annotations.
 "at best" is the score at the best thresholds that there are in a world. All scores are simulated.
@@ -91,7 +91,7 @@ class Sizes:
 
     def recipe(self, seed: int) -> Recipe:
         """The demo's first network for so many steps, and nothing that depends on the machine's speed."""
-        demo = load_recipe("demo")
+        demo = load_recipe("demo-scratch")
         epochs = max(self.steps // STEPS_PER_EPOCH, 1)
         sized = replace(demo, networks=demo.networks[:1], crops=replace(demo.crops, size_zyx=CROP), seed=seed)
         return sized.with_fit(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,11 @@ class DemoSize:
 
 
 FULL = DemoSize(train_runs=16, test_runs=4, shape="128,320,320", window="128,192,192", recipe="demo")
+SCRATCH = replace(FULL, recipe="demo-scratch")
 QUICK = DemoSize(train_runs=2, test_runs=2, shape="96,160,160", window="96,96,96", recipe="demo-quick")
 
 
-def demo(*, out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -> CommandResult:
+def demo(*, out: Path = Path("work/demo"), seed: int = 0, scratch: bool = False, quick: bool = False) -> CommandResult:
     """Walk the whole road on simulated tomograms.
 
     Simulate, train, validate, export, stage, rehearse, score, report.
@@ -58,6 +59,8 @@ def demo(*, out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -
         Folder for everything that is made; tomograms, networks and picks that are there already are not made again.
     seed
         Seed of the simulated tomograms.
+    scratch
+        Train from random weights, not from the model `small` that comes with the package.
     quick
         Small volumes and a few training steps, about two minutes: shows that everything runs, not how well.
     """
@@ -65,9 +68,9 @@ def demo(*, out: Path = Path("work/demo"), seed: int = 0, quick: bool = False) -
 
     checkout_root()  # staging needs it: better said now than after the training
     start = time.monotonic()
-    size = QUICK if quick else FULL
+    size = QUICK if quick else SCRATCH if scratch else FULL
     out = out.resolve()
-    road = Road("demo", out, {"seed": seed, "quick": quick})
+    road = Road("demo", out, {"seed": seed, "scratch": scratch, "quick": quick})
     paths = {
         "data": out / "data",
         "trained": out / "trained",

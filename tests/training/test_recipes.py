@@ -21,7 +21,7 @@ from tomopoint.training.recipe import (
 )
 from tomopoint.training.recipe_files import differences, load_recipe, recipe_from_dict, recipes_folder
 
-NAMES = ("default", "demo", "demo-quick", "narrow", "picker", "winner", "winner-miniature")
+NAMES = ("default", "demo", "demo-quick", "demo-scratch", "narrow", "picker", "winner", "winner-miniature")
 STORED = Path(__file__).parent / "stored"
 """Recipes and records of finished members as earlier versions wrote them, one folder each."""
 
