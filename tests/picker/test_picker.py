@@ -250,7 +250,8 @@ def test_a_picker_goes_into_the_box(made: Path, tmp_path: Path, monkeypatch: pyt
     assert card is not None
     text = card.read_text()
     assert "tomopoint predict --data ROOT --model tiny --out picks" in text
-    assert "--model " + str(made) not in text
+    assert "`tiny.onnx`" in text
+    assert f"--data ROOT --model {made}" not in text
     assert len(record.commands) == 8
 
     (made / "cross.onnx").rename(tmp_path / "cross.onnx")

@@ -53,8 +53,9 @@ def put_in_box(folder: Path, name: str) -> Path:
     )
     boxed: Path = box_folder() / f"{name}{SUFFIX}"
     shutil.copyfile(graph, boxed)
-    by_name = f"tomopoint predict --data ROOT --model {name} --out picks"
-    write_atomically(boxed.with_suffix(".md"), figures.with_suffix(".md").read_text().replace(card["predict"], by_name))
+    text = figures.with_suffix(".md").read_text()
+    text = text.replace(card["predict"], f"tomopoint predict --data ROOT --model {name} --out picks")
+    write_atomically(boxed.with_suffix(".md"), text.replace(f"`{graph.name}`", f"`{boxed.name}`"))
     write_atomically(boxed.with_suffix(".json"), json.dumps(asdict(record), indent=2) + "\n")
     return boxed
 
