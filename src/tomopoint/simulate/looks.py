@@ -43,11 +43,15 @@ def adaptively_smoothed(volume_zyx: Volume, strength: float) -> Volume:
     variance = uniform_filter(volume_zyx**2, _ADAPTIVE_BOX_VOX)
     variance -= mean**2
     background = np.float32(np.median(variance[::2, ::2, ::2]))
-    kept = np.maximum(variance - background, 0.0)
-    kept /= np.maximum(variance, np.float32(1e-20))
+    kept = variance - background
+    np.maximum(kept, 0.0, out=kept)
+    kept /= np.maximum(variance, np.float32(1e-20), out=variance)
     kept *= np.float32(strength)
     kept += np.float32(1.0 - strength)
-    return np.asarray(mean + (volume_zyx - mean) * kept, dtype=np.float32)
+    smoothed = np.subtract(volume_zyx, mean, out=variance)
+    smoothed *= kept
+    smoothed += mean
+    return np.asarray(smoothed)
 
 
 def _slow_background(shape_zyx: tuple[int, ...], coefficients: np.ndarray) -> Volume:

@@ -38,8 +38,8 @@ from tomopoint.strict_json import build, read, reading, shown
 
 RECORDS_FOLDER = "simulation"
 
-BYTES_PER_VOXEL = 32
-"""Peak memory of one run over its voxels: 26 measured at full size (whole process), some for more reconstructions."""
+BYTES_PER_VOXEL = 40
+"""Peak memory of one run over its voxels: 36 measured at full size (whole process, adaptive look), and some to spare."""
 
 SMALL_WORK_VOX = 30_000_000
 """Below this many voxels in all, starting processes costs more than it gains."""
