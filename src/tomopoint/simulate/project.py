@@ -39,7 +39,7 @@ from tomopoint.strict_json import build, read, reading, shown
 RECORDS_FOLDER = "simulation"
 
 BYTES_PER_VOXEL = 40
-"""Peak memory of one run over its voxels: 36 measured at full size (whole process, adaptive look), and some to spare."""
+"""Peak memory of one run over its voxels: 36 measured at full size (whole process, adaptive look), and some more."""
 
 SMALL_WORK_VOX = 30_000_000
 """Below this many voxels in all, starting processes costs more than it gains."""
