@@ -179,7 +179,7 @@ def test_structures_and_a_particles_file_go_together(cross: Path, tmp_path: Path
     assert simulate["cross"] == {"structure": str(cross), "per_run": PER_RUN}
     assert simulate["plus"] == {"structure": str(tmp_path / "plus.cif"), "per_um3": 500}
     assert simulate["ribosome"] == {}
-    assert targets.files == {"cross": "cross.cif", "plus": "plus.cif", "ribosome": None}
+    assert targets.sources == {"cross": "cross.cif", "plus": "plus.cif", "ribosome": "PDB 6QZP"}
     # 4000 carbons of 6 electrons, 15 % more for hydrogens, 535 per kDa: 52 kDa.
     assert targets.masses_kda()["cross"] == pytest.approx(51.6, rel=0.01)
     assert [sentence.split()[0] for sentence in targets.unlikely()] == ["cross", "plus"]
@@ -263,3 +263,15 @@ def test_a_picker_goes_into_the_box(made: Path, tmp_path: Path, monkeypatch: pyt
         (tmp_path / "cross.onnx").replace(made / "cross.onnx")
     with pytest.raises(TomopointError, match="let `tomopoint picker` finish first"):
         boxing.put_in_box(tmp_path, "tiny")
+
+
+def test_the_card_says_what_a_shape_comes_from(cross: Path, tmp_path: Path) -> None:
+    path = tmp_path / "particles.yaml"
+    beads = "{simulate: {beads: [[0, 0, 0, 200], [90, 0, 0, 200]]}, name: dumb-bell}"
+    path.write_text(f"particles:\n  - {beads}\n  - {{name: ribosome}}\n  - {{name: beta-amylase}}\n")
+    assert read_targets([f"cross={cross}"], path).sources == {
+        "cross": "cross.cif",
+        "dumb-bell": "beads",
+        "ribosome": "PDB 6QZP",
+        "beta-amylase": "symmetry and size",
+    }

@@ -90,7 +90,7 @@ def write_card(
     masses = targets.masses_kda()
     particles = {
         particle.name: {
-            "made_from": targets.files[particle.name],
+            "made_from": targets.sources[particle.name],
             "sha256": targets.own.hashes.get(particle.name),
             "mass_kda": masses[particle.name],
             "radius_A": particle.radius_A,
@@ -177,7 +177,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
     """Return the card for people."""
     sources, figures = [], []
     for name, p in card["particles"].items():
-        source = f"{p['made_from']} (`{p['sha256'][:16]}`)" if p["sha256"] else "the competition's shape, or beads"
+        source = f"{p['made_from']} (`{p['sha256'][:16]}`)" if p["sha256"] else p["made_from"]
         sources.append(f"| {name} | {source} | {p['mass_kda']:.0f} | {p['radius_A']:g} | {p['threshold']:g} |")
         for world in WORLDS:
             f = p[world]

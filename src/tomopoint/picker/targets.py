@@ -11,6 +11,7 @@ from tomopoint.data.particles import ParticleEntry, read_entries
 from tomopoint.errors import TomopointError
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
 from tomopoint.simulate.density import UNITS_PER_KDA
+from tomopoint.simulate.particles.measured import protein_data_bank_entries
 from tomopoint.simulate.particles.own import SOURCES, OwnParticles, own_particles
 
 PER_RUN = 20.0
@@ -43,12 +44,17 @@ class Targets:
         return tuple(entry.name for entry in self.entries)
 
     @property
-    def files(self) -> dict[str, str | None]:
-        """Names of the files that shapes come from; None for the competition's, and for beads listed in place."""
-        given = {e.name: [e.simulate[source] for source in SOURCES if source in e.simulate] for e in self.entries}
-        return {
-            name: next((Path(v).name for v in values if isinstance(v, str)), None) for name, values in given.items()
-        }
+    def sources(self) -> dict[str, str]:
+        """What each shape comes from: a file's name, beads listed in place, an entry of the Protein Data Bank."""
+        known = protein_data_bank_entries()
+
+        def source(entry: ParticleEntry) -> str:
+            given = [entry.simulate[key] for key in SOURCES if entry.simulate.get(key) is not None]
+            if given:
+                return Path(given[0]).name if isinstance(given[0], str) else "beads"
+            return f"PDB {known[entry.name]}" if entry.name in known else "symmetry and size"
+
+        return {entry.name: source(entry) for entry in self.entries}
 
     def masses_kda(self) -> dict[str, float]:
         """Return the mass of each as it is rendered, by name."""
