@@ -9,7 +9,7 @@ from typing import Any
 from tomopoint.errors import TomopointError, reason_of
 from tomopoint.strict_json import Malformed, check_plain, read_bytes, shown
 
-_MAX_VALUES = 10_000
+_MAX_VALUES = 50_000
 """Values at one depth of a file."""
 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)")

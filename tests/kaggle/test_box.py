@@ -59,13 +59,14 @@ def tiny(exported, tmp_path, monkeypatch):
     return folder
 
 
-def test_a_path_goes_before_a_name_and_other_names_are_listed(tiny, tmp_path, monkeypatch):
+def test_a_name_goes_before_a_path_and_other_names_are_listed(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert box.find_model(Path("tiny")) == tiny / "tiny.onnx"
     assert box.is_in_box(tiny / ".." / "box" / "tiny.onnx")
     (tmp_path / "tiny").write_text("mine")
-    assert box.find_model(Path("tiny")) == Path("tiny")
-    assert not box.is_in_box(Path("tiny"))
+    assert box.find_model(Path("tiny")) == tiny / "tiny.onnx"
+    assert box.find_model(tmp_path / "tiny") == tmp_path / "tiny"
+    assert not box.is_in_box(tmp_path / "tiny")
     with pytest.raises(TomopointError, match=r"no model small; give the path of a graph .* or one of tiny, which come"):
         box.find_model(Path("small"))
     (tiny / "tiny.onnx").unlink()
@@ -100,6 +101,7 @@ def test_the_models_of_this_package_belong_to_their_cards_and_records():
     found = models().figures["models"]
     assert set(found) == {path.stem for path in box.box_folder().glob("*.json")} == set(box.box_models())
     assert all(box.card_of(path) for path in box.box_models().values())
+    assert "small" in found  # the demo, the picker and the documents name it
 
 
 def test_predict_takes_a_name_and_says_once_what_it_has_not_seen(tiny, exported, project, tmp_path, caplog):

@@ -236,7 +236,7 @@ def test_on_one_core_folds_are_trained_one_after_the_other(monkeypatch: pytest.M
     assert both + (plan.simulating_s + plan.judging_s) / 60 == pytest.approx(60, abs=0.02)
 
 
-def test_a_picker_goes_into_the_box(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picker_goes_into_the_box(made: Path, cross: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "box"
     folder.mkdir()
     monkeypatch.setattr(boxing, "box_folder", lambda: folder)
@@ -252,7 +252,9 @@ def test_a_picker_goes_into_the_box(made: Path, tmp_path: Path, monkeypatch: pyt
     assert "tomopoint predict --data ROOT --model tiny --out picks" in text
     assert "`tiny.onnx`" in text
     assert f"--data ROOT --model {made}" not in text
-    assert len(record.commands) == 8
+    numbers = f"--voxel-size 10.0 --minutes 60.0 --seed {SEED}"
+    assert record.commands[0] == f"tomopoint picker --structure cross={cross} {numbers} --out {made} --quick"
+    assert len(record.commands) == 9
 
     (made / "cross.onnx").rename(tmp_path / "cross.onnx")
     (made / "cross.onnx").write_bytes(b"another graph")

@@ -10,7 +10,7 @@ from scipy.stats import skew
 from tomopoint.errors import DataError
 from tomopoint.simulate.density import add_blobs
 from tomopoint.simulate.filters import RECONSTRUCTIONS, Filters
-from tomopoint.simulate.imaging import RIBOSOME_MINIMUM, image_density, padded_shape
+from tomopoint.simulate.imaging import RIBOSOME_MINIMUM, image_density, padded_shape, signal_scale
 from tomopoint.simulate.optics import NOISE_SD, ImagingParameters, draw_imaging
 from tomopoint.simulate.options import NO_VARIETY, VOXEL_A, SimulationOptions, Variety
 from tomopoint.simulate.particles.catalogue import competition_particle
@@ -177,10 +177,30 @@ def test_difficulty_divides_the_contrast() -> None:
     assert easy.noise_sd == hard.noise_sd == NOISE_SD
 
 
+def test_contrast_multiplies_the_signal_and_not_the_noise() -> None:
+    full = signal_scale(ImagingParameters())
+    for contrast in (0.2, 0.5, 2.0):
+        assert signal_scale(ImagingParameters(contrast=contrast)) == pytest.approx(contrast * full, rel=1e-6)
+    # More noise at the same contrast leaves the signal as it is.
+    assert signal_scale(ImagingParameters(noise_sd=2 * NOISE_SD)) == full
+
+
+def test_smoothing_takes_as_much_of_raw_noise_as_of_denoised() -> None:
+    empty = np.zeros((48, 64, 64), dtype=np.float32)
+    for name in ("denoised", "wbp"):
+        sds = [
+            image_density(empty, ImagingParameters(smoothing_vox=width), (name,), np.random.default_rng(0), "cpu")[
+                name
+            ].std()
+            for width in (0.0, 0.8)
+        ]
+        assert sds[1] < 0.8 * sds[0], name
+
+
 def test_parameters_vary_within_their_ranges() -> None:
     drawn = [draw_imaging(np.random.default_rng(seed), SimulationOptions()) for seed in range(500)]
     ranges = {
-        "contrast": (0.40, 1.83),
+        "contrast": (0.34, 1.74),
         "noise_sd": (0.68 * NOISE_SD, 1.46 * NOISE_SD),
         "noise_peak": (0.0, 0.16),
         "noise_white": (0.0, 0.8),
@@ -202,8 +222,8 @@ def test_parameters_vary_within_their_ranges() -> None:
         assert values.max() <= high
         assert np.ptp(values) > 0.5 * (high - low)
     assert np.mean([parameters.contrast for parameters in drawn]) == pytest.approx(
-        0.925, abs=0.03
-    )  # exp(-0.1 + 0.22**2 / 2)
+        0.82, abs=0.02
+    )  # exp(-0.25 + 0.32**2 / 2)
     assert draw_imaging(np.random.default_rng(1), NOMINAL) == ImagingParameters()
 
 

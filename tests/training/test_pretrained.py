@@ -165,7 +165,20 @@ def test_a_training_folder_gives_the_member_of_the_same_fold(parent):
         assert torch.equal(logits_of(load(folder, SEGRESNET, "fold2")), logits_of(member))
 
 
-def test_a_model_of_the_box_goes_by_name_and_a_file_of_that_name_before_it(tmp_path, monkeypatch):
+def test_weights_that_have_seen_what_a_fold_holds_out_are_passed_over_or_refused(data, tmp_path, parent, fine_tuning):
+    config = config_of(SEGRESNET)
+    for fold, other in (("fold0", "fold1"), ("fold1", "fold0")):
+        held_out = load_record(parent / fold / "segresnet").validation_runs
+        assert find_pretrained(str(parent), config, 2, other, held_out).candidate.fold == fold
+    seen = load_record(parent / "fold0" / "segresnet").validation_runs
+    with pytest.raises(TomopointError, match=f"fold0/segresnet would start from weights that .* {seen[0]}.* holds out"):
+        run_train(data, tmp_path / "run", fine_tuning(parent / "fold1" / "segresnet"))
+    # The same names in another project are other tomograms.
+    shutil.copytree(data, tmp_path / "elsewhere")
+    assert run_train(tmp_path / "elsewhere", tmp_path / "run", fine_tuning(parent / "fold1" / "segresnet")).ok
+
+
+def test_a_model_of_the_box_goes_by_name_and_before_a_file_of_that_name(tmp_path, monkeypatch):
     monkeypatch.setattr(box, "box_folder", lambda: tmp_path / "box")
     monkeypatch.chdir(tmp_path)
     _, networks = export_graph(tmp_path / "box" / "tiny.onnx", kinds=(SEGRESNET,))
@@ -173,7 +186,8 @@ def test_a_model_of_the_box_goes_by_name_and_a_file_of_that_name_before_it(tmp_p
     with pytest.raises(TomopointError, match=r"no model small; give a weights file, .* or one of tiny"):
         find_pretrained("small", config_of(SEGRESNET), 2, "fold0")
     save_file(build_network(config_of(SEGRESNET), 1, 2).state_dict(), tmp_path / "tiny")
-    assert find_pretrained("tiny", config_of(SEGRESNET), 2, "fold0").candidate is None
+    assert torch.equal(logits_of(load("tiny", SEGRESNET)), logits_of(networks[0]))
+    assert find_pretrained(str(tmp_path / "tiny"), config_of(SEGRESNET), 2, "fold0").candidate is None
 
 
 def test_foreign_weights_are_for_the_backbone_alone(tmp_path, caplog):
@@ -311,7 +325,11 @@ def test_other_bytes_under_the_same_name_are_another_training(data, tmp_path, pa
 
     other = load_file(parent / "fold1" / "segresnet" / "weights.safetensors")
     save_file(other, member / "weights.safetensors")
-    shutil.copyfile(parent / "fold1" / "segresnet" / "member.json", member / "member.json")
+    of_this_fold = {
+        key: json.loads((member / "member.json").read_text())[key] for key in ("training_runs", "validation_runs")
+    }
+    others = json.loads((parent / "fold1" / "segresnet" / "member.json").read_text())
+    (member / "member.json").write_text(json.dumps({**others, **of_this_fold}))
     with pytest.raises(TomopointError, match="`pretrained` file of fold0/segresnet changed since"):
         run_train(data, tmp_path / "run", recipe)
     # Also where only the record tells: the list of what a folder was made from is gone.

@@ -38,7 +38,10 @@ def is_in_box(path: Path) -> bool:
 
 
 def find_model(name_or_path: Path, otherwise: str = "the path of a graph that `tomopoint export` wrote") -> Path:
-    """Return the path that somebody means: one that exists, else the graph of that name in the box.
+    """Return the path that somebody means: the graph of that name in the box, else a path that exists.
+
+    So what the package's own recipes and commands name is what they get, whatever lies in the folder they run in; a
+    file of such a name is given by its whole path.
 
     Parameters
     ----------
@@ -52,11 +55,11 @@ def find_model(name_or_path: Path, otherwise: str = "the path of a graph that `t
     EngineError
         Neither; lists the names.
     """
-    if os.path.exists(name_or_path):  # unlike Path.exists, it takes names that are too long
-        return name_or_path
     models = box_models()
     if str(name_or_path) in models:
         return models[str(name_or_path)]
+    if os.path.exists(name_or_path):  # unlike Path.exists, it takes names that are too long
+        return name_or_path
     names = f"one of {', '.join(models)}, which come with the package" if models else "a name (this package has none)"
     raise EngineError(f"no model {name_or_path}; give {otherwise}, or {names}")
 

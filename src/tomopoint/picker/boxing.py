@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tomopoint.errors import TomopointError
-from tomopoint.files import sha256_of, write_atomically
+from tomopoint.files import sha256_of, whole_or_absent, write_atomically
 from tomopoint.models.box import SUFFIX, ModelRecord, box_folder
 from tomopoint.picker.steps import CARD_FIGURES
 from tomopoint.strict_json import read, reading
@@ -46,17 +46,19 @@ def put_in_box(folder: Path, name: str) -> Path:
         raise TomopointError(f"{graph} is not the graph that {figures} describes; run `tomopoint picker` again")
     record = ModelRecord(
         onnx_sha256=card["graph_sha256"],
-        commands=tuple(card["commands"]),
+        commands=(card["made_of"]["command"], *card["commands"]),
         recipe="picker",
         seeds={"tomograms, weights and crops": card["made_of"]["seed"]},
         simulated_scores={"own world": card["own_world"]["score"], "other world": card["other_world"]["score"]},
     )
     boxed: Path = box_folder() / f"{name}{SUFFIX}"
-    shutil.copyfile(graph, boxed)
     text = figures.with_suffix(".md").read_text()
     text = text.replace(card["predict"], f"tomopoint predict --data ROOT --model {name} --out picks")
     write_atomically(boxed.with_suffix(".md"), text.replace(f"`{graph.name}`", f"`{boxed.name}`"))
     write_atomically(boxed.with_suffix(".json"), json.dumps(asdict(record), indent=2) + "\n")
+    # The graph last: a model is there once its card and its record are.
+    with whole_or_absent(boxed) as temporary:
+        shutil.copyfile(graph, temporary)
     return boxed
 
 

@@ -45,8 +45,8 @@ ROOT is a folder that holds `test/static/ExperimentRuns/RUN/VoxelSpacing10.000/d
 
 F4 in its own world **{own_f4}**: {own_runs} runs, each by the network that never saw it, at thresholds chosen on the \
 other network's runs.
-F4 in the other world **{other_f4}**: {other_runs} of another imaging model among other unlabelled matter, on which \
-nothing was trained or chosen, at the graph's thresholds.
+F4 in the other world **{other_f4}**: {other_runs} of another imaging model among other unlabelled matter, in which \
+no network was trained and no threshold chosen, at the graph's thresholds; the simulator's defaults were compared there.
 
 | particle | world | F4 | precision | recall | there | found | wrong | missed |
 |---|---|---|---|---|---|---|---|---|
@@ -61,6 +61,12 @@ tomopoint {tomopoint}, {made}, {machine}; {minutes:g} minutes.
 {runs} simulated runs of {shape_zyx} voxels, seed {seed}; {n_networks} networks, which started from {starts_from}.
 
 {network_lines}
+
+```
+{command}
+```
+
+which ran
 
 ```
 {command_lines}

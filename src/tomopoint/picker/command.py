@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tomopoint import __version__
@@ -102,7 +104,40 @@ def picker(
 
     # 3. Say what it is and how good.
     if road.changed or not (places.card.exists() and places.card_figures.exists()):
-        made_of = {"runs": plan.runs, "shape_zyx": plan.shape, "seed": seed, "starts_from": starts_from}
+        typed = _typed(structure or (), particles, voxel_size, minutes, seed, runs, scratch, quick, out)
+        made_of = {
+            "command": typed,
+            "runs": plan.runs,
+            "shape_zyx": plan.shape,
+            "seed": seed,
+            "starts_from": starts_from,
+        }
         write_card(places, targets, made_of, steps, road.seconds)
     card = read_card(places.card_figures)
     return CommandResult(card_text(card, places), {**card, "total_seconds": round(time.monotonic() - start, 1)})
+
+
+def _typed(
+    structures: Sequence[str],
+    particles: Path | None,
+    voxel_size: float,
+    minutes: float,
+    seed: int,
+    runs: int | None,
+    scratch: bool,
+    quick: bool,
+    out: Path | None,
+) -> str:
+    """Return the command line that makes this picker again."""
+    given = {
+        "particles": particles,
+        "voxel-size": voxel_size,
+        "minutes": minutes,
+        "seed": seed,
+        "runs": runs,
+        "out": out,
+    }
+    words = [word for structure in structures for word in ("--structure", structure)]
+    words += [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    words += [f"--{name}" for name, on in {"scratch": scratch, "quick": quick}.items() if on]
+    return shlex.join(["tomopoint", "picker", *words])

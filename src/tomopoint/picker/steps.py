@@ -22,8 +22,7 @@ CARD_FIGURES = "model-card.json"
 DIFFICULTY = 1.3
 """Of the tomograms to train on, which are fainter than the real ones.
 
-What is learnt there finds as much in clearer ones, and more in the other world; not so the other way round
-(docs/benchmarks.md).
+What is learnt on faint particles finds clear ones, too; what is learnt on clear ones does not find faint ones.
 """
 
 PRETRAINED = "small"

@@ -57,9 +57,10 @@ class Targets:
         return {entry.name: source(entry) for entry in self.entries}
 
     def masses_kda(self) -> dict[str, float]:
-        """Return the mass of each as it is rendered, by name."""
-        masses = {particle.name: particle.blobs.integral / UNITS_PER_KDA for particle in self.own.particles}
-        return {name: round(masses[name], 1) for name in self.names}
+        """Return the mass of each, by name."""
+        rendered = {particle.name: particle.blobs.integral / UNITS_PER_KDA for particle in self.own.particles}
+        # A difficult particle is rendered fainter than it is heavy.
+        return {e.name: round(rendered[e.name] * float(e.simulate.get("difficulty") or 1.0), 1) for e in self.entries}
 
     def unlikely(self) -> list[str]:
         """Return a sentence for each particle that a picker is unlikely to find."""

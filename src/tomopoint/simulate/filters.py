@@ -140,15 +140,16 @@ class Filters:
         # In cycles per voxel whatever the voxel: binned and then denoised tomograms look alike voxel by voxel, for a
         # denoiser learns what neighbouring voxels say of each other and knows no Angstrom.
         in_slices = kz**2 + across**2  # squared frequency perpendicular to the tilt axis: the ramp of back-projection
+        smoothing = squared.mul(-4 * (math.pi * p.smoothing_vox) ** 2).exp_()
         if self._reconstruction.raw_noise:
-            return in_slices.pow_(0.25).mul_(wedge)
+            return smoothing.mul_(in_slices.pow_(0.25)).mul_(wedge)
         band = squared.sqrt().sub_(p.noise_peak).div_(p.noise_width).square_().neg_().exp_()
         band.mul_((-((kz / p.noise_depth) ** 2)).exp())
         # White noise has no band: the share of it that is left where the denoising was weak.
         power = band.add_(p.noise_white).mul_(in_slices.pow_(p.noise_ramp / 2))
         power.add_(squared.mul(-1.0 / _LOW_NOISE**2).exp_(), alpha=p.noise_low)
         edge = squared.mul(1.0 / _NOISE_EDGE**2).pow_(4).neg_().exp_()
-        edge.mul_(squared.mul(-4 * (math.pi * p.smoothing_vox) ** 2).exp_())
+        edge.mul_(smoothing)
         return power.mul_(edge).mul_(wedge.clamp(min=0.3 * self._reconstruction.wedge_fill))
 
     def noise_gain(self) -> float:

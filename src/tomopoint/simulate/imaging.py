@@ -125,9 +125,10 @@ def padded_shape(shape_zyx: tuple[int, ...], voxel_A: float = VOXEL_A) -> tuple[
 
 
 def signal_scale(parameters: ImagingParameters) -> float:
-    """Return ``s``: with it the darkest voxel of a ribosome is, on average, ``contrast * RIBOSOME_MINIMUM``.
+    """Return ``s``: at contrast 1 the darkest voxel of a ribosome is, on average, :data:`RIBOSOME_MINIMUM`.
 
-    That is at the nominal level of noise, so that more noise means less signal to noise, not both less.
+    That is with the nominal level of noise, so that more noise means less signal to noise, not both less; and the
+    contrast multiplies the signal, not the minimum, which holds the noise's own.
 
     Each of a few ribosomes is imaged in a box of its own, with noise, and ``s`` is found by bisection: the minimum
     grows steadily with it. The seed is fixed, so ``s`` is a function of the parameters alone.
@@ -146,13 +147,12 @@ def signal_scale(parameters: ImagingParameters) -> float:
         signal = torch.fft.irfftn(ribosome * -signal_filter, s=shape)
         noise = torch.fft.irfftn(white * noise_filter, s=shape)
         pairs.append((signal.numpy()[near], noise.numpy()[near]))
-    target = RIBOSOME_MINIMUM * parameters.contrast
     low, high = 0.0, 1e-3 * (VOXEL_A / parameters.voxel_A) ** 3  # a voxel holds the more, the larger it is
     for _ in range(50):
         middle = (low + high) / 2
         mean = float(np.mean([(middle * signal + noise).min() for signal, noise in pairs]))
-        low, high = (low, middle) if mean < target else (middle, high)
-    return high
+        low, high = (low, middle) if mean < RIBOSOME_MINIMUM else (middle, high)
+    return high * parameters.contrast
 
 
 @functools.cache

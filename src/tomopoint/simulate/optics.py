@@ -20,7 +20,7 @@ class ImagingParameters:
     Attributes
     ----------
     contrast
-        Darkest voxel of the mean ribosome at the nominal noise, relative to the real mean.
+        Signal over that of real tomograms.
     noise_sd
         Standard deviation of the noise in the denoised tomogram.
     noise_peak, noise_width
@@ -101,7 +101,7 @@ def draw_imaging(rng: np.random.Generator, options: SimulationOptions) -> Imagin
         happens, value = float(rng.random()) < share * width, float(rng.uniform(low, high))
         return value if happens else otherwise
 
-    contrast = factor(variety.contrast, -0.15, 0.3) / options.difficulty
+    contrast = factor(variety.contrast, -0.25, 0.32) / options.difficulty
     noise = {
         "noise_sd": NOISE_SD * factor(variety.noise, 0.0, 0.15),
         "noise_peak": spread(variety.noise, 0.0, 0.16, nominal.noise_peak),

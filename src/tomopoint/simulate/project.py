@@ -180,7 +180,7 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
     """
     _check_folder(plan)
     write_atomically(plan.out / SIMULATION_RECORD, json.dumps(plan.settings(), indent=2, sort_keys=True) + "\n")
-    if plan.own is not None and not (plan.out / PARTICLES_NAME).exists():
+    if plan.own is not None:
         plan.own.save(plan.out / PARTICLES_NAME)
     tasks = [(split, index) for split in SPLITS for index in range(plan.count(split))]
     missing = [task for task in tasks if not _record_path(plan.out, *task).exists()]
@@ -260,6 +260,10 @@ def _check_folder(plan: ProjectPlan) -> None:
     """Refuse a folder whose content this plan would mix with something else."""
     settings_path = plan.out / SIMULATION_RECORD
     if not settings_path.exists():
+        if plan.own is None and (plan.out / PARTICLES_NAME).exists():
+            raise DataError(
+                f"{plan.out} holds a {PARTICLES_NAME} of other particles; give it with --particles, or another folder"
+            )
         present = [split for split in SPLITS if (plan.out / split).exists()]
         if present:
             raise DataError(

@@ -64,6 +64,8 @@ class Surroundings:
     complexes, decoys, fragments, aggregates, vesicles
         Expected numbers: of known complexes, of complexes of random build, of broken labelled particles, of lumps of
         denatured protein, of closed membranes.
+    membrane_proteins
+        Expected number on a square Angstrom of membrane.
     film
         Chance that a film edge crosses a corner.
     gold_beads
@@ -76,6 +78,7 @@ class Surroundings:
     fragments: float = 10.0
     aggregates: float = 12.0
     vesicles: float = 6.0
+    membrane_proteins: float = MEMBRANE_PROTEINS_PER_A2
     film: float = 0.2
     gold_beads: float = 0.0
 
@@ -96,8 +99,9 @@ def draw_surroundings(rng: np.random.Generator, options: SimulationOptions) -> S
         decoys=times(variety.decoys, 0.3, 3.0, fullness * nominal.decoys),
         fragments=times(variety.decoys, 0.3, 3.0, options.crowding * nominal.fragments),
         vesicles=times(variety.crowding, 0.4, 2.5, nominal.vesicles),
+        membrane_proteins=options.crowding * nominal.membrane_proteins,
         film=nominal.film,
-        gold_beads=float(rng.uniform(1.0, 12.0)) if rng.random() < 0.15 * variety.ice else nominal.gold_beads,
+        gold_beads=options.crowding * float(rng.uniform(1.0, 12.0)) if rng.random() < 0.15 * variety.ice else 0.0,
     )
 
 
@@ -178,7 +182,9 @@ def draw_scene(
     _place_unlabelled(rng, slab, occupancy, amounts.complexes, medium_complex)
     _place_unlabelled(rng, slab, occupancy, amounts.decoys, decoy)
     _place_unlabelled(rng, slab, occupancy, amounts.gold_beads, gold_bead)
-    crowd = _draw_membrane_proteins(rng, vesicles, occupancy) + _draw_small_proteins(rng, amounts, slab, occupancy)
+    crowd = _draw_membrane_proteins(rng, amounts, vesicles, occupancy) + _draw_small_proteins(
+        rng, amounts, slab, occupancy
+    )
     magnification = 1.0 + options.variety.magnification * float(rng.uniform(-MAGNIFICATION_ERROR, MAGNIFICATION_ERROR))
     return Scene(
         shape_zyx,
@@ -249,14 +255,14 @@ def _place_unlabelled(
 
 
 def _draw_membrane_proteins(
-    rng: np.random.Generator, vesicles: tuple[Vesicle, ...], occupancy: Occupancy
+    rng: np.random.Generator, amounts: Surroundings, vesicles: tuple[Vesicle, ...], occupancy: Occupancy
 ) -> list[tuple[Array, Blobs]]:
     """Stud membranes with unlabelled proteins, outside only, away from the particles beside them."""
     taken = cKDTree(_blob_positions(occupancy.molecules))
     proteins: list[tuple[Array, Blobs]] = []
     for vesicle in vesicles:
         area = 4 * np.pi * float(np.prod(vesicle.semi_axes_zyx_A)) ** (2 / 3)
-        for _ in range(int(rng.poisson(area * MEMBRANE_PROTEINS_PER_A2))):
+        for _ in range(int(rng.poisson(area * amounts.membrane_proteins))):
             point, normal = vesicle.surface(random_direction(rng))
             protein = membrane_protein(rng, normal)
             if float(np.min(taken.query(protein.positions_zyx_A + point)[0])) > _CLEARANCE_A:

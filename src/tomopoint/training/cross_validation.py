@@ -158,6 +158,14 @@ def make_plan(
         for index, network in enumerate(recipe.networks)
     ]
     # Weights to start from are found, and looked at as far as that goes without reading them, before any volume is.
+    for task in tasks:
+        seen = [] if task.pretrained is None else task.pretrained.has_seen(task.fold.validation_runs, data_root)
+        if seen:
+            raise TomopointError(
+                f"{task.label} would start from weights that were trained on {', '.join(seen)}, which it holds out: "
+                "its score would be that of runs it knows. Give weights of folds that hold out the same runs, or of "
+                "other data"
+            )
     starts = {task.label: task.pretrained.sha256 for task in tasks if task.pretrained is not None}
     names = sorted({name for fold in chosen for name in by_name[fold].runs})
     extra = {} if pseudo is None else describe_pseudo_runs(pseudo, recipe, all_names)

@@ -84,7 +84,7 @@ class MemberTask:
         given = self.network.pretrained
         if given is None:
             return None
-        return find_pretrained(given, self.network, self.recipe.stride, self.fold.name)
+        return find_pretrained(given, self.network, self.recipe.stride, self.fold.name, self.fold.validation_runs)
 
     @property
     def seed(self) -> int:

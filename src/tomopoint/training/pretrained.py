@@ -1,19 +1,21 @@
 """Weights that a member starts with: found by what `pretrained` names, checked before anything is trained, loaded.
 
-`pretrained` names, and what exists as a path goes before a name of the box:
+`pretrained` names, and a name of the box goes before a path:
 
 * a model of the box (``small``), or a graph that `tomopoint export` wrote;
 * a training folder, one member's folder, or the ``weights.safetensors`` in it;
 * foreign weights, which are loaded into the backbone as far as names and shapes fit.
 
-Of several networks one of the same architecture is taken: the one of the same fold and title if it is there, so that
-the folds of one scheme go on from weights that never saw what is held out; else the best scored, else the first.
+Of several networks one of the same architecture is taken: one that never saw what the fold holds out, the one of the
+same fold and title if it is there; else the best scored, else the first. Weights that are known to have seen held-out
+runs of the same project are refused: their score and thresholds would be those of runs they know. A graph does not say
+what its networks were trained on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +49,8 @@ class Candidate:
         Its architecture.
     score
         Official score on the runs it never saw, where that is known.
+    training_runs, data_root
+        What it was trained on; empty where that is not known, as of a graph.
     read
         Returns its weights.
     """
@@ -58,6 +62,8 @@ class Candidate:
     stride: int
     score: float | None
     read: Callable[[], TrainedNetwork]
+    training_runs: tuple[str, ...] = ()
+    data_root: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,12 @@ class Pretrained:
         """SHA-256 of the file: a member is the one that was asked for only if it started from these bytes."""
         return sha256_of(self.file)
 
+    def has_seen(self, runs: Collection[str], data_root: Path) -> list[str]:
+        """Return those of a project's runs that the network was trained on, as far as that is known."""
+        if self.candidate is None or Path(self.candidate.data_root).resolve() != data_root.resolve():
+            return []
+        return sorted(set(self.candidate.training_runs) & set(runs))
+
     def load_into(self, network: PointNetwork, config: NetworkConfig, particles: Sequence[str]) -> None:
         """Start a fresh network from these weights, and say in one line what was taken."""
         if self.candidate is None:
@@ -97,7 +109,9 @@ class Pretrained:
         logger.info("pretrained %s (%s): %s", self.given, place, taken.text)
 
 
-def find_pretrained(given: str, network: NetworkConfig, stride: int, fold: str) -> Pretrained:
+def find_pretrained(
+    given: str, network: NetworkConfig, stride: int, fold: str, held_out: Collection[str] = ()
+) -> Pretrained:
     """Find the weights that a network starts with, without reading them.
 
     Parameters
@@ -106,8 +120,8 @@ def find_pretrained(given: str, network: NetworkConfig, stride: int, fold: str) 
         What the recipe names.
     network, stride
         The network that is to be trained, and the voxels per cell of its maps.
-    fold
-        Name of the fold that it is trained on.
+    fold, held_out
+        Name of the fold that it is trained on, and the runs that it holds out.
 
     Raises
     ------
@@ -135,6 +149,7 @@ def find_pretrained(given: str, network: NetworkConfig, stride: int, fold: str) 
     best = max(
         alike,
         key=lambda candidate: (
+            set(candidate.training_runs).isdisjoint(held_out),
             (candidate.fold, candidate.title) == (fold, network.title),
             -1.0 if candidate.score is None else candidate.score,
         ),
@@ -162,7 +177,15 @@ def _of_member(folder: Path) -> Candidate:
         return TrainedNetwork(record.network, record.particles, record.stride, network.state_dict())
 
     return Candidate(
-        folder / WEIGHTS, record.fold, record.network.title, record.network, record.stride, score=None, read=read
+        folder / WEIGHTS,
+        record.fold,
+        record.network.title,
+        record.network,
+        record.stride,
+        None,
+        read,
+        record.training_runs,
+        record.data_root,
     )
 
 

@@ -53,6 +53,9 @@ LEAFLET_REACH_A = 30.0
 DEFAULT_PER_UM3 = 400.0
 """The mean of the competition's six: 30 in a tomogram of 0.073 um^3."""
 
+MAX_PER_RUN = 2000
+"""Ten times all the particles of a real tomogram."""
+
 RELATIVE_SPREAD = 0.35
 """Of the counts of different runs, beyond chance: the mean of the six."""
 
@@ -84,7 +87,7 @@ class SimulateEntry:
     mass_kda
         Mass where the file does not say it, or says it wrong.
     resolution_A
-        Finer detail is left out. By default two voxels: the tomograms hold no finer one.
+        Finer detail is left out. The default is two voxels of 10 A: the tomograms hold no finer one.
     difficulty
         Divides the contrast of this particle.
     per_um3, per_run
@@ -254,6 +257,10 @@ def _particle(
     if stated.per_run is not None or stated.per_um3 is not None or statistics.mean == 0:
         per_full_run = (DEFAULT_PER_UM3 if stated.per_um3 is None else stated.per_um3) * FULL_VOLUME_UM3
         mean = per_full_run if stated.per_run is None else stated.per_run
+        if mean > MAX_PER_RUN:
+            raise DataError(
+                f"{path}: {mean:.0f} copies of {entry.name} in a tomogram do not find room; at most {MAX_PER_RUN}"
+            )
         spread = float(np.sqrt(mean + (RELATIVE_SPREAD * mean) ** 2))
         statistics = replace(statistics, mean=mean, spread=spread, whatever_the_box=stated.per_run is not None)
     if stated.clusters is not None:
@@ -297,6 +304,9 @@ def _check(name: str, stated: SimulateEntry) -> None:
     require(stated.map is not None or stated.map_threshold is None, "map_threshold belongs to a map")
     require(stated.structure is not None or stated.assembly == 1, "assembly belongs to a structure")
     require(stated.source is not None or stated.mass_kda is None, "mass_kda belongs to a structure, map or beads")
+    require(
+        stated.source is not None or stated.resolution_A == 20.0, "resolution_A belongs to a structure, map or beads"
+    )
     require(5 <= stated.resolution_A <= 60, f"resolution_A must lie in [5, 60], got {stated.resolution_A}")
     require(0.1 <= stated.difficulty <= 10, f"difficulty must lie in [0.1, 10], got {stated.difficulty}")
     require(stated.per_um3 is None or stated.per_run is None, "per_um3 and per_run are both given; keep one")
