@@ -248,6 +248,8 @@ def test_beads_difficulty_and_numbers(tmp_path: Path) -> None:
         ([{"name": "a", "simulate": {"beads": STICK, "per_um3": 3, "per_run": 3}}], "keep one"),
         ([{"name": "a", "simulate": {"beads": [[0, 0, 0, 1], [0, 0, 2000, 1]]}}], "reaches 1000 A from its centre"),
         ([{"name": "a", "threshold": 2, "simulate": {"beads": STICK}}], r"threshold of a must lie in \(0, 1\)"),
+        ([{"name": "a", "simulate": {"beads": STICK, "per_run": 1e7}}], "10000000 copies of a .* do not find room"),
+        ([{"name": "ribosome", "simulate": {"resolution_A": 40}}], "resolution_A belongs to a structure"),
         ([], "lists no particle"),
     ],
 )
@@ -294,3 +296,15 @@ def test_a_project_of_own_particles_remembers_them(tmp_path: Path) -> None:
     structure.write_text(RING.read_text().replace("57.2", "58.2"))
     with pytest.raises(DataError, match=r"particles\.ring\.simulate\.structure was"):
         run()
+
+
+def test_a_particles_file_that_lies_in_the_project_already_is_completed_or_asked_for(tmp_path: Path) -> None:
+    structure = tmp_path / "ring.cif"
+    structure.write_text(RING.read_text())
+    path = own_file(tmp_path, {"name": "ring", "simulate": {"structure": "ring.cif", "mass_kda": 840, "per_run": 3}})
+    with pytest.raises(DataError, match=r"holds a .*\.yaml of other particles; give it with --particles"):
+        simulate(path.rename(tmp_path / "particles.yaml").parent, train_runs=1, test_runs=0, shape="48,96,96")
+    given = tmp_path / "particles.yaml"
+    simulate(tmp_path, train_runs=1, test_runs=0, shape="48,96,96", device="cpu", particles=given)
+    (ring,) = read_particles(given)
+    assert ring.radius_A > 50.0  # which the file did not say before
