@@ -112,7 +112,7 @@ EXPLODING = [
     ("raw", "sentence"),
     [
         (EXPLODING[0], "must be|deep"),
-        (EXPLODING[1], "it holds more than 10000 values|deep"),
+        (EXPLODING[1], "it holds more than 50000 values|deep"),
         (EXPLODING[2], "'<<' is not taken"),
         (b"seed: 3\nseed: 4\n", "'seed' is there twice"),
         (b"fit: {epochs: 3, epochs: 4}\n", "'epochs' is there twice"),
