@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,60 @@ def test_what_is_missing_is_made_again_and_so_is_what_follows(tmp_path: Path) ->
     assert list(again.seconds) == names[:2]  # the third was made from what has changed
     again.walk(step(tmp_path, "third"))
     assert list(again.seconds) == names
+
+
+def test_a_folder_of_what_was_lost_is_emptied_and_one_of_an_interrupted_step_is_not(tmp_path: Path) -> None:
+    def steps(fails: bool) -> list[Step]:
+        second = Step(
+            "second", (("--nonsense",) if fails else ("--version",),), (tmp_path / "mark",), folder=tmp_path / "filled"
+        )
+        return [step(tmp_path, "first"), second]
+
+    def walk(fails: bool = False) -> None:
+        road = Road("test", tmp_path, {})
+        for one in steps(fails):
+            road.walk(one)
+
+    filled = tmp_path / "filled" / "part.csv"
+    filled.parent.mkdir()
+    filled.touch()
+    with pytest.raises(TomopointError, match="stopped at step 'second'"):
+        walk(fails=True)
+    with pytest.raises(TomopointError, match="stopped at step 'second'"):
+        walk(fails=True)  # goes on with what it has
+    assert filled.exists()
+
+    (tmp_path / "first").unlink()
+    walk()
+    assert not filled.parent.exists()
+
+    # Once only: what the step has filled anew since is its own.
+    filled.parent.mkdir()
+    walk()
+    assert filled.parent.exists()
+
+
+def test_every_attempt_at_a_step_counts(tmp_path: Path) -> None:
+    good, bad = step(tmp_path, "first"), step(tmp_path, "first", "--nonsense")
+    with pytest.raises(TomopointError):
+        Road("test", tmp_path, {}).walk(bad)
+    lost = json.loads((tmp_path / "test.json").read_text())["begun"]["first"]
+    assert lost > 0
+    road = Road("test", tmp_path, {})
+    road.walk(good)
+    assert road.seconds["first"] > lost
+
+    # Done once more from its beginning, it has no earlier attempt.
+    (tmp_path / "first").unlink()
+    again = Road("test", tmp_path, {})
+    with pytest.raises(TomopointError):
+        again.walk(bad)
+    (tmp_path / "test.json").write_text(
+        json.dumps({"options": {}, "begun": {"first": 1000.0}, "seconds": {"first": 1000.0}})
+    )
+    fresh = Road("test", tmp_path, {})
+    fresh.walk(good)
+    assert fresh.seconds["first"] < 1000
 
 
 def test_a_step_that_makes_nothing_is_done_every_time(tmp_path: Path) -> None:

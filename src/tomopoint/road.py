@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -40,12 +41,16 @@ class Step:
         What is there once the step is done, which then is not done again. None: it is done every time.
     figures
         File for what a single command prints, where that is needed later: the figures of ``--json``.
+    folder
+        What the commands fill and go on with, and refuse where it was begun with something else: removed before the
+        step is done once more because an earlier one was.
     """
 
     name: str
     commands: tuple[tuple[str, ...], ...]
     makes: tuple[Path, ...] = ()
     figures: Path | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,18 @@ class RoadRecord:
     decided
         Numbers that were decided on the way, by name.
     seconds
-        Of every step that is done, in order.
+        Of every step that is done, in order; of all attempts at it.
+    begun
+        Seconds of every step that was begun, in order, whether or not it is done.
+    stale
+        Steps that were begun with what has been made anew since.
     """
 
     options: Mapping[str, Any]
     decided: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    begun: Mapping[str, float] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()
 
 
 class Road:
@@ -126,21 +137,41 @@ class Road:
         if step.makes and step.name in self.seconds and all(path.exists() for path in step.makes):
             logger.info("%s, step %s: done before", self.name, step.name)
             return
-        done = list(self.seconds)
-        before = done[: done.index(step.name)] if step.name in done else done
-        self._record = replace(self._record, seconds={name: self.seconds[name] for name in before})
+        # What came after it was made from what it made before.
+        record = self._record
+        names = list(record.begun)
+        later = names[names.index(step.name) + 1 :] if step.name in names else []
+        stale = [*dict.fromkeys((*record.stale, *(later if step.makes else ())))]
+        if step.name in stale:
+            stale.remove(step.name)
+            if step.folder is not None:
+                shutil.rmtree(step.folder, ignore_errors=True)
+        earlier = 0.0 if step.name in record.seconds or step.name in record.stale else record.begun.get(step.name, 0.0)
+        self._record = replace(
+            record,
+            seconds={name: value for name, value in record.seconds.items() if name not in (step.name, *later)},
+            begun={**record.begun, step.name: earlier},
+            stale=tuple(stale),
+        )
         self._save()
+
+        # An attempt that fails or is interrupted counts, too: the next one goes on from where it came to.
         self.changed = True
-        seconds = self._run(step)
+        start = time.monotonic()
+        try:
+            self._run(step)
+        finally:
+            seconds = round(earlier + time.monotonic() - start, 1)
+            self._record = replace(self._record, begun={**self._record.begun, step.name: seconds})
+            self._save()
         self._record = replace(self._record, seconds={**self.seconds, step.name: seconds})
         self._save()
 
-    def _run(self, step: Step) -> float:
-        """Run a step's commands, their output passing through; return its seconds."""
+    def _run(self, step: Step) -> None:
+        """Run a step's commands, their output passing through."""
         environment = dict(os.environ)
         if len(step.commands) > 1:  # threads that wait for each other's cores cost more than the cores give
             environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // len(step.commands)))
-        start = time.monotonic()
         processes = []
         with ExitStack() as open_files:
             output: Any = sys.stderr
@@ -161,7 +192,6 @@ class Road:
                         f"the {self.name} stopped at step {step.name!r} (status {status}), see above: "
                         f"{line_of(words, step.figures)}"
                     )
-        return round(time.monotonic() - start, 1)
 
     def _save(self) -> None:
         write_atomically(self._path, json.dumps(asdict(self._record), indent=2) + "\n")

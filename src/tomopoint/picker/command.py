@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tomopoint import __version__
 from tomopoint.command import CommandResult
@@ -67,6 +68,17 @@ def picker(
 
     # 1. What is asked for, all of it looked at before anything is made.
     start = time.monotonic()
+    given = {
+        "structure": structure,
+        "particles": particles,
+        "voxel_size": voxel_size,
+        "minutes": minutes,
+        "seed": seed,
+        "runs": runs,
+        "out": out,
+        "scratch": scratch,
+        "quick": quick,
+    }
     if seed < 0:
         raise TomopointError(f"the seed must not be negative, got {seed}")
     content = SimulationOptions(voxel_A=voxel_size)
@@ -104,9 +116,8 @@ def picker(
 
     # 3. Say what it is and how good.
     if road.changed or not (places.card.exists() and places.card_figures.exists()):
-        typed = _typed(structure or (), particles, voxel_size, minutes, seed, runs, scratch, quick, out)
         made_of = {
-            "command": typed,
+            "command": _typed(given),
             "runs": plan.runs,
             "shape_zyx": plan.shape,
             "seed": seed,
@@ -117,27 +128,14 @@ def picker(
     return CommandResult(card_text(card, places), {**card, "total_seconds": round(time.monotonic() - start, 1)})
 
 
-def _typed(
-    structures: Sequence[str],
-    particles: Path | None,
-    voxel_size: float,
-    minutes: float,
-    seed: int,
-    runs: int | None,
-    scratch: bool,
-    quick: bool,
-    out: Path | None,
-) -> str:
-    """Return the command line that makes this picker again."""
-    given = {
-        "particles": particles,
-        "voxel-size": voxel_size,
-        "minutes": minutes,
-        "seed": seed,
-        "runs": runs,
-        "out": out,
-    }
-    words = [word for structure in structures for word in ("--structure", structure)]
-    words += [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
-    words += [f"--{name}" for name, on in {"scratch": scratch, "quick": quick}.items() if on]
-    return shlex.join(["tomopoint", "picker", *words])
+def _typed(options: Mapping[str, Any]) -> str:
+    """Return the command line that makes this picker again; `options` by their names in Python."""
+    words = ["tomopoint", "picker"]
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [option] if value else []
+        else:
+            values = value if isinstance(value, list) else [] if value is None else [value]
+            words += [word for one in values for word in (option, str(one))]
+    return shlex.join(words)

@@ -143,6 +143,6 @@ def judging_steps(places: Places, plan: Plan) -> list[Step]:
     return [
         Step("validate", (("validate", p["trained"], "--window", plan.window),), validated),
         Step("export", (("export", p["trained"], "-o", p["graph"], "--tomogram", str(sample)),), (places.graph,)),
-        Step("predict", (predict,), (submission,)),
+        Step("predict", (predict,), (submission,), folder=places.other_picks),
         Step("score", (score,), (places.other_score,), figures=places.other_score),
     ]
