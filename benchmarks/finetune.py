@@ -27,31 +27,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import torch
 
+from one_network import CLASSES, kept, predict_test_runs, recipe_of_steps, train_network
 from tomopoint.command import parse_zyx
-from tomopoint.data.folds import Fold
-from tomopoint.data.project import TRUTH_FOLDER, Project
+from tomopoint.data.project import Project
 from tomopoint.data.tables import passing
-from tomopoint.data.tomograms import read_tomogram
-from tomopoint.data.truth import read_truth
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.score import TruthMapping, score_picks
-from tomopoint.files import sha256_of, write_atomically
-from tomopoint.inference.engines.engine import Engine
+from tomopoint.files import sha256_of
 from tomopoint.inference.engines.load import load_engine
-from tomopoint.inference.engines.torch import TorchEngine
-from tomopoint.inference.predict import predict_tomogram
-from tomopoint.inference.tiles import choose_tiling
 from tomopoint.models.box import find_model
-from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import Pipeline
 from tomopoint.simulate.options import SimulationOptions
 from tomopoint.simulate.project import ProjectPlan, write_project
-from tomopoint.training.crops.tomograms import describe_runs, read_tomograms
-from tomopoint.training.fit import MemberTask, fit_member
-from tomopoint.training.machine import Machine
 from tomopoint.training.pretrained import networks_in
 from tomopoint.training.recipe import NetworkRecipe, Recipe
 from tomopoint.training.recipe_files import load_recipe
@@ -59,8 +48,6 @@ from tomopoint.training.recipe_files import load_recipe
 SHAPE = (128, 320, 320)
 N_TEST = 4
 DATA_SEED = 51
-BATCH, STEPS_PER_EPOCH = 2, 100
-CLASSES = ("apo-ferritin", "beta-galactosidase", "ribosome", "thyroglobulin", "virus-like-particle")
 AS_IT_IS, OWN_THRESHOLDS = "as it is", "as it is, own thresholds"
 SCRATCH = "scratch"
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -90,8 +77,18 @@ class Setting:
 
     @property
     def results(self) -> Path:
-        """The folder of what was found with these weights."""
-        return self.out / f"{sha256_of(self.weights)[:12]}-{self.steps}-{self.data.name}"
+        """The folder of what is found."""
+        return self.out / "arms"
+
+    def asked(self) -> dict[str, Any]:
+        """Say all that decides what is found, whatever is trained."""
+        return {
+            "weights": sha256_of(self.weights),
+            "steps": self.steps,
+            "shape_zyx": self.shape_zyx,
+            "world": self.world,
+            "data seed": DATA_SEED,
+        }
 
     @property
     def architecture(self) -> NetworkConfig:
@@ -109,74 +106,41 @@ class Setting:
         optimiser = replace(demo.optimiser, **ARMS[arm])
         if arm == "frozen at first":
             optimiser = replace(optimiser, freeze_steps=self.steps // 2)
-        epochs = max(self.steps // STEPS_PER_EPOCH, 1)
-        return replace(demo, networks=(network,), optimiser=optimiser, seed=seed).with_fit(
-            epochs=epochs,
-            steps_per_epoch=self.steps // epochs,
-            batch_size=BATCH,
-            keep_best=0,
-            patience=0,
-            score_every=0,
-            max_minutes=0.0,
-        )
+        own = replace(demo, networks=(network,), optimiser=optimiser, seed=seed)
+        return recipe_of_steps(own, self.steps)
 
 
 def measure(setting: Setting, arm: str, n_runs: int, seed: int) -> dict[str, Any]:
     """Train on so many runs and score on the others; or read what an earlier call found."""
-    folder = setting.results / f"{arm.replace(' ', '-')}-{n_runs}-{seed}"
-    result = folder / "result.json"
-    if result.exists():
-        found: dict[str, Any] = json.loads(result.read_text())
-        return found
-    torch.set_num_threads(1)
-    recipe = setting.recipe(arm, seed)
+    asked = {**setting.asked(), "arm": dict(ARMS[arm]), "pretrained": arm != SCRATCH, "runs": n_runs, "seed": seed}
+    name = f"{arm}-{n_runs}-{seed}"
+    return kept(setting.results, name, asked, lambda folder: _measure(setting, arm, n_runs, seed, folder))
+
+
+def _measure(setting: Setting, arm: str, n_runs: int, seed: int, folder: Path) -> dict[str, Any]:
     names = sorted(run.name for run in Project(setting.data).runs("train"))
-    chosen = tuple(names[(seed + index) % len(names)] for index in range(n_runs))
-    runs = read_tomograms(describe_runs(setting.data, list(chosen), recipe), recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    task = MemberTask(Fold("finetune", chosen, ()), 0, 0, recipe, folder)
-    fitted = fit_member(task, runs, Machine("cpu", curves="none"))
-    network = build_network(recipe.networks[0], len(recipe.particles), recipe.stride)
-    network.load_state_dict(dict(fitted.weights))
-    tiling = choose_tiling([setting.shape_zyx], network.divisor)
-    pipeline = Pipeline(
-        recipe.particles,
-        runs[chosen[0]].voxel_A,
-        stride=recipe.stride,
-        normalisation=recipe.normalisation,
-        tiling=tiling,
-    )
-    truth, picks = predict(setting.data, TorchEngine(network, tiling.window_zyx), pipeline)
-    figures = {**score(truth, picks, pipeline), "seconds": fitted.seconds}
-    write_atomically(result, json.dumps(figures) + "\n")
-    return figures
+    chosen = [names[(seed + index) % len(names)] for index in range(n_runs)]
+    recipe = setting.recipe(arm, seed)
+    engine, pipeline, seconds = train_network(setting.data, chosen, recipe, setting.shape_zyx, folder)
+    truth, picks = predict_test_runs(setting.data, engine, pipeline)
+    return {**score(truth, picks, pipeline), "seconds": seconds}
 
 
 def measure_as_it_is(setting: Setting) -> dict[str, dict[str, Any]]:
     """Score the graph without any training, at thresholds of that world and at its own."""
-    result = setting.results / "as-it-is.json"
-    if result.exists():
-        found: dict[str, dict[str, Any]] = json.loads(result.read_text())
-        return found
-    engine, pipeline = load_engine(setting.weights, prefer="cpu")
-    with closing(engine):
-        truth, picks = predict(setting.data, engine, pipeline)
-    own = score_picks(truth, passing(picks, pipeline.thresholds), pipeline.particles)
-    classes = {name: item.f_beta for name, item in own.per_class.items()}
-    figures = {
-        AS_IT_IS: score(truth, picks, pipeline),
-        OWN_THRESHOLDS: {"score": own.score, "classes": classes},
-    }
-    write_atomically(result, json.dumps(figures) + "\n")
-    return figures
 
+    def score_graph(folder: Path) -> dict[str, Any]:
+        engine, pipeline = load_engine(setting.weights, prefer="cpu")
+        with closing(engine):
+            truth, picks = predict_test_runs(setting.data, engine, pipeline)
+        own = score_picks(truth, passing(picks, pipeline.thresholds), pipeline.particles)
+        classes = {name: item.f_beta for name, item in own.per_class.items()}
+        return {
+            AS_IT_IS: score(truth, picks, pipeline),
+            OWN_THRESHOLDS: {"score": own.score, "classes": classes},
+        }
 
-def predict(root: Path, engine: Engine, pipeline: Pipeline) -> tuple[TruthMapping, pd.DataFrame]:
-    """Return the truth of the test runs, and the picks in them."""
-    truth = read_truth(root / TRUTH_FOLDER, pipeline.particle_names)
-    volumes = ((run.name, read_tomogram(run.tomogram_path())) for run in Project(root).runs("test"))
-    tables = [predict_tomogram(volume, engine, pipeline).assign(experiment=name) for name, volume in volumes]
-    return truth, pd.concat(tables, ignore_index=True)
+    return kept(setting.results, AS_IT_IS, setting.asked(), score_graph)
 
 
 def score(truth: TruthMapping, picks: pd.DataFrame, pipeline: Pipeline) -> dict[str, Any]:

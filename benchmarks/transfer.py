@@ -23,44 +23,31 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
+from one_network import CLASSES, kept, predict_test_runs, recipe_of_steps, train_network
 from tomopoint.command import parse_zyx
-from tomopoint.data.folds import Fold
-from tomopoint.data.project import TRUTH_FOLDER, Project
+from tomopoint.data.project import Project
 from tomopoint.data.tables import passing
-from tomopoint.data.tomograms import read_tomogram
-from tomopoint.data.truth import read_truth
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.residual import shifted
 from tomopoint.evaluation.score import TruthMapping, score_picks
 from tomopoint.evaluation.thresholds import sweep, threshold_grid
-from tomopoint.files import write_atomically
-from tomopoint.inference.engines.torch import TorchEngine
-from tomopoint.inference.predict import predict_tomogram
-from tomopoint.inference.tiles import choose_tiling
-from tomopoint.networks.build import build_network
 from tomopoint.pipeline import Pipeline
 from tomopoint.simulate.options import FULL_SHAPE_ZYX, NO_VARIETY, SimulationOptions
 from tomopoint.simulate.project import ProjectPlan, write_project
-from tomopoint.training.crops.tomograms import describe_runs, read_tomograms
-from tomopoint.training.fit import MemberTask, fit_member
-from tomopoint.training.machine import Machine
 from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import load_recipe
 
 SHAPE = (128, 320, 320)
 N_TRAIN, N_CALIBRATION, N_OWN, N_OTHER = 8, 4, 4, 4
-DATA_SEED, OTHER_SEED, FULL_SEED = 31, 32, 33
+DATA_SEED, OTHER_SEED, FULL_SEED = DATA_SEEDS = 31, 32, 33
 CROP = (64, 64, 64)
-BATCH, STEPS_PER_EPOCH = 2, 100
-CLASSES = ("apo-ferritin", "beta-galactosidase", "ribosome", "thyroglobulin", "virus-like-particle")
 PER_CLASS = ("f4", "best", "precision", "recall")
 WORLDS = ("own", "other", "other-full")
 
@@ -92,17 +79,8 @@ class Sizes:
     def recipe(self, seed: int) -> Recipe:
         """The demo's first network for so many steps, and nothing that depends on the machine's speed."""
         demo = load_recipe("demo-scratch")
-        epochs = max(self.steps // STEPS_PER_EPOCH, 1)
         sized = replace(demo, networks=demo.networks[:1], crops=replace(demo.crops, size_zyx=CROP), seed=seed)
-        return sized.with_fit(
-            epochs=epochs,
-            steps_per_epoch=self.steps // epochs,
-            batch_size=BATCH,
-            keep_best=0,
-            patience=0,
-            score_every=0,
-            max_minutes=0.0,
-        )
+        return recipe_of_steps(sized, self.steps)
 
 
 def simulate(arms: Sequence[str], sizes: Sizes, out: Path, workers: int) -> None:
@@ -122,37 +100,16 @@ def simulate(arms: Sequence[str], sizes: Sizes, out: Path, workers: int) -> None
 
 def measure(arm: str, seed: int, sizes: Sizes, out: Path) -> dict[str, Any]:
     """Train one network, choose thresholds, score in every world; or read what an earlier call found."""
-    folder = out / "arms" / f"{arm}-{sizes.train_runs}-{sizes.steps}-{seed}"
-    result = folder / ("with-full.json" if sizes.full else "result.json")
-    if result.exists():
-        found: dict[str, Any] = json.loads(result.read_text())
-        return found
-    torch.set_num_threads(1)
-    data, recipe = out / "data", sizes.recipe(seed)
+    asked = {"options": asdict(OPTIONS[arm]), "seed": seed, **asdict(sizes), "data seeds": DATA_SEEDS}
+    return kept(out / "arms", f"{arm}-{seed}", asked, lambda folder: _measure(arm, seed, sizes, out / "data", folder))
+
+
+def _measure(arm: str, seed: int, sizes: Sizes, data: Path, folder: Path) -> dict[str, Any]:
     names = sorted(run.name for run in Project(data / arm).runs("train"))
-    runs = read_tomograms(describe_runs(data / arm, names, recipe), recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    task = MemberTask(Fold("fold0", tuple(names), ()), 0, 0, recipe, folder)
-    fitted = fit_member(task, runs, Machine("cpu", curves="none"))
-    network = build_network(recipe.networks[0], len(recipe.particles), recipe.stride)
-    network.load_state_dict(dict(fitted.weights))
-    tiling = choose_tiling([sizes.shape_zyx], network.divisor)
-    pipeline = Pipeline(
-        recipe.particles,
-        runs[names[0]].voxel_A,
-        stride=recipe.stride,
-        normalisation=recipe.normalisation,
-        tiling=tiling,
-    )
-    engine = TorchEngine(network, tiling.window_zyx)
+    engine, pipeline, seconds = train_network(data / arm, names, sizes.recipe(seed), sizes.shape_zyx, folder)
 
-    def predict(root: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-        truth = read_truth(root / TRUTH_FOLDER, pipeline.particle_names)
-        volumes = ((run.name, read_tomogram(run.tomogram_path())) for run in Project(root).runs("test"))
-        tables = [predict_tomogram(volume, engine, pipeline).assign(experiment=name) for name, volume in volumes]
-        return dict(truth), pd.concat(tables, ignore_index=True)
-
-    truth, picks = predict(data / arm)
+    everything, picks = predict_test_runs(data / arm, engine, pipeline)
+    truth = dict(everything)
     for_thresholds = sorted(truth)[:N_CALIBRATION]
     chosen = calibrate(
         {name: truth.pop(name) for name in for_thresholds},
@@ -161,15 +118,15 @@ def measure(arm: str, seed: int, sizes: Sizes, out: Path) -> dict[str, Any]:
         pipeline.particles,
         CalibrationOptions(floor=pipeline.decoding.floor),
     )
-    worlds = {"own": (truth, picks.loc[~picks["experiment"].isin(for_thresholds)])}
+    worlds: dict[str, tuple[TruthMapping, pd.DataFrame]] = {}
+    worlds["own"] = (truth, picks.loc[~picks["experiment"].isin(for_thresholds)])
     for world in WORLDS[1:] if sizes.full else WORLDS[1:2]:
-        worlds[world] = predict(data / world)
+        worlds[world] = predict_test_runs(data / world, engine, pipeline)
     figures = {
         world: score(truth, shifted(picks, chosen.residual.correction_xyz_A), chosen.thresholds, pipeline)
         for world, (truth, picks) in worlds.items()
     }
-    write_atomically(result, json.dumps({**figures, "seconds": fitted.seconds}) + "\n")
-    return {**figures, "seconds": fitted.seconds}
+    return {**figures, "seconds": seconds}
 
 
 def score(
