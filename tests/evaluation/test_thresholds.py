@@ -95,6 +95,27 @@ def test_choice_loses_at_most_the_plateau_and_flatness_one_percent():
         assert curves[name].f_beta[inside].min() >= 0.99 * choice.f_beta
 
 
+def test_a_loss_of_scores_lowers_thresholds_and_is_what_scoring_such_picks_gives():
+    truth, picks = random_case(4)
+    grid = threshold_grid(0.05)
+    curve = sweep(truth, picks, COMPETITION_PARTICLES, grid)["ribosome"]
+    # The same picks with scores that are lower by 0 to 40 %, each table scored alone.
+    losses = np.linspace(0, 0.4, 21)
+    lower = [picks.assign(score=picks["score"] * (1 - loss)) for loss in losses]
+    scored = [sweep(truth, table, COMPETITION_PARTICLES, grid)["ribosome"].f_beta for table in lower]
+    expected, inner = np.mean(scored, axis=0), grid < 0.95 * 0.6
+    choice = choose(curve, 0.5, score_loss=0.4)
+    at = np.searchsorted(grid, choice.threshold - 1e-9)
+    # Off by the curve's steps between two thresholds of the grid, at each of 21 losses.
+    assert expected[at] >= expected[inner].max() - 0.03 - max(0.02, 1 / curve.n_truth)
+    assert choice.f_beta == curve.f_beta[at]
+    assert choice.threshold < choose(curve, 0.5).threshold
+
+    steep = curve_of_recall([90, 90, 90, 90, 90, 90, 90, 90, 0])
+    assert choose(steep, 0.5).threshold == 0.4  # the middle of 0.1 to 0.8
+    assert choose(steep, 0.5, score_loss=0.5).threshold == 0.2  # of 0.1 to 0.4, which pass when halved
+
+
 def test_a_class_without_particles_keeps_its_threshold():
     silent = Curve("beta-amylase", np.array([0.1, 0.2]), np.zeros(2, np.int64), np.array([5, 3]), 0)
     assert choose(silent, fallback=0.5).threshold == 0.5

@@ -115,7 +115,9 @@ def test_counts_choose_as_many_picks_as_asked(validated, tmp_path):
 
 def test_options_are_read_or_refused():
     assert parse_thresholds("counts:1.5").picks_per_particle == 1.5
-    for text in ("best", "counts:x", "counts:-1"):
+    assert (parse_thresholds("curve:0.5").method, parse_thresholds("curve:0.5").score_loss) == ("curve", 0.5)
+    assert parse_thresholds("curve").score_loss == 0.0
+    for text in ("best", "counts:x", "counts:-1", "counts:", "curve:1", "curve:-0.1", "curve:nan"):
         with pytest.raises(TomopointError, match="--thresholds"):
             parse_thresholds(text)
 

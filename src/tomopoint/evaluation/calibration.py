@@ -58,11 +58,15 @@ class CalibrationOptions:
         between 0.4 and 0.6 (two picks per particle) unless the classes separate cleanly.
     floor
         Lowest score among the picks.
+    score_loss
+        ``curve`` only: share of their scores, in [0, 1), that picks may have lost in the tomograms that the thresholds
+        are for, see :func:`~tomopoint.evaluation.thresholds.choose`. Zero where they are of the same kind.
     """
 
     method: Method = "curve"
     picks_per_particle: float = 2.0
     floor: float = 0.05
+    score_loss: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ def _choose(
     curves = sweep(truth, picks, particles, threshold_grid(options.floor))
     if options.method == "counts":
         return count_thresholds(curves, particles, options.picks_per_particle)
-    return choose_thresholds(curves, particles)
+    return choose_thresholds(curves, particles, options.score_loss)
 
 
 def _thresholds(choices: Mapping[str, Choice]) -> dict[str, float]:

@@ -33,6 +33,9 @@ PLATEAU = 0.02
 count as equally good. On synthetic scores (benchmarks/thresholds.py) the threshold so chosen loses half as much on new
 data as the maximum itself does; one of 0.005 gains little, because one particle more or less moves F-beta more."""
 
+N_LOSSES = 21
+"""Losses of score that a curve is averaged over: a step of at most 5 % of a score."""
+
 FLATNESS = 0.01
 """The reported flat interval loses at most this share of the chosen F-beta."""
 
@@ -150,14 +153,24 @@ def sweep(
     return curves
 
 
-def choose(curve: Curve, fallback: float) -> Choice:
+def choose(curve: Curve, fallback: float, score_loss: float = 0.0) -> Choice:
     """Choose the centre of the curve's widest plateau; `fallback` where the curve is zero throughout.
 
     The plateau is the widest interval of thresholds whose F-beta lies within :data:`PLATEAU` of the maximum, or within
     ``1 / n_truth`` if that is more. The maximum itself is a matter of a few particles; the centre of all that is
     equally good moves little when they do.
+
+    Parameters
+    ----------
+    curve
+        Of the picks at hand.
+    fallback
+        Threshold that is left as it is.
+    score_loss
+        Share of their scores, in [0, 1), that picks may have lost in the tomograms that the threshold is for. The
+        curve is then the mean over losses from none to this.
     """
-    f_beta = curve.f_beta
+    f_beta = _mean_over_losses(curve, score_loss)
     best = f_beta.max(initial=0.0)
     if best == 0.0:
         return _left_as_is(fallback)
@@ -166,9 +179,11 @@ def choose(curve: Curve, fallback: float) -> Choice:
     return _choice_at(curve, (low + high) // 2)
 
 
-def choose_thresholds(curves: Mapping[str, Curve], particles: Sequence[Particle]) -> dict[str, Choice]:
-    """Choose the threshold of every particle; one whose curve says nothing keeps its own."""
-    return {particle.name: choose(curves[particle.name], particle.threshold) for particle in particles}
+def choose_thresholds(
+    curves: Mapping[str, Curve], particles: Sequence[Particle], score_loss: float = 0.0
+) -> dict[str, Choice]:
+    """Choose the threshold of every particle, see :func:`choose`; one whose curve says nothing keeps its own."""
+    return {particle.name: choose(curves[particle.name], particle.threshold, score_loss) for particle in particles}
 
 
 def count_thresholds(
@@ -185,6 +200,18 @@ def count_thresholds(
         known = curve.n_truth > 0 and len(within) > 0
         chosen[particle.name] = _choice_at(curve, int(within[0])) if known else _left_as_is(particle.threshold)
     return chosen
+
+
+def _mean_over_losses(curve: Curve, score_loss: float) -> Floats:
+    """Return F-beta at each threshold, averaged over tomograms in which scores are lower by 0 to `score_loss` of them.
+
+    Where scores are ``1 - loss`` of what they were, a threshold t lets pass what ``t / (1 - loss)`` did; beyond the
+    curve's end nothing passes.
+    """
+    if score_loss == 0:
+        return curve.f_beta
+    grid, shares = curve.thresholds, 1 - np.linspace(0, score_loss, N_LOSSES)
+    return np.mean([np.interp(grid / share, grid, curve.f_beta, right=0.0) for share in shares], axis=0)
 
 
 def _choice_at(curve: Curve, index: int) -> Choice:

@@ -56,8 +56,9 @@ def validate(
     overlap
         Smallest overlap of neighbouring windows in voxels, as z,y,x; default 64, at most half the window.
     thresholds
-        How they are chosen: curve (the centre of the plateau of F4), counts or counts:1.5 (so many picks per true
-        particle; 2 by default), or the path of another training folder's pipeline.json to take them from.
+        How they are chosen: curve (the centre of the plateau of F4), curve:0.5 (the same on average over tomograms in
+        which scores are up to this share lower: for tomograms of another kind), counts or counts:1.5 (so many picks per
+        true particle; 2 by default), or the path of another training folder's pipeline.json to take them from.
     device
         Where to predict.
     """
@@ -141,6 +142,7 @@ def validate(
     # Write: the Pipeline last, from then on it is what is exported.
     content = {
         "method": calibration_options.method,
+        "score_loss": calibration_options.score_loss,
         "training_folders": [str(folder) for folder in ensemble.training_folders],
         "data_root": str(project.root.resolve()),
         "simulated": project.is_simulated,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,20 +12,24 @@ from tomopoint.pipeline import Pipeline
 
 
 def parse_thresholds(text: str) -> CalibrationOptions | Path:
-    """Read ``"curve"``, ``"counts"``, ``"counts:1.5"`` or the path of a ``pipeline.json``."""
-    method, _, number = text.partition(":")
-    if text == "curve":
-        return CalibrationOptions()
-    if method == "counts":
+    """Read ``"curve"``, ``"curve:0.5"``, ``"counts"``, ``"counts:1.5"`` or the path of a ``pipeline.json``."""
+    method, colon, number = text.partition(":")
+    if method in ("curve", "counts"):
         try:
-            wanted = float(number or CalibrationOptions.picks_per_particle)
+            wanted = float(number) if colon else None
         except ValueError:
-            wanted = 0.0
-        if wanted > 0:
+            wanted = math.nan
+        if wanted is None:
+            return CalibrationOptions(method="curve" if method == "curve" else "counts")
+        if method == "curve" and 0 <= wanted < 1:
+            return CalibrationOptions(score_loss=wanted)
+        if method == "counts" and 0 < wanted < math.inf:
             return CalibrationOptions(method="counts", picks_per_particle=wanted)
     elif text.endswith(".json"):
         return Path(text)
-    raise TomopointError(f"--thresholds {text!r}: use curve, counts, counts:1.5 or the path of a pipeline.json")
+    raise TomopointError(
+        f"--thresholds {text!r}: use curve, curve:0.5, counts, counts:1.5 or the path of a pipeline.json"
+    )
 
 
 def calibrated(pipeline: Pipeline, calibration: Calibration) -> Pipeline:
