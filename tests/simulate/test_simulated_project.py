@@ -1,6 +1,9 @@
 """Simulated projects on disk: the competition's layout, resuming, independence of runs."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +167,38 @@ def test_the_command_reports_what_it_made(tmp_path: Path) -> None:
     assert figures["train_runs"] == [run_name("train", 0)]
     assert figures["test_runs"] == [run_name("test", 0)]
     assert set(figures["particles"]) == set(PARTICLE_NAMES)
+
+
+def test_no_process_outlives_a_killed_command(tmp_path: Path) -> None:
+    """Its processes would go on writing into a folder that somebody may be filling anew."""
+    words = [sys.executable, "-m", "tomopoint", "simulate", str(tmp_path / "data"), "--train-runs", "400"]
+    command = subprocess.Popen([*words, "--shape", "32,64,64", "--workers", "2"], stderr=subprocess.DEVNULL)
+    try:
+        # The two processes of the pool, and Python's own that looks after semaphores.
+        processes = wait_for(lambda: found if len(found := children_of(command.pid)) > 2 else None)
+        wait_for(lambda: list((tmp_path / "data").rglob("TS_*.json")))  # they are at work
+    finally:
+        command.kill()
+        command.wait()
+    assert wait_for(lambda: not any(is_alive(process) for process in processes))
+
+
+def children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid):
+    state = Path(f"/proc/{pid}/stat")
+    try:
+        return state.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(question, seconds=120.0):
+    """Return the first true answer; fail where there is none for so long."""
+    end = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return answer

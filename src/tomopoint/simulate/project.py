@@ -11,11 +11,13 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -235,12 +237,27 @@ def _make_runs(plan: ProjectPlan, tasks: list[tuple[str, int]], workers: int) ->
             yield write_run(plan, split, index)
         return
     # Spawned, not forked: a fork of a process that has used torch's threads or a GPU can hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
     try:
         for future in as_completed([pool.submit(write_run, plan, *task) for task in tasks]):
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it does.
+
+    A pool's process outlives a command that is killed: it makes the run that it is at, and then waits for ever.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _default_workers(plan: ProjectPlan, n_missing: int) -> int:
