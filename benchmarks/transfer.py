@@ -57,7 +57,7 @@ ARMS = {
     "analytic-variety": SimulationOptions(shapes="analytic"),
     "measured": SimulationOptions(shapes="measured", variety=NO_VARIETY),
     "measured-variety": SimulationOptions(shapes="measured"),
-    "measured-variety-fainter": SimulationOptions(shapes="measured", difficulty=1.3),
+    "measured-variety-fainter": SimulationOptions(shapes="measured", difficulty=1.5),
 }
 """What the runs hold that an arm is trained on."""
 

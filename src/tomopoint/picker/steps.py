@@ -19,7 +19,7 @@ from tomopoint.simulate.project import run_name
 CARD_FIGURES = "model-card.json"
 """The model card for programs, in a picker's folder."""
 
-DIFFICULTY = 1.3
+DIFFICULTY = 1.5
 """Of the tomograms to train on, which are fainter than the real ones.
 
 What is learnt on faint particles finds clear ones, too; what is learnt on clear ones does not find faint ones.
