@@ -84,11 +84,12 @@ def _maxima_of_planes(scores_zyx: npt.NDArray[np.float32], floor: float, first: 
     """Return flat indices of the maxima in planes ``first`` to ``stop``, plateaus in full, in rising order."""
     depth, height, width = scores_zyx.shape
     scores, planes = scores_zyx.reshape(-1), scores_zyx[first:stop]
-    cells = np.flatnonzero(planes > floor) + first * height * width
+    cells: Cells = np.flatnonzero(planes > floor) + first * height * width
     if len(cells) > DENSE_SHARE * planes.size:
         above = max(first - 1, 0)
         highest = maximum_filter(scores_zyx[above : stop + 1], size=3, mode="nearest")[first - above :][: len(planes)]
-        return np.flatnonzero((planes >= highest) & (planes > floor)) + first * height * width
+        cells = np.flatnonzero((planes >= highest) & (planes > floor)) + first * height * width
+        return cells
     own = scores[cells]
     for dz, dy, dx in _NEAREST_FIRST:
         # Most cells fall after a few neighbours; the rest are looked at for those that still stand. In place of a
@@ -127,9 +128,8 @@ def _one_of_each_plateau(first: Cells, last: Cells, shape_zyx: tuple[int, ...]) 
         for value in (length, length * z, length * y, (x + end) * length // 2)
     )
     x = np.clip(-((size - 2 * sum_x) // (2 * size)), x, end)
-    squared = sum(
-        ((size * index - total).astype(np.float64)) ** 2 for index, total in ((z, sum_z), (y, sum_y), (x, sum_x))
-    )
+    away = [(size * index - total).astype(np.float64) for index, total in ((z, sum_z), (y, sum_y), (x, sum_x))]
+    squared = np.square(away).sum(axis=0)
     order = np.lexsort((squared, plateau))
     kept = np.sort(order[np.diff(plateau[order], prepend=-1) != 0])
     return np.stack([z[kept], y[kept], x[kept]], axis=1)
