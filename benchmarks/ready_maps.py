@@ -88,9 +88,7 @@ class ReadyMaps:
         self._cells = tuple(n // 2 for n in self.window_zyx)
         # Beyond the volume as far as windows reach: behind it, or on both sides, as a peer may pad.
         self._before = [max(0, w - n) // 4 for w, n in zip(self.window_zyx, shape_zyx, strict=True)]
-        ends = [
-            (max(starts) + w) // 2 for starts, w in zip(zip(*self._starts, strict=True), self.window_zyx, strict=True)
-        ]
+        covered = TilePlan.for_volume(shape_zyx, pipeline.tiling, pipeline.stride).covered_zyx
         scores = np.load(path, mmap_mode="r")
         behind = [max(0, end // 2 - n) for end, n in zip(covered, scores.shape[1:], strict=True)]
         self.scores = np.pad(scores, [(0, 0), *zip(self._before, behind, strict=True)])
