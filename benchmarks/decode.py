@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,7 @@ def main() -> None:
 
     ours, picks = least(words.tries, decoded)
     peak = peak_GB()
-    kept_suppress, kept_maxima, looped = decode.suppress, decode.local_maxima, 0.0
+    looped = 0.0
 
     def timed_loop(points: np.ndarray, scores: np.ndarray, radius: float) -> np.ndarray:
         nonlocal looped
@@ -76,9 +77,8 @@ def main() -> None:
         looped += time.process_time() - start
         return kept
 
-    decode.suppress, decode.local_maxima = timed_loop, maxima_everywhere
-    peer, expected = least(1, decoded)
-    decode.suppress, decode.local_maxima = kept_suppress, kept_maxima
+    with patch.multiple(decode, suppress=timed_loop, local_maxima=maxima_everywhere):
+        peer, expected = least(1, decoded)
     figures = {
         "candidates_per_class": counts,
         "picks": len(picks),

@@ -66,7 +66,7 @@ def peer(given: dict[str, Any]) -> dict[str, Any]:
         return torch.from_numpy(scores[None].copy()), torch.from_numpy(offsets[None].copy())
 
     def picks_of(store: Path) -> pd.DataFrame:
-        values = zarr.open_group(str(store), mode="r")["0"][...]
+        values = np.asarray(zarr.open_array(str(store / "0"), mode="r")[...])
         with measured(normalising):
             clipped = np.clip(values, *np.quantile(values, pipeline.normalisation.quantiles))
             volume = torch.from_numpy((values - clipped.mean()) / clipped.std())

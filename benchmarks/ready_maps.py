@@ -16,16 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from tomopoint.data.project import Run
 from tomopoint.data.tomograms import write_tomogram
-from tomopoint.inference import worker
 from tomopoint.inference.parts import PartOrigin
 from tomopoint.inference.stream import Deal
 from tomopoint.inference.tiles import TilePlan
-from tomopoint.inference.worker import Job, Message
+from tomopoint.inference.worker import Job, Message, work
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline, Tiling
 
 FULL_ZYX = (184, 630, 630)
@@ -166,17 +166,14 @@ def run_worker(
                 if message.kind in ("done", "failed"):
                     break
 
-    loaded, worker.load_engine = worker.load_engine, lambda *given: (engine, pipeline)  # type: ignore[assignment]
-    try:
+    with patch("tomopoint.inference.worker.load_engine", lambda *given: (engine, pipeline)):
         listener = threading.Thread(target=listen)
         listener.start()
         for run in runs:
             ours.send(Deal(run))
         ours.send(None)
-        worker.work(job, theirs)
+        work(job, theirs)
         listener.join()
-    finally:
-        worker.load_engine = loaded
     if failed := [h.message.details["message"] for h in heard if h.message.kind == "failed"]:
         sys.exit(f"failed: {failed[0]}")
     return heard
