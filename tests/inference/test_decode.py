@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomopoint.data.tables import passing
+from tomopoint.inference import decode
 from tomopoint.inference.decode import decode_maps, local_maxima, suppress
 from tomopoint.inference.tiles import VolumeMaps
 from tomopoint.pipeline import COMPETITION_PARTICLES, Decoding, Pipeline
@@ -44,14 +45,83 @@ def test_suppression_does_not_depend_on_the_order_given():
     assert {tuple(p) for p in points[shuffled][suppress(points[shuffled], scores[shuffled], 9.0)]} == kept
 
 
-def test_local_maxima_against_loops():
-    scores = np.random.default_rng(0).integers(0, 6, (6, 7, 8)).astype(np.float32) / 6
-    expected = []
-    for z, y, x in np.ndindex(scores.shape):
-        around = scores[max(z - 1, 0) : z + 2, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-        if scores[z, y, x] > 0.5 and scores[z, y, x] >= around.max():
-            expected.append([z, y, x])
-    assert local_maxima(scores, 0.5).tolist() == expected
+@settings(max_examples=150, deadline=None)
+@given(
+    n=st.integers(1, 300),
+    radius=st.integers(1, 60),
+    levels=st.integers(1, 300),
+    spread=st.sampled_from([(1, 1, 1), (300, 1, 1), (30, 30, 1), (20, 20, 20)]),
+    block=st.integers(1, 60),
+    seed=st.integers(0, 10**6),
+)
+def test_suppression_in_blocks_is_the_greedy_one(n, radius, levels, spread, block, seed):
+    """Few places, so that many points lie in one; lines, so that each point hangs on the one before it."""
+    rng = np.random.default_rng(seed)
+    points = rng.integers(0, spread, (n, 3)).astype(np.float64)
+    scores = rng.integers(1, levels + 1, n) / levels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "BLOCK_POINTS", block)
+        kept = suppress(points, scores, radius)
+    # Points in one place with one score are the same: which of them is kept shows nowhere.
+    assert (
+        np.column_stack([points, scores])[kept].tolist()
+        == np.column_stack([points, scores])[greedy(points, scores, radius)].tolist()
+    )
+
+
+def test_a_chain_is_suppressed_link_by_link():
+    """Every second point falls to the one before it, which only stands because the one before that fell."""
+    n = decode.BLOCK_POINTS + 501
+    points = np.zeros((n, 3))
+    points[:, 0] = 5.0 * np.arange(n)
+    assert suppress(points, np.linspace(1, 0.1, n), 6.0).tolist() == list(range(0, n, 2))
+
+
+def test_all_candidates_in_one_place_leave_one():
+    scores = np.random.default_rng(0).random(20_000)
+    assert suppress(np.zeros((20_000, 3)), scores, 1.0).tolist() == [scores.argmax()]
+
+
+def plateaus(scores: np.ndarray, floor: float) -> list[list[int]]:
+    """The definition: cells that no neighbour exceeds, put together by touching, of each the most central."""
+    standing = {
+        cell
+        for cell in np.ndindex(scores.shape)
+        if scores[cell] > floor and scores[cell] >= scores[tuple(slice(max(i - 1, 0), i + 2) for i in cell)].max()
+    }
+    found = []
+    while standing:
+        together, edge = set(), {standing.pop()}
+        while edge:
+            together |= edge
+            edge = {cell for cell in standing if any(max(np.abs(np.subtract(cell, e))) == 1 for e in edge)}
+            standing -= edge
+        cells = np.array(sorted(together))
+        distance = ((len(cells) * cells - cells.sum(axis=0)) ** 2).sum(axis=1)
+        found.append(cells[distance.argmin()].tolist())
+    return sorted(found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 7), st.integers(1, 8)),
+    levels=st.integers(1, 12),
+    planes=st.integers(1, 7),
+    is_dense=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_local_maxima_against_loops(shape, levels, planes, is_dense, seed):
+    """Both ways of looking, in blocks of any number of planes; few levels make many plateaus."""
+    scores = (np.random.default_rng(seed).integers(0, levels + 1, shape) / levels).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "BLOCK_CELLS", planes * shape[1] * shape[2])
+        patch.setattr(decode, "DENSE_SHARE", -1.0 if is_dense else 2.0)
+        assert local_maxima(scores, 0.3).tolist() == plateaus(scores, 0.3)
+
+
+def test_a_map_of_one_value_is_one_plateau():
+    assert local_maxima(np.full((20, 31, 41), 0.5, np.float32), 0.1).tolist() == [[9, 15, 20]]
+    assert local_maxima(np.full((20, 31, 41), 0.5, np.float32), 0.5).tolist() == []
 
 
 def one_class(scores: np.ndarray, offsets: np.ndarray | None = None, **decoding: float) -> pd.DataFrame:
@@ -69,6 +139,11 @@ def test_a_plateau_gives_one_pick():
     scores = np.zeros((10, 10, 10))
     scores[4:6, 4:6, 4:6] = 0.7
     assert len(one_class(scores)) == 1
+    # A bar of 25 cells, eight times the suppression radius, is still one particle: at cell 14, voxel 29.
+    bar = np.zeros((4, 5, 30))
+    bar[1, 2, 2:27] = 0.7
+    (row,) = one_class(bar).to_dict("records")
+    assert (row["z"], row["y"], row["x"]) == (30.0, 50.0, 290.0)
 
 
 def test_centre_is_anchor_plus_offset():

@@ -7,20 +7,24 @@ the particles inside its window.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tomopoint.data.normalisation import normalise
 from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError
-from tomopoint.inference.predict import predict_tomogram, predict_volume
+from tomopoint.inference.predict import predict_tomogram, predict_volume, prepare
 from tomopoint.inference.tiles import TilePlan
 from tomopoint.pipeline import COMPETITION_PARTICLES, Decoding, Normalisation, Pipeline, Tiling
 
 VOXEL_A = 10.0
 HALF_A_VOXEL_A = 5.0
+HANG_SECONDS = 60.0
+"""What waits longer for another thread waits for ever."""
 
 PIPELINE = Pipeline(
     particles=COMPETITION_PARTICLES,
@@ -142,6 +146,51 @@ def test_outputs_that_are_not_finite_are_an_error_not_an_empty_tomogram():
     volume = ramp((40, 40, 40))
     with pytest.raises(EngineError, match="scores that are not finite"):
         predict_volume(volume, Overflowing(volume, {}, PIPELINE), PIPELINE)
+
+
+def test_a_volume_is_padded_once_and_kept_unless_it_is_given_away():
+    rng = np.random.default_rng(0)
+    for shape, is_padded in (((32, 56, 33), True), ((32, 56, 32), False), ((5, 6, 7), True)):
+        volume = rng.normal(size=shape).astype(np.float32)
+        before = volume.copy()
+        kept = prepare(volume, PIPELINE)
+        np.testing.assert_array_equal(volume, before)
+        given = prepare(volume, PIPELINE, give_away=True)
+        assert np.shares_memory(given.volume_zyx, volume) == (not is_padded)
+        np.testing.assert_array_equal(given.volume_zyx, kept.volume_zyx)
+        np.testing.assert_array_equal(
+            kept.volume_zyx[tuple(map(slice, shape))], normalise(before, PIPELINE.normalisation)
+        )
+        assert np.count_nonzero(kept.volume_zyx) <= volume.size
+        for _, windows in kept.plan.batches(kept.volume_zyx, 1):
+            assert np.shares_memory(windows, kept.volume_zyx)
+
+
+def test_one_output_is_merged_while_the_next_is_computed():
+    """The second call of the engine does not return before the first output is being merged."""
+    merging, order = threading.Event(), []
+
+    class Waiting(Oracle):
+        batch = 1
+
+        def infer(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            if len(self.starts) == 1:
+                assert merging.wait(HANG_SECONDS)
+            scores, offsets = super().infer(windows)
+            order.append("infer")
+            return scores.view(Told), offsets
+
+    class Told(np.ndarray):
+        """Tells that it is looked at."""
+
+        def __iter__(self):
+            merging.set()
+            return super().__iter__()
+
+    volume = ramp((32, 32, 60))
+    maps = predict_volume(volume, Waiting(volume, {}, PIPELINE), PIPELINE, on_window=lambda: order.append("window"))
+    assert maps.scores.shape == (6, 16, 16, 30)
+    assert order == ["infer", "window"] * 3
 
 
 def test_another_voxel_size_is_refused():

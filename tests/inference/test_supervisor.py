@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 
 import pytest
 
-from tomopoint.data.tables import read_pick_table
+from tomopoint.data.project import Run
+from tomopoint.data.tables import empty_pick_table, read_pick_table
 from tomopoint.inference import crash_policy
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.parts import PartOrigin, part_path
 from tomopoint.inference.predict_runs import PredictOptions, WorkersLost, predict_runs
 from tomopoint.inference.supervisor import Supervisor
-from tomopoint.inference.worker import Message
+from tomopoint.inference.worker import Job, Message, _Parent
 from tomopoint.inference.worker_process import GRACE_SECONDS, BoundedProcess, Patience, WorkerProcess
 
 CPU = PredictOptions(provider="cpu", outage_pause=0.0)
@@ -223,6 +226,53 @@ def test_patience_comes_from_measured_seconds():
     assert patience.of(_At(is_ready=False)) == 600.0
     assert patience.of(_At(begun="TS_1", dealt=["TS_1"])) == 200.0
     assert Patience().of(_At(begun="TS_1", dealt=["TS_1"])) == 7200.0  # without a measurement
+
+
+def heard(*messages):
+    """A worker as its parent sees it after these messages."""
+    ours, theirs = multiprocessing.Pipe()
+    worker = object.__new__(WorkerProcess)
+    worker.pipe, worker.is_ready, worker.is_gone = ours, True, False
+    worker.heard, worker.begun, worker.reading = 0.0, [], None
+    for message in messages:
+        theirs.send(message)
+    assert [message for message, _ in worker.messages()] == list(messages)
+    return worker
+
+
+def test_a_death_is_over_all_that_is_finished_computed_or_read():
+    at = [Message("reading", "a"), Message("begun", "a"), Message("reading", "b"), Message("begun", "b")]
+    assert heard(*at[:1]).in_work == ["a"]
+    assert heard(*at[:3]).in_work == ["a", "b"]
+    assert heard(*at, Message("reading", "c")).in_work == ["a", "b", "c"]
+    assert heard(*at, Message("reading", "c"), Message("done", "a")).in_work == ["b", "c"]
+    assert heard(*at, Message("failed", "b")).in_work == ["a"]
+    assert heard(*at, Message("reading", "c"), Message("failed", "c")).in_work == ["a", "b"]
+
+
+def test_an_engine_that_broke_is_blamed_on_the_run_it_names():
+    """The next one had been begun before the output of the former was looked at."""
+    at = [Message("begun", "a"), Message("begun", "b")]
+    assert heard(*at, Message("broke", "a")).in_work == ["a"]
+    assert heard(*at, Message("reading", "c"), Message("broke", "a")).in_work == ["a", "c"]
+
+
+def test_a_worker_without_its_parent_writes_nothing_more(tmp_path):
+    ours, theirs = multiprocessing.Pipe()
+    parent = _Parent(Job(tmp_path, "cpu", None, 1, tmp_path, PartOrigin("0" * 64, "denoised")), theirs)
+    run = Run("TS_1", "test", tmp_path)
+    parent.write(run, empty_pick_table())
+    parent.window(run)
+    assert ours.recv() == Message("window", "TS_1")
+    part_path(tmp_path, "TS_1").unlink()
+    ours.close()
+    parent.window(run)  # the pipe is closed, and that is for the listener to find out
+    parent.is_gone.set()
+    for step in (lambda: parent.window(run), lambda: parent.write(run, empty_pick_table())):
+        with pytest.raises(SystemExit) as ended:
+            step()
+        assert ended.value.code == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_wait_for_a_process_is_without_end(monkeypatch):

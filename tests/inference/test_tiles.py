@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomopoint.errors import PipelineError, TomopointError
-from tomopoint.inference.tiles import MapMerger, TilePlan, axis_starts, choose_tiling, window_weight
+from tomopoint.inference.tiles import MapMerger, TilePlan, axis_starts, axis_weight, choose_tiling
 from tomopoint.pipeline import Tiling
 
 SUM_TOLERANCE = 1e-5
@@ -52,26 +52,59 @@ def test_starts_of_the_competitions_axes():
     assert axis_starts(184, 192, 64, 2) == (0,)
 
 
-@pytest.mark.parametrize("shape", [(20, 30, 40), (7, 33, 16), (16, 16, 16), (3, 5, 60), (31, 17, 45)])
-def test_merging_equals_a_plain_weighted_mean(shape):
-    """Against loops over every cell of every window, in float64."""
-    tiling, stride, n_classes = Tiling((16, 16, 16), (8, 8, 4), 0.3), 2, 2
+TILINGS = {
+    "overlap everywhere": Tiling((16, 16, 16), (8, 8, 4), 0.3),
+    "none": Tiling((16, 8, 16), (0, 0, 0), 0.3),
+    "some cells once, some twice": Tiling((16, 16, 12), (2, 4, 2), 0.01),
+    "more than half": Tiling((8, 16, 16), (6, 12, 10), 1.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS)
+@pytest.mark.parametrize("shape", [(20, 30, 40), (7, 33, 16), (16, 16, 16), (3, 5, 60), (31, 17, 45), (1, 1, 1)])
+def test_merging_equals_a_plain_weighted_mean(shape, tiling, dtype):
+    """Against loops over every cell of every window, in float64; windows come in any order."""
+    stride, n_classes, edge = 2, 2, tiling.edge_weight
     plan = TilePlan.for_volume(shape, tiling, stride)
-    merger, rng = MapMerger(plan, n_classes, tiling.edge_weight), np.random.default_rng(1)
+    cells = [size // stride for size in tiling.window_zyx]
+    merger, rng = MapMerger(plan, n_classes, edge), np.random.default_rng(1)
     total, weights = np.zeros((n_classes + 3, *plan.map_shape_zyx)), np.zeros(plan.map_shape_zyx)
-    for start in plan.starts_zyx:
-        output = rng.uniform(0, 1, (n_classes + 3, 8, 8, 8)).astype(np.float32)
-        merger.add(start, output[:n_classes], output[n_classes:])
-        for cell in np.ndindex(8, 8, 8):
+    profiles = [[edge ** (((c + 0.5 - n / 2) / (n / 2)) ** 2) for c in range(n)] for n in cells]
+    for start in rng.permutation(plan.starts_zyx).tolist():
+        output = rng.uniform(0, 1, (n_classes + 3, *cells)).astype(dtype)
+        merger.add(tuple(start), output[:n_classes], output[n_classes:])
+        for cell in np.ndindex(*cells):
             place = tuple(s // 2 + c for s, c in zip(start, cell, strict=True))
             if all(p < n for p, n in zip(place, plan.map_shape_zyx, strict=True)):
-                share = np.prod([0.3 ** (((c + 0.5 - 4) / 4) ** 2) for c in cell])
-                total[(slice(None), *place)] += share * output[(slice(None), *cell)]
+                share = np.prod([profile[c] for profile, c in zip(profiles, cell, strict=True)])
+                total[(slice(None), *place)] += share * output[(slice(None), *cell)].astype(np.float64)
                 weights[place] += share
     maps = merger.maps()
     assert maps.scores.shape[1:] == tuple(-(-n // 2) for n in shape)
+    assert maps.scores.dtype == maps.offsets.dtype == np.float32
     np.testing.assert_allclose(maps.scores, total[:n_classes] / weights, rtol=SUM_TOLERANCE)
     np.testing.assert_allclose(maps.offsets, total[n_classes:] / weights, rtol=SUM_TOLERANCE)
+
+
+def test_a_cell_of_one_window_is_what_that_window_says():
+    """To the last bit: it is copied."""
+    plan = TilePlan.for_volume((16, 16, 28), Tiling((16, 16, 16), (4, 4, 4), 0.1), 2)
+    merger, rng = MapMerger(plan, 1, 0.1), np.random.default_rng(0)
+    outputs = {start: rng.random((4, 8, 8, 8), dtype=np.float32) for start in plan.starts_zyx}
+    for start, output in outputs.items():
+        merger.add(start, output[:1], output[1:])
+    assert plan.starts_zyx == ((0, 0, 0), (0, 0, 12))
+    np.testing.assert_array_equal(merger.maps().scores[..., :6], outputs[0, 0, 0][:1, ..., :6])
+    np.testing.assert_array_equal(merger.maps().offsets[..., 8:], outputs[0, 0, 12][1:, ..., 2:])
+
+
+def test_windows_that_lie_on_no_grid_are_refused():
+    plan = replace(
+        TilePlan.for_volume((16, 16, 28), Tiling((16, 16, 16), (4, 4, 4)), 2), starts_zyx=((0, 0, 0), (0, 2, 12))
+    )
+    with pytest.raises(ValueError, match="product grid"):
+        MapMerger(plan, 1, 0.1)
 
 
 def test_windows_show_the_volume_and_zeros_beyond_it():
@@ -89,18 +122,22 @@ def test_windows_show_the_volume_and_zeros_beyond_it():
     assert seen == len(plan.starts_zyx)
 
 
+@pytest.mark.parametrize(("shape", "batch"), [((32, 16, 28), 1), ((32, 17, 28), 1), ((32, 16, 28), 3)])
+def test_windows_inside_the_volume_are_no_copies_one_at_a_time(shape, batch):
+    plan = TilePlan.for_volume(shape, Tiling((16, 16, 16), (4, 4, 4)), 2)
+    volume = np.zeros(plan.covered_zyx, np.float32)
+    for _, windows in plan.batches(volume, batch):
+        assert np.shares_memory(windows, volume) == (batch == 1)
+
+
 def test_weight_is_symmetric_and_nowhere_zero():
-    weight = window_weight((16, 8, 32), 2, 0.1)
-    assert weight.shape == (8, 4, 16)
-    for axis in range(3):
-        np.testing.assert_allclose(weight, np.flip(weight, axis), rtol=SUM_TOLERANCE)
-    assert weight.min() > 0
-    # largest in the eight cells around the centre, and nowhere else
-    largest = np.argwhere(weight > weight.max() * (1 - SUM_TOLERANCE))
-    np.testing.assert_array_equal(largest, list(product((3, 4), (1, 2), (7, 8))))
-    assert weight.max() <= 1
-    # 0.1 ** ((15.5 - 8) / 8) ** 2 half a cell inside the face, at the centre of the other axes.
-    assert weight[4, 2, 15] / weight[4, 2, 8] == pytest.approx(0.1 ** ((7.5 / 8) ** 2 - (0.5 / 8) ** 2), rel=1e-4)
+    weight = axis_weight(32, 2, 0.1)
+    assert weight.shape == (16,)
+    np.testing.assert_allclose(weight, weight[::-1], rtol=SUM_TOLERANCE)
+    assert (np.diff(weight[:8]) > 0).all()
+    assert 0 < weight.min() < weight.max() <= 1
+    # 0.1 ** ((15.5 - 8) / 8) ** 2 half a cell inside the face.
+    assert weight[15] == pytest.approx(0.1 ** ((7.5 / 8) ** 2), rel=SUM_TOLERANCE)
 
 
 def test_outputs_of_another_engine_are_refused():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.engines.engine import OFFSETS, SCORES, Array, Engine
-from tomopoint.inference.tiles import MapMerger, TilePlan, VolumeMaps
+from tomopoint.inference.tiles import MapMerger, Size, TilePlan, VolumeMaps
 from tomopoint.pipeline import Pipeline
 
 VOXEL_TOLERANCE = 0.02
@@ -52,26 +54,102 @@ def predict_volume(
 
     After each call of the engine `on_window` is called.
     """
+    with ThreadPoolExecutor(max_workers=1) as merging:
+        return compute(prepare(volume_zyx, pipeline), engine, pipeline, merging, on_window).result()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tomogram as the engine's windows are cut from it.
+
+    Attributes
+    ----------
+    volume_zyx
+        Normalised; with zeros, its mean, beyond its end as far as windows reach, so that every window is a view.
+    plan
+        Where the windows lie.
+    """
+
+    volume_zyx: npt.NDArray[np.float32]
+    plan: TilePlan
+
+
+def prepare(volume_zyx: npt.NDArray[np.float32], pipeline: Pipeline, give_away: bool = False) -> Prepared:
+    """Normalise a raw volume ``(D, H, W)`` and make room for the windows that reach beyond its end.
+
+    With `give_away` the caller does not need the volume any more: it is overwritten where nothing has to be added.
+
+    Raises
+    ------
+    DataError
+        It cannot be normalised.
+    """
+    plan = TilePlan.for_volume(volume_zyx.shape, pipeline.tiling, pipeline.stride)
+    covered = tuple(max(size, end) for size, end in zip(plan.shape_zyx, plan.covered_zyx, strict=True))
+    if covered == plan.shape_zyx:
+        return Prepared(normalise(volume_zyx, pipeline.normalisation, out=volume_zyx if give_away else None), plan)
+    whole = np.zeros(covered, dtype=np.float32)
+    normalise(volume_zyx, pipeline.normalisation, out=whole[tuple(slice(0, size) for size in plan.shape_zyx)])
+    return Prepared(whole, plan)
+
+
+def compute(
+    prepared: Prepared,
+    engine: Engine,
+    pipeline: Pipeline,
+    merging: Executor,
+    on_window: Callable[[], None] = lambda: None,
+) -> Future[VolumeMaps]:
+    """Run the engine over a tomogram's windows; return once it is done, while the last outputs may still be merged.
+
+    What one call of the engine returned is merged while it computes the next; not more than two outputs are in memory.
+
+    Parameters
+    ----------
+    merging
+        One thread, which merges.
+    on_window
+        Called after each call of the engine.
+
+    Raises
+    ------
+    PipelineError
+        The engine does not belong to the Pipeline.
+    EngineError
+        It failed. What it returned last is looked at while it is merged: of that, the future tells.
+    """
     if engine.window_zyx != pipeline.tiling.window_zyx:
         raise PipelineError(
             f"the engine takes windows of {engine.window_zyx}, the pipeline cuts {pipeline.tiling.window_zyx}; "
             "they do not belong together, export or build again"
         )
-    normalised = normalise(volume_zyx, pipeline.normalisation)
-    plan = TilePlan.for_volume(volume_zyx.shape, pipeline.tiling, pipeline.stride)
-    merger = MapMerger(plan, len(pipeline.particles), pipeline.tiling.edge_weight)
-    for starts, windows in plan.batches(normalised, engine.batch):
-        scores, offsets = _checked(engine.infer(windows))
-        for index, start in enumerate(starts):
-            merger.add(start, scores[index], offsets[index])
+    merger = MapMerger(prepared.plan, len(pipeline.particles), pipeline.tiling.edge_weight)
+    merged: Future[None] | None = None
+    for starts, windows in prepared.plan.batches(prepared.volume_zyx, engine.batch):
+        outputs = engine.infer(windows)
+        if merged is not None:
+            merged.result()
+        merged = merging.submit(_merge, merger, starts, outputs)
         on_window()
+    return merging.submit(_maps_after, merged, merger)
+
+
+def _merge(merger: MapMerger, starts: Sequence[Size], outputs: tuple[Array, Array]) -> None:
+    scores, offsets = _checked(outputs)
+    for index, start in enumerate(starts):
+        merger.add(start, scores[index], offsets[index])
+
+
+def _maps_after(merged: Future[None] | None, merger: MapMerger) -> VolumeMaps:
+    if merged is not None:
+        merged.result()  # one thread merges: it is done, and says what went wrong
     return merger.maps()
 
 
 def _checked(outputs: tuple[Array, Array]) -> tuple[Array, Array]:
     """Refuse what is not finite: NaN from an overflow in half precision would pass as a tomogram without picks."""
     for name, values in zip((SCORES, OFFSETS), outputs, strict=True):
-        if not np.isfinite(values).all():
+        if not all(np.isfinite(channel).all() for window in values for channel in window):
             raise EngineError(
                 f"the engine returned {name} that are not finite; check its precision (fp16 overflow?) with "
                 "the build_engine notebook, or use the fp32 graph"

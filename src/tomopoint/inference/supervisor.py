@@ -16,7 +16,8 @@ from tomopoint.data.project import Run
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.crash_policy import CrashPolicy
 from tomopoint.inference.folder import PredictionFolder
-from tomopoint.inference.worker import ENGINE_FAILED, Deal, Job, Message
+from tomopoint.inference.stream import Deal
+from tomopoint.inference.worker import ENGINE_FAILED, Job, Message
 from tomopoint.inference.worker_process import Patience, WorkerProcess
 
 TURN_SECONDS = 0.5
@@ -139,7 +140,8 @@ class Supervisor:
                     return
                 self._say_the_end(self._n_runs - n_settled)
 
-                # Start workers for the runs that nobody has, and deal: two to each, so that one is read ahead.
+                # Start workers for the runs that nobody has, and deal: three to each, one to finish, one to compute and
+                # one to read ahead.
                 now = time.monotonic()
                 for number in range(self.budget.n_workers):
                     n_idle = sum(not worker.dealt for worker in self._workers.values())
@@ -147,7 +149,7 @@ class Supervisor:
                     if may_start and len(self.waiting) > n_idle and not self.policy.is_hopeless:
                         self._workers[number] = WorkerProcess(self.job, number, self.gpu_indices)
                 if now >= self._deal_after:
-                    for depth in (1, 2):
+                    for depth in (1, 2, 3):
                         for worker in self._workers.values():
                             if worker.is_ready and len(worker.dealt) < depth and (deal := self._choose(worker)):
                                 del self.waiting[deal.run.name]
@@ -170,7 +172,7 @@ class Supervisor:
         if any(run in alone for run in worker.dealt):
             return None
         usual = [name for name in self.waiting if name not in alone]
-        if worker.dealt:  # a second one, if there are enough for everybody
+        if worker.dealt:  # another one, if there are enough for everybody
             chosen = usual[0] if len(usual) > self.budget.n_workers else None
         else:
             single = [name for name in self.waiting if name in alone]

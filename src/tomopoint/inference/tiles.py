@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import reduce
+from itertools import pairwise, product
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from tomopoint.errors import PipelineError, TomopointError
 from tomopoint.pipeline import Tiling
 
 Array = npt.NDArray[np.float32]
+Output = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 Size = tuple[int, int, int]
 
 
@@ -119,8 +122,17 @@ class TilePlan:
         z, y, x = (-(-size // self.stride) for size in self.shape_zyx)
         return z, y, x
 
+    @property
+    def covered_zyx(self) -> Size:
+        """Voxels from the first to the last that a window shows: the tomogram, and what lies beyond its end."""
+        z, y, x = (max(s[axis] for s in self.starts_zyx) + self.window_zyx[axis] for axis in range(3))
+        return z, y, x
+
     def window(self, volume_zyx: Array, start_zyx: Size) -> Array:
-        """Cut one window out of a normalised volume; beyond its end there are zeros, its mean."""
+        """Cut one window out of a normalised volume; beyond its end there are zeros, its mean.
+
+        A view where the volume holds all of it, as one of shape `covered_zyx` does.
+        """
         slices = tuple(slice(s, s + w) for s, w in zip(start_zyx, self.window_zyx, strict=True))
         part = volume_zyx[slices]
         if part.shape == self.window_zyx:
@@ -130,31 +142,22 @@ class TilePlan:
         return whole
 
     def batches(self, volume_zyx: Array, size: int) -> Iterator[tuple[Sequence[Size], Array]]:
-        """Yield starts and windows ``(B, 1, D, H, W)``, at most `size` at a time."""
+        """Yield starts and windows ``(B, 1, D, H, W)``, at most `size` at a time; a single one is not copied."""
         for first in range(0, len(self.starts_zyx), size):
             starts = self.starts_zyx[first : first + size]
-            yield starts, np.stack([self.window(volume_zyx, start)[np.newaxis] for start in starts])
+            windows = [self.window(volume_zyx, start)[np.newaxis] for start in starts]
+            yield starts, windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
 
 
-def window_weight(window_zyx: Size, stride: int, edge_weight: float) -> Array:
-    """Return the weight of each cell of a window's output in the merged mean.
+def axis_weight(size: int, stride: int, edge_weight: float) -> npt.NDArray[np.float64]:
+    """Return the weight along one axis of the cells of a window of `size` voxels.
 
-    The product of one Gaussian per axis, 1 at the centre; it falls to ``edge_weight`` at the middle of a face, so that
-    a cell is judged by the window that sees most around it.
-
-    Returns
-    -------
-    ndarray
-        ``(D/s, H/s, W/s)`` float32 in (0, 1].
+    A Gaussian, 1 at the centre, that falls to `edge_weight` at the window's face, so that a cell is judged by the
+    window that sees most around it. The weight of a cell is the product of those along its three axes.
     """
-    profiles = []
-    for size in window_zyx:
-        cells = size // stride
-        distance = np.abs(np.arange(cells) + 0.5 - cells / 2) / (cells / 2)  # 0 at the centre, about 1 at the edge
-        profiles.append(np.float64(edge_weight) ** (distance**2))
-    z, y, x = profiles
-    weight = z[:, None, None] * y[None, :, None] * x[None, None, :]
-    return np.asarray(weight, dtype=np.float32)
+    cells = size // stride
+    distance = np.abs(np.arange(cells) + 0.5 - cells / 2) / (cells / 2)  # 0 at the centre, about 1 at the edge
+    return np.asarray(np.float64(edge_weight) ** (distance**2))
 
 
 @dataclass(frozen=True)
@@ -179,44 +182,108 @@ class VolumeMaps:
     shape_zyx: Size
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Cells of a window, along one axis, that are merged alike.
+
+    Attributes
+    ----------
+    source, target
+        Where they lie in the window and in the map.
+    share
+        Of each of them, float32, in the weighted mean; None: no other window covers them.
+    """
+
+    source: slice
+    target: slice
+    share: Array | None
+
+
+def _axis_pieces(starts: Sequence[int], weight: npt.NDArray[np.float64], n_cells: int) -> dict[int, list[_Piece]]:
+    """Cut the windows of one axis, by their first cells, where they begin or end to share cells with others."""
+    total, n_windows = np.zeros(n_cells), np.zeros(n_cells, dtype=np.int64)
+    spans = [(start, min(start + len(weight), n_cells)) for start in starts]
+    for start, stop in spans:
+        total[start:stop] += weight[: stop - start]
+        n_windows[start:stop] += 1
+    pieces = {}
+    for start, stop in spans:
+        is_alone = n_windows[start:stop] == 1
+        share = (weight[: stop - start] / total[start:stop]).astype(np.float32)
+        cuts = (np.flatnonzero(np.diff(is_alone)) + 1).tolist()
+        pieces[start] = [
+            _Piece(slice(a, b), slice(start + a, start + b), None if is_alone[a] else share[a:b])
+            for a, b in pairwise([0, *cuts, stop - start])
+        ]
+    return pieces
+
+
 class MapMerger:
-    """Weighted mean of window outputs, accumulated in float32."""
+    """Weighted mean of window outputs, in float32, of which nothing is left to do once the last one is added.
+
+    Windows lie on a product grid and their weights are products of one factor per axis, so the sum of the weights in a
+    cell is such a product, too, and known before there is any output: each output is added with its share. Where no
+    other window comes it is copied. Beside the maps there is one temporary, of one channel of a window.
+
+    Parameters
+    ----------
+    plan
+        Where the windows lie; each is to be added once, in any order.
+    n_classes
+        Channels of the scores.
+    edge_weight
+        See :func:`axis_weight`.
+    """
 
     def __init__(self, plan: TilePlan, n_classes: int, edge_weight: float) -> None:
         self.plan = plan
-        self.weight = window_weight(plan.window_zyx, plan.stride, edge_weight)
+        axes = [sorted({start[axis] // plan.stride for start in plan.starts_zyx}) for axis in range(3)]
+        if len(plan.starts_zyx) != prod(map(len, axes)):
+            raise ValueError(f"windows are merged on a product grid, these starts are none: {plan.starts_zyx}")
+        weights = [axis_weight(size, plan.stride, edge_weight) for size in plan.window_zyx]
+        self._pieces = [_axis_pieces(*axis) for axis in zip(axes, weights, plan.map_shape_zyx, strict=True)]
+        self._cells = tuple(map(len, weights))
         self._scores = np.zeros((n_classes, *plan.map_shape_zyx), dtype=np.float32)
         self._offsets = np.zeros((3, *plan.map_shape_zyx), dtype=np.float32)
-        self._weights = np.zeros(plan.map_shape_zyx, dtype=np.float32)
+        self._temporary = np.empty(prod(self._cells), dtype=np.float32)
 
-    def add(self, start_zyx: Size, scores: Array, offsets: Array) -> None:
-        """Add the output of one window: ``(C, d, h, w)`` and ``(3, d, h, w)``.
+    def add(self, start_zyx: Size, scores: Output, offsets: Output) -> None:
+        """Add the output of one window: ``(C, d, h, w)`` and ``(3, d, h, w)``, float32 or float16.
 
         Raises
         ------
         PipelineError
             Scores of another number of classes or another shape than the plan's windows give.
         """
-        expected = (self._scores.shape[0], *self.weight.shape)
-        if scores.shape != expected or offsets.shape != (3, *self.weight.shape):
+        expected, three = (self._scores.shape[0], *self._cells), (3, *self._cells)
+        if scores.shape != expected or offsets.shape != three:
             raise PipelineError(
                 f"the engine returns scores {scores.shape} and offsets {offsets.shape}, the pipeline needs {expected} "
-                f"and {(3, *self.weight.shape)}; engine and pipeline do not belong together"
+                f"and {three}; engine and pipeline do not belong together"
             )
-        first = [s // self.plan.stride for s in start_zyx]
-        sizes = [min(w, n - f) for w, n, f in zip(self.weight.shape, self.plan.map_shape_zyx, first, strict=True)]
-        target = tuple(slice(f, f + n) for f, n in zip(first, sizes, strict=True))
-        source = tuple(slice(0, n) for n in sizes)
-        weight = self.weight[source]
-        self._weights[target] += weight
-        # Channel by channel: the temporary is one map, not all of them.
-        for total, values in ((self._scores, scores), (self._offsets, offsets)):
-            for channel in range(total.shape[0]):
-                total[channel][target] += values[channel][source] * weight
+        of_axes = [pieces[s // self.plan.stride] for pieces, s in zip(self._pieces, start_zyx, strict=True)]
+        for z, y, x in product(*of_axes):
+            source, target = (z.source, y.source, x.source), (z.target, y.target, x.target)
+            share = _product(z.share, y.share, x.share)
+            for total, values in ((self._scores, scores), (self._offsets, offsets)):
+                for channel in range(total.shape[0]):
+                    self._merge(total[channel][target], values[channel][source], share)
+
+    def _merge(self, total: Array, values: Output, share: Array | None) -> None:
+        if share is None:
+            total[...] = values
+            return
+        temporary = self._temporary[: values.size].reshape(values.shape)
+        np.multiply(values, share, out=temporary)  # float16 becomes float32 here
+        total += temporary
 
     def maps(self) -> VolumeMaps:
         """Return the means; the merger is spent."""
-        for total in (self._scores, self._offsets):
-            for channel in range(total.shape[0]):
-                total[channel] /= self._weights
         return VolumeMaps(self._scores, self._offsets, self.plan.stride, self.plan.shape_zyx)
+
+
+def _product(z: Array | None, y: Array | None, x: Array | None) -> Array | None:
+    """Return the product of shares along the axes, as far as there are any; it broadcasts to ``(z, y, x)``."""
+    shapes = ((z, (-1, 1, 1)), (y, (1, -1, 1)), (x, (1, 1, -1)))
+    present = [share.reshape(shape) for share, shape in shapes if share is not None]
+    return reduce(np.multiply, present) if present else None

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import errno
 import logging
-import queue
 import signal
 import threading
-import time
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import pandas as pd
 
 from tomopoint.data.project import Run
 from tomopoint.data.tomograms import Tomogram, read_tomogram
 from tomopoint.errors import EngineError, TomopointError, machine_fault
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.parts import PartOrigin, write_part
-from tomopoint.inference.predict import predict_tomogram
+from tomopoint.inference.stream import Found, Inbox, TomogramStream
 
 ENGINE_FAILED = 3
 """Exit status of a worker that could not load its engine."""
@@ -64,13 +62,6 @@ class Job:
     origin: PartOrigin
 
 
-class Deal(NamedTuple):
-    """One run to predict, and the overlap of its windows where that is not the Pipeline's (voxels, z, y, x)."""
-
-    run: Run
-    overlap_zyx: tuple[int, int, int] | None = None
-
-
 @dataclass(frozen=True)
 class Message:
     """What a worker tells its parent.
@@ -97,75 +88,102 @@ class Message:
 def work(job: Job, pipe: Connection) -> None:
     """Predict what comes out of the pipe; the entry point of a worker process.
 
-    While one run is computed the next one that was dealt is read. A run that cannot be predicted, for whatever reason,
-    is reported as failed, and the next one follows: nothing that is wrong with one tomogram may cost another.
+    What happens in which order is told by :mod:`~tomopoint.inference.stream`. A run that cannot be predicted, for
+    whatever reason, is reported as failed, and the next one follows: nothing that is wrong with one tomogram may cost
+    another.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    lock = threading.Lock()
-
-    def tell(kind: Any, run: str = "", outage: bool = False, **details: Any) -> None:
-        with lock, suppress(OSError):  # the reader speaks while the engine works; the parent may be gone
-            pipe.send(Message(kind, run, details, outage))
-
+    parent = _Parent(job, pipe)
     try:
         engine, pipeline = load_engine(job.model_path, job.provider, job.threads, job.record_path)
     except Exception as error:
         # Not only TomopointError: whatever a driver or a library throws here means that this worker has no engine.
-        tell("no engine", message=str(error) or repr(error))
+        parent.tell("no engine", message=str(error) or repr(error))
         raise SystemExit(ENGINE_FAILED) from error
-    tell("ready", **engine.describe())
-
-    def read(deal: Deal) -> tuple[Tomogram, float]:
-        tell("reading", deal.run.name)
-        start = time.monotonic()
-        return read_tomogram(deal.run.tomogram_path(job.origin.tomo_type)), time.monotonic() - start
-
-    def window_done(run: str) -> None:
-        if orphaned.is_set():  # another prediction may hold the folder by now
-            raise SystemExit(0)
-        tell("window", run)
+    parent.tell("ready", **engine.describe())
 
     def listen() -> None:
-        # Runs are read as they are dealt; the parent deals no more than two at a time.
         try:
             while (deal := pipe.recv()) is not None:
-                dealt.put((deal, reader.submit(read, deal)))
+                inbox.put(deal)
         except (EOFError, OSError):
-            orphaned.set()
-        dealt.put(None)
+            parent.is_gone.set()
+        inbox.end()
 
-    dealt: queue.Queue[tuple[Deal, Future[tuple[Tomogram, float]]] | None] = queue.Queue()
-    orphaned = threading.Event()
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        threading.Thread(target=listen, daemon=True).start()
-        while (item := dealt.get()) is not None:
-            deal, reading = item
-            name = deal.run.name
-            start = time.monotonic()  # waiting for the disk is part of what a run takes
-            try:
-                tomogram, read_seconds = reading.result()
-                own = pipeline
-                if deal.overlap_zyx is not None:
-                    own = replace(pipeline, tiling=replace(pipeline.tiling, overlap_zyx=deal.overlap_zyx))
-                tell("begun", name)
-                picks = predict_tomogram(tomogram, engine, own, on_window=partial(window_done, name))
-                write_part(job.parts_folder, name, picks.assign(experiment=name), job.origin)
-            except EngineError as error:
-                # Not the tomogram's fault as a rule (a lost GPU, its memory): start afresh.
-                tell("broke", name, message=str(error))
-                raise SystemExit(ENGINE_BROKE) from error
-            except TomopointError as error:
-                tell("failed", name, _is_outage(error), message=str(error))
-            except Exception as error:  # noqa: BLE001
-                # A bug, a full disk, memory: reported with its origin; the other runs must still come out.
-                message = machine_fault(error) or f"{type(error).__name__}: {error}"
-                tell("failed", name, _is_outage(error), message=message, traceback=traceback.format_exc())
-            else:
-                seconds = round(time.monotonic() - start, 3)
-                found = {"n_picks": len(picks), "notes": tomogram.notes}
-                tell("done", name, False, **found, seconds=seconds, read_seconds=round(read_seconds, 2))
+    inbox = Inbox()
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        TomogramStream(engine, pipeline, parent).run(inbox)
+    except EngineError as error:
+        # Not the tomogram's fault as a rule (a lost GPU, its memory): start afresh.
+        raise SystemExit(ENGINE_BROKE) from error
     engine.close()
+
+
+class _Parent:
+    """A worker's parent as the stream sees it: it deals runs, and hears what becomes of them.
+
+    Attributes
+    ----------
+    is_gone
+        Set once the pipe is closed: another prediction may hold the folder by now, so nothing more is written.
+    """
+
+    def __init__(self, job: Job, pipe: Connection) -> None:
+        self.is_gone = threading.Event()
+        self._job, self._pipe, self._lock = job, pipe, threading.Lock()
+
+    def tell(self, kind: Any, run: str = "", outage: bool = False, **details: Any) -> None:
+        """Send a message, from any thread."""
+        with self._lock, suppress(OSError):  # the parent may be gone
+            self._pipe.send(Message(kind, run, details, outage))
+
+    def read(self, run: Run) -> Tomogram:
+        """Read what the job says."""
+        return read_tomogram(run.tomogram_path(self._job.origin.tomo_type))
+
+    def write(self, run: Run, picks: pd.DataFrame) -> None:
+        """Write the part of a run."""
+        self._leave_if_gone()
+        write_part(self._job.parts_folder, run.name, picks.assign(experiment=run.name), self._job.origin)
+
+    def reading(self, run: Run) -> None:
+        """Tell it."""
+        self.tell("reading", run.name)
+
+    def begun(self, run: Run) -> None:
+        """Tell it."""
+        self.tell("begun", run.name)
+
+    def window(self, run: Run) -> None:
+        """Tell it."""
+        self._leave_if_gone()
+        self.tell("window", run.name)
+
+    def done(self, run: Run, found: Found) -> None:
+        """Tell it, with the figures that the budget counts by."""
+        counts = {"n_picks": found.n_picks, "notes": found.notes}
+        seconds = {"seconds": round(found.seconds, 3), "read_seconds": round(found.read_seconds, 2)}
+        self.tell("done", run.name, False, **counts, **seconds)
+
+    def failed(self, run: Run, error: Exception) -> None:
+        """Tell it; what is no user's mistake with its origin."""
+        if isinstance(error, TomopointError):
+            self.tell("failed", run.name, _is_outage(error), message=str(error))
+            return
+        # A bug, a full disk, memory.
+        message = machine_fault(error) or f"{type(error).__name__}: {error}"
+        origin = "".join(traceback.format_exception(error))
+        self.tell("failed", run.name, _is_outage(error), message=message, traceback=origin)
+
+    def broke(self, run: Run, error: EngineError) -> None:
+        """Tell it."""
+        self.tell("broke", run.name, message=str(error))
+
+    def _leave_if_gone(self) -> None:
+        if self.is_gone.is_set():
+            raise SystemExit(0)
 
 
 def _is_outage(error: BaseException) -> bool:

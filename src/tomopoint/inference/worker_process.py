@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 
-from tomopoint.inference.worker import Deal, Job, Message, work
+from tomopoint.inference.stream import Deal
+from tomopoint.inference.worker import Job, Message, work
 
 GRACE_SECONDS = 10.0
 """A worker that is told to end has this long to do so, and as long again to be gone once it is killed."""
@@ -67,7 +68,7 @@ class Patience:
         """Return how long a worker may be silent, at what it is at."""
         if not worker.is_ready:
             return max(self.shortest, self.factor * self.load)
-        if worker.begun is not None:
+        if worker.begun:
             return max(self.shortest, self.factor * self.window)
         return self.reading if worker.dealt else float("inf")
 
@@ -91,7 +92,7 @@ class WorkerProcess:
     dealt
         Runs that it was dealt and has not settled, in that order.
     reading, begun
-        Which of them it reads, and which one it computes.
+        Which of them it reads, and which it computes, decodes or writes: two at most.
     """
 
     def __init__(self, job: Job, number: int, gpu_indices: Sequence[int]) -> None:
@@ -104,7 +105,7 @@ class WorkerProcess:
         self.is_ready = self.is_gone = False
         self.dealt: dict[str, Deal] = {}
         self.reading: str | None = None
-        self.begun: str | None = None
+        self.begun: list[str] = []
         self.heard = time.monotonic()
 
     @property
@@ -120,7 +121,7 @@ class WorkerProcess:
     @property
     def in_work(self) -> list[str]:
         """The runs that it is at: a death is theirs, or the machine's."""
-        return [run for run in dict.fromkeys((self.begun, self.reading)) if run is not None]
+        return [*self.begun, *([] if self.reading is None else [self.reading])]
 
     def deal(self, deal: Deal) -> None:
         """Hand it a run."""
@@ -141,11 +142,13 @@ class WorkerProcess:
                 elif message.kind == "reading":
                     self.reading = message.run
                 elif message.kind == "begun":
-                    self.begun = message.run
+                    self.begun.append(message.run)
                     self.reading = None if self.reading == message.run else self.reading
                 elif message.kind in ("done", "failed"):
-                    self.begun = None if self.begun == message.run else self.begun
+                    self.begun = [run for run in self.begun if run != message.run]
                     self.reading = None if self.reading == message.run else self.reading
+                elif message.kind == "broke":
+                    self.begun = [message.run]  # the engine says itself which of them it failed over
                 yield message, silence
         except (EOFError, OSError):
             self.is_gone = True  # its exit status says the rest

@@ -33,7 +33,8 @@ class Engine(Protocol):
         Parameters
         ----------
         windows
-            ``(B, 1, D, H, W)`` float32, normalised, with ``B`` at most `batch`.
+            ``(B, 1, D, H, W)`` float32, normalised, with ``B`` at most `batch`. A part of the tomogram as a rule: not
+            contiguous, and not to be written to.
 
         Returns
         -------
@@ -41,6 +42,9 @@ class Engine(Protocol):
             ``(B, C, D/s, H/s, W/s)`` float32 in (0, 1).
         offsets
             ``(B, 3, D/s, H/s, W/s)`` float32, voxels, channels z, y, x.
+
+        Both may be float16, too. They are the caller's from now on: he merges them while the next call is under way,
+        which must not touch them.
         """
         ...
 
