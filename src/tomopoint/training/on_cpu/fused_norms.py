@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from monai.networks.blocks.segresnet_block import ResBlock
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tomopoint.networks.segresnet import SegResNetBackbone
 from tomopoint.training.on_cpu import norm_kernels
+from tomopoint.training.on_cpu.convolutions import combine_channels, convolve_in_pairs, convolve_twice
 
 Floats = NDArray[np.float64]
 
@@ -34,9 +37,8 @@ IDENTITY, RELU = 1.0, 0.0
 def fuse(network: nn.Module) -> None:
     """Give every block of `network` that has norms the forward pass of this module; parameters stay as they are."""
     for module in network.modules():
-        for plain, fused in _FUSED.items():
-            if type(module) is plain:
-                module.__class__ = fused
+        if type(module) in _FUSED:
+            module.__class__ = _FUSED[type(module)]
 
 
 def warm_up() -> None:
@@ -204,9 +206,65 @@ class _FusedSequential(nn.Sequential):
         return x
 
 
+class _FirstConvolution(Convolution):
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and _takes(x) and x.shape[1] == 1 and x.shape[-1] % 2 == 0 and _is_plain(self, 1)):
+            return super().forward(x)  # type: ignore[no-any-return]
+        return convolve_in_pairs(x, self.conv.weight)
+
+
+class _PointwiseConvolution(nn.Conv3d):
+    def forward(self, x: Tensor) -> Tensor:
+        ones = self.kernel_size == self.stride == (1, 1, 1)
+        if not (self.training and _takes(x) and ones and self.padding == (0, 0, 0) and self.groups == 1):
+            return super().forward(x)
+        return combine_channels(x, self.weight, self.bias)
+
+
+class _FusedSegResNet(SegResNetBackbone):
+    def encode(self, volume: Tensor) -> list[Tensor]:
+        if not (self.training and _takes(volume) and self._goes_down_at_once()):
+            return super().encode(volume)
+        down = self.down_layers[1]
+        assert isinstance(down, nn.Sequential)
+        x = down[1:](convolve_twice(volume, self.convInit.conv.weight, down[0].conv.weight))  # type: ignore[union-attr, arg-type]
+        maps = [volume, x]  # in place of the finest, which nothing reads
+        for deeper in self.down_layers[2:]:
+            maps.append(deeper(maps[-1]))
+        return maps
+
+    def _goes_down_at_once(self) -> bool:
+        """Whether nothing stands between the first two convolutions and nothing else reads the map between them."""
+        finest, down = self.down_layers[0], self.down_layers[1]
+        assert isinstance(finest, nn.Sequential)
+        assert isinstance(down, nn.Sequential)
+        return (
+            isinstance(self.dropout, nn.Identity)
+            and len(finest) == 1
+            and len(self.up_samples) < len(self.down_layers) - 1
+            and _is_plain(self.convInit, 1)
+            and _is_plain(down[0], 2)
+        )
+
+
+def _is_plain(layer: Convolution, stride: int) -> bool:
+    """Whether a layer is a convolution of 3x3x3 taps and nothing else."""
+    conv = layer.conv
+    return (
+        len(layer) == 1
+        and isinstance(conv, nn.Conv3d)
+        and (conv.kernel_size, conv.padding, conv.dilation) == ((3, 3, 3), (1, 1, 1), (1, 1, 1))
+        and (conv.stride, conv.groups, conv.bias) == ((stride,) * 3, 1, None)
+        and conv.padding_mode == "zeros"
+    )
+
+
 _FUSED: dict[type[nn.Module], type[nn.Module]] = {
     ResBlock: _FusedResBlock,
     UnetBasicBlock: _FusedUnetBasicBlock,
     UnetResBlock: _FusedUnetResBlock,
     nn.Sequential: _FusedSequential,
+    SegResNetBackbone: _FusedSegResNet,
+    Convolution: _FirstConvolution,
+    nn.Conv3d: _PointwiseConvolution,
 }
