@@ -29,8 +29,8 @@ from tomopoint.training.last_checkpoint import LAST, FitState, load_checkpoint, 
 from tomopoint.training.losses.base import LossTerms, PointLoss
 from tomopoint.training.losses.build import build_loss
 from tomopoint.training.machine import LIGHTNING, Machine, Processes
-from tomopoint.training.on_cpu.choice import Way, fastest_way, has_fused_norms, prepare
 from tomopoint.training.official_score import official_score
+from tomopoint.training.on_cpu.choice import Way, fastest_way, has_fused_norms, prepare
 from tomopoint.training.optimisation import SWA_START, Clock, Schedule, build_average, parameter_groups, set_frozen
 from tomopoint.training.pretrained import Pretrained, find_pretrained
 from tomopoint.training.progress import TrainingProgress

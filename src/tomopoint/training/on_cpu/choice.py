@@ -137,7 +137,7 @@ def fastest_way(
 def time_steps(
     config: NetworkConfig, n_classes: int, stride: int, size_zyx: tuple[int, int, int], ways: Sequence[Way]
 ) -> dict[Way, float]:
-    """Return seconds of a training step on one crop, for those ways that the budget allowed; leaves random state alone."""
+    """Return seconds of a training step on one crop, of those ways that the budget allowed; random state stays."""
     started = time.monotonic()
     # Processor time does not count other work on the machine, but counts threads that wait for each other.
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter

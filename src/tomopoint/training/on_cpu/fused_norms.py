@@ -44,7 +44,7 @@ def fuse(network: nn.Module) -> None:
 def warm_up() -> None:
     """Compile, or read from disk, all that a training needs: seconds, once per machine."""
     for dtype in (torch.float32, torch.bfloat16):
-        x = torch.randn(1, 2, 2, 2, 2).to(dtype).requires_grad_()
+        x = torch.ones(1, 2, 2, 2, 2, dtype=dtype).requires_grad_()  # no random state is touched
         _FusedNorm.apply(x, 1, None, None, 1e-5, False, IDENTITY).sum().backward()
 
 
@@ -53,7 +53,14 @@ class _FusedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, silu: bool, slope: float
+        ctx: Any,
+        x: Tensor,
+        groups: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        silu: bool,
+        slope: float,
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last_3d)
         y = torch.empty_like(x)
@@ -101,9 +108,7 @@ class _FusedNorm(torch.autograd.Function):
         tilt = rstd**2 * _group_mean(of_gamma * gamma, groups) / n_voxels
         level -= mean * tilt
         _in_pieces(
-            lambda a, b: norm_kernels.apply_gradient(
-                voxels, given, out, silu, slope, a, b, scale, shift, tilt, level
-            ),
+            lambda a, b: norm_kernels.apply_gradient(voxels, given, out, silu, slope, a, b, scale, shift, tilt, level),
             shape[0],
         )
         of_weight = torch.from_numpy(of_gamma.sum(axis=0)).float() if ctx.needs_input_grad[2] else None
@@ -196,13 +201,11 @@ class _FusedSequential(nn.Sequential):
         if not (self.training and _takes(x)):
             return super().forward(x)  # type: ignore[no-any-return]
         layers = list(self)
-        for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        for before, layer, following in zip([None, *layers[:-1]], layers, [*layers[1:], None], strict=True):
             if isinstance(layer, nn.SiLU) and isinstance(following, nn.InstanceNorm3d):
                 continue
-            if isinstance(layer, nn.InstanceNorm3d):
-                x = _norm(layer, x, silu=True)
-            else:
-                x = layer(x)
+            follows = isinstance(layer, nn.InstanceNorm3d) and isinstance(before, nn.SiLU)
+            x = _norm(layer, x, silu=True) if follows else layer(x)
         return x
 
 
@@ -210,7 +213,7 @@ class _FirstConvolution(Convolution):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and _takes(x) and x.shape[1] == 1 and x.shape[-1] % 2 == 0 and _is_plain(self, 1)):
             return super().forward(x)  # type: ignore[no-any-return]
-        return convolve_in_pairs(x, self.conv.weight)
+        return convolve_in_pairs(x, self.conv.weight)  # type: ignore[union-attr, arg-type]
 
 
 class _PointwiseConvolution(nn.Conv3d):
@@ -247,8 +250,10 @@ class _FusedSegResNet(SegResNetBackbone):
         )
 
 
-def _is_plain(layer: Convolution, stride: int) -> bool:
+def _is_plain(layer: nn.Module, stride: int) -> bool:
     """Whether a layer is a convolution of 3x3x3 taps and nothing else."""
+    if not isinstance(layer, Convolution):
+        return False
     conv = layer.conv
     return (
         len(layer) == 1

@@ -1,12 +1,12 @@
 """Group and instance norm with the activation beside it, compiled for maps whose channels lie next to each other.
 
 PyTorch's own norms are written for maps that lie channel by channel, and turn others around in every call; a CPU's
-convolutions are fastest on these others. Here a map is an array (B,V,C): samples, voxels, channels, either of float32 or
-of the bits of bfloat16 as uint16. All are computed in float32, sums over a map in float64.
+convolutions are fastest on these others. Here a map is an array (B,V,C): samples, voxels, channels, either of float32
+or of the bits of bfloat16 as uint16. All are computed in float32, sums over a map in float64.
 
-One norm is ``y = act((u - mean) * scale + beta)`` with ``u = x`` or ``u = silu(x)``, where ``act`` multiplies what is not
-positive by `slope`: 0 is ReLU, 1 no activation. A map is worked on in pieces of :data:`PIECE` values, and sums over pieces
-are added in their order: the result is the same for any number of threads.
+One norm is ``y = act((u - mean) * scale + beta)`` with ``u = x`` or ``u = silu(x)``, where ``act`` multiplies what is
+not positive by `slope`: 0 is ReLU, 1 no activation. A map is worked on in pieces of :data:`PIECE` values, and sums over
+pieces are added in their order: the result is the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PIECE = 32768
 """Values of one piece, the work of a thread."""
 
 BLOCK = 8192
-"""Values of which float32 sums are taken before they go into a float64: they stay in the first cache, and each sum is of
-at most BLOCK / LANES of them."""
+"""Values of which float32 sums are taken before they go into a float64: they stay in the first cache, and each sum is
+of few of them."""
 
 LANES = 256
 """Values worked on at once, a multiple of any vector unit: with few channels, several voxels."""
@@ -32,7 +32,7 @@ LANES = 256
 
 def _kernel(function: Callable[..., Any]) -> Any:
     """Compile at the first call, without the interpreter's lock; kept on disk where there is a place for it."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    options: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
     try:
         return njit(function, cache=True, **options)
     except RuntimeError:  # neither the package's folder nor the user's can be written to
@@ -77,7 +77,7 @@ def _like(_context: Any, value: Any, stored: Any) -> Any:
 
 
 @_kernel
-def _sigmoid(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)), with exp as Cephes' expf: 2 to a whole number times a polynomial. Vectors of it compile."""
     t = min(max(-x, np.float32(-87.0)), np.float32(87.0))
     whole = np.floor(t * np.float32(1.44269504) + np.float32(0.5))
@@ -94,13 +94,13 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @_kernel
-def _value(stored, silu):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _value(stored: Any, silu: bool) -> Any:
     x = _read(stored)
     return x * _sigmoid(x) if silu else x
 
 
 @_kernel
-def _bounds(piece, n_voxels, n_channels):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _bounds(piece: int, n_voxels: int, n_channels: int) -> Any:
     """Return the sample of a piece and the voxels that it spans."""
     voxels = max(1, PIECE // n_channels)
     per_sample = (n_voxels + voxels - 1) // voxels
@@ -109,7 +109,19 @@ def _bounds(piece, n_voxels, n_channels):  # type: ignore[no-untyped-def]  # noq
 
 
 @_kernel
-def _block_moments(x, n_channels, lanes, silu, count, mean, squares, sums, centre, first, second):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, E501
+def _block_moments(
+    x: Any,
+    n_channels: int,
+    lanes: int,
+    silu: bool,
+    count: Any,
+    mean: Any,
+    squares: Any,
+    sums: Any,
+    centre: Any,
+    first: Any,
+    second: Any,
+) -> None:
     """Add a flat block, a whole number of `lanes`, to count, mean and squared deviations of its channels.
 
     Corrected two-pass sums inside the block, merged pairwise (Chan, Golub, LeVeque 1983): a mean far from zero costs no
@@ -148,8 +160,8 @@ def _block_moments(x, n_channels, lanes, silu, count, mean, squares, sums, centr
 
 
 @_kernel
-def moments(x, silu, first_piece, last_piece, count, mean, squares):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Fill rows `first_piece` to `last_piece` of count, mean and summed squared deviations, each (pieces,C), zero before."""
+def moments(x: Any, silu: bool, first_piece: int, last_piece: int, count: Any, mean: Any, squares: Any) -> None:
+    """Fill rows `first_piece` to `last_piece` of count, mean and summed squared deviations, (pieces,C), zero before."""
     _, n_voxels, n_channels = x.shape
     lanes = n_channels * max(1, LANES // n_channels)
     sums, centre = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
@@ -166,13 +178,22 @@ def moments(x, silu, first_piece, last_piece, count, mean, squares):  # type: ig
             )
         if whole < len(flat):
             _block_moments(
-                flat[whole:], n_channels, n_channels, silu, count[piece], mean[piece], squares[piece], sums, centre,
-                first, second,
-            )  # fmt: skip
+                flat[whole:],
+                n_channels,
+                n_channels,
+                silu,
+                count[piece],
+                mean[piece],
+                squares[piece],
+                sums,
+                centre,
+                first,
+                second,
+            )
 
 
 @_kernel
-def merge(count, mean, squares, n_samples, n_groups, eps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def merge(count: Any, mean: Any, squares: Any, n_samples: int, n_groups: int, eps: float) -> Any:
     """Return mean and 1 / sqrt(variance + eps) of every sample and channel (B,C), those of its group, float64."""
     n_pieces, n_channels = count.shape
     per_sample, per_group = n_pieces // n_samples, n_channels // n_groups
@@ -194,7 +215,7 @@ def merge(count, mean, squares, n_samples, n_groups, eps):  # type: ignore[no-un
 
 
 @_kernel
-def _spread_over(lanes, values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _spread_over(lanes: int, values: Any) -> Any:
     """Return the value of every lane's channel."""
     out = np.empty(lanes, np.float32)
     for lane in range(lanes):
@@ -203,7 +224,7 @@ def _spread_over(lanes, values):  # type: ignore[no-untyped-def]  # noqa: ANN001
 
 
 @_kernel
-def _norm_rows(x, y, lanes, silu, low, mean, scale, beta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _norm_rows(x: Any, y: Any, lanes: int, silu: bool, low: float, mean: Any, scale: Any, beta: Any) -> None:
     for row in range(len(x) // lanes):
         for lane in range(lanes):
             z = (_value(x[row * lanes + lane], silu) - mean[lane]) * scale[lane] + beta[lane]
@@ -211,7 +232,9 @@ def _norm_rows(x, y, lanes, silu, low, mean, scale, beta):  # type: ignore[no-un
 
 
 @_kernel
-def apply(x, y, silu, slope, first_piece, last_piece, mean, scale, beta):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def apply(
+    x: Any, y: Any, silu: bool, slope: float, first_piece: int, last_piece: int, mean: Any, scale: Any, beta: Any
+) -> None:
     """Write the norm of some pieces into `y`; mean and scale (B,C), beta (C,)."""
     _, n_voxels, n_channels = x.shape
     lanes = n_channels * max(1, LANES // n_channels)
@@ -227,9 +250,19 @@ def apply(x, y, silu, slope, first_piece, last_piece, mean, scale, beta):  # typ
 
 
 @_kernel
-def _sum_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    x, dy, lanes, silu, low, mean, scale, shift, g, plain, product  # noqa: ANN001
-):  # fmt: skip
+def _sum_rows(
+    x: Any,
+    dy: Any,
+    lanes: int,
+    silu: bool,
+    low: float,
+    mean: Any,
+    scale: Any,
+    shift: Any,
+    g: Any,
+    plain: Any,
+    product: Any,
+) -> None:
     """Add gradients, and their products with what exceeds the mean, to `plain` and `product`, one value per lane."""
     plain[:lanes] = 0
     product[:lanes] = 0
@@ -249,11 +282,22 @@ def _sum_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @_kernel
-def gradient_sums(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    x, dy, silu, slope, first_piece, last_piece, mean, scale, shift, of_beta, of_product  # noqa: ANN001
-):  # fmt: skip
+def gradient_sums(
+    x: Any,
+    dy: Any,
+    silu: bool,
+    slope: float,
+    first_piece: int,
+    last_piece: int,
+    mean: Any,
+    scale: Any,
+    shift: Any,
+    of_beta: Any,
+    of_product: Any,
+) -> None:
     """Fill rows of `of_beta` and `of_product` (pieces,C), zero before: sums of the gradient before the activation,
-    ``x * scale + shift``, and of its product with ``u - mean``; all (B,C). Either silu, or a slope other than 1."""
+    ``x * scale + shift``, and of its product with ``u - mean``; all (B,C). Either silu, or a slope other than 1.
+    """
     _, n_voxels, n_channels = x.shape
     lanes = n_channels * max(1, LANES // n_channels)
     block = max(lanes, BLOCK // lanes * lanes)
@@ -278,9 +322,9 @@ def gradient_sums(  # type: ignore[no-untyped-def]  # noqa: ANN201
 
 
 @_kernel
-def _gradient_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    x, dy, dx, lanes, silu, low, scale, shift, tilt, level  # noqa: ANN001
-):  # fmt: skip
+def _gradient_rows(
+    x: Any, dy: Any, dx: Any, lanes: int, silu: bool, low: float, scale: Any, shift: Any, tilt: Any, level: Any
+) -> None:
     one = np.float32(1.0)
     for row in range(len(x) // lanes):
         if silu:
@@ -293,13 +337,25 @@ def _gradient_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202
             for lane in range(lanes):
                 value, slope = _read(x[row * lanes + lane]), _read(dy[row * lanes + lane])
                 g = slope if value * scale[lane] + shift[lane] > 0 else slope * low
-                dx[row * lanes + lane] = _like(g * scale[lane] - value * tilt[lane] - level[lane], x[row * lanes + lane])
+                dx[row * lanes + lane] = _like(
+                    g * scale[lane] - value * tilt[lane] - level[lane], x[row * lanes + lane]
+                )
 
 
 @_kernel
-def apply_gradient(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    x, dy, dx, silu, slope, first_piece, last_piece, scale, shift, tilt, level  # noqa: ANN001
-):  # fmt: skip
+def apply_gradient(
+    x: Any,
+    dy: Any,
+    dx: Any,
+    silu: bool,
+    slope: float,
+    first_piece: int,
+    last_piece: int,
+    scale: Any,
+    shift: Any,
+    tilt: Any,
+    level: Any,
+) -> None:
     """Write ``scale * g - tilt * u - level``, through silu where that is, of some pieces into `dx`; all (B,C)."""
     _, n_voxels, n_channels = x.shape
     lanes = n_channels * max(1, LANES // n_channels)
