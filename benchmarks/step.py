@@ -7,7 +7,7 @@ gradient and AdamW, batch 2 of 64x64x64 voxels with 12 particles each. Processor
 work on the machine enters them only through caches and memory.
 
     python benchmarks/step.py
-    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/step.py    # as a processor without AVX-512
+    ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/step.py fp32    # as a processor without AVX-512, whose bf16 takes minutes
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import logging
 import multiprocessing
 import resource
+import sys
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -123,6 +124,7 @@ def share_of_convolutions(step: Any) -> float:
 def main() -> None:
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    precisions = [precision for precision in PRECISIONS if precision in (sys.argv[1:] or PRECISIONS)]
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for rule in (Rule("before", False), Rule("now", True)):
@@ -137,7 +139,7 @@ def main() -> None:
 
     figures: dict[str, Any] = {}
     for title in NETWORKS:
-        for precision in PRECISIONS:
+        for precision in precisions:
             pairs = [tuple(ask(pipe, "step", title, precision) for pipe in pipes) for _ in range(WARM_UP + REPEATS)]
             before, now = ([pair[index].seconds for pair in pairs[WARM_UP:]] for index in (0, 1))
             figures[f"{title}, {precision}"] = {
@@ -152,9 +154,9 @@ def main() -> None:
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send(None)
         process.join()
-    size = (CROP, CROP, CROP)
+    batch = (BATCH, CROP, CROP, CROP)
     chosen = {
-        title: str(fastest_way(config_of(title), len(RADII_VOX), STRIDE, size, PRECISIONS, 1)) for title in NETWORKS
+        title: str(fastest_way(config_of(title), len(RADII_VOX), STRIDE, batch, PRECISIONS, 1)) for title in NETWORKS
     }
     print(json.dumps({"steps": figures, "chosen": chosen}))
 

@@ -78,8 +78,8 @@ def measure_crops(
 
 def way_of(recipe: Recipe, index: int, precisions: tuple[Stated, ...]) -> Way:
     config = recipe.networks[index].architecture
-    size_zyx, threads = recipe.crops.size_zyx, torch.get_num_threads()
-    return fastest_way(config, len(recipe.particles), recipe.stride, size_zyx, precisions, threads)
+    batch = (recipe.fit.batch_size, *recipe.crops.size_zyx)
+    return fastest_way(config, len(recipe.particles), recipe.stride, batch, precisions, torch.get_num_threads())
 
 
 def measure_steps(recipe: Recipe, index: int, tomogram: TrainingTomogram, precision: Stated) -> dict[str, float]:

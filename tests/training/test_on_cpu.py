@@ -268,10 +268,10 @@ def test_timing_leaves_random_state_alone_and_ends(measuring, monkeypatch):
     torch.manual_seed(7)
     before = torch.get_rng_state()
     ways = [Way("fp32", layout) for layout in choice.LAYOUTS]
-    assert set(choice.time_steps(config, 2, 2, (16, 16, 16), ways)) == set(ways)
+    assert set(choice.time_steps(config, 2, 2, (2, 16, 16, 16), ways)) == set(ways)
     assert torch.equal(torch.get_rng_state(), before)
     monkeypatch.setattr(choice, "BUDGET_S", 0.0)
-    assert list(choice.time_steps(config, 2, 2, (16, 16, 16), ways)) == ways[:1]
+    assert list(choice.time_steps(config, 2, 2, (2, 16, 16, 16), ways)) == ways[:1]
 
 
 def test_without_numba_torch_s_norms_are_taken(monkeypatch):
@@ -282,7 +282,7 @@ def test_without_numba_torch_s_norms_are_taken(monkeypatch):
     assert has_fused_norms()
     monkeypatch.setattr(choice, "has_fused_norms", lambda: False)
     fastest_way.cache_clear()
-    assert fastest_way(build(NetworkConfig, SEGRESNET), 2, 2, (16, 16, 16), ("fp32",), 1).layout != FUSED
+    assert fastest_way(build(NetworkConfig, SEGRESNET), 2, 2, (2, 16, 16, 16), ("fp32",), 1).layout != FUSED
     fastest_way.cache_clear()
 
 

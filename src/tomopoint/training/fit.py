@@ -326,10 +326,10 @@ def find_way(task: MemberTask, machine: Machine, earlier: Way | None) -> Way:
             logger.warning("%s began with fused norms, for which numba is missing here: chosen again", task.label)
             way = None
         if way is None:
-            recipe, threads = task.recipe, torch.get_num_threads()
-            size_zyx = recipe.crops.size_zyx
+            recipe, threads = task.own_recipe, torch.get_num_threads()
+            batch = (recipe.fit.batch_size, *recipe.crops.size_zyx)
             network = task.network.architecture
-            way = fastest_way(network, len(recipe.particles), recipe.stride, size_zyx, precisions, threads)
+            way = fastest_way(network, len(recipe.particles), recipe.stride, batch, precisions, threads)
     if processes.count > 1:
         way = machine.build_fabric("fp32").broadcast(way)
     assert way is not None

@@ -40,11 +40,15 @@ BUDGET_S = 5.0
 ROUNDS = 3
 """Every way is timed so often, in turns; the fastest counts, since the first one also makes plans and caches."""
 
-HOPELESS = 1.5
-"""A way that takes this many times the fastest in the first round is not timed again."""
+HOPELESS = 3.0
+"""A way that takes this many times the fastest on small crops is not tried on large ones: without instructions of its
+own, a step in bfloat16 takes ten times as long."""
 
-LARGEST_AXIS = 64
-"""Steps are timed on one crop, of at most so many voxels along every axis where the network takes that."""
+SMALL_AXIS, LARGEST_AXIS = 16, 64
+"""Voxels of the crops that steps are timed on, at most and where the network takes that."""
+
+LARGEST_BATCH = 2
+"""Crops of a timed step, at most. Not one: PyTorch then computes small float32 maps by another, slow algorithm."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def fastest_way(
     config: NetworkConfig,
     n_classes: int,
     stride: int,
-    size_zyx: tuple[int, int, int],
+    batch: tuple[int, int, int, int],
     precisions: tuple[Stated, ...],
     n_threads: int,
 ) -> Way:
@@ -118,26 +122,27 @@ def fastest_way(
     ----------
     config, n_classes, stride
         The network.
-    size_zyx
-        Its crops, voxels.
+    batch
+        Its crops: how many, and their size z, y, x in voxels.
     precisions
         Those to choose from.
     n_threads
         That torch computes with.
     """
     layouts = LAYOUTS if has_fused_norms() else LAYOUTS[1:]
-    ways = [Way(precision, layout) for layout in layouts for precision in precisions]
-    seconds = time_steps(config, n_classes, stride, size_zyx, ways)
+    # fp32 comes first: it is there when the budget ends, and bf16 is taken only where it was timed.
+    ways = [Way(precision, layout) for layout in layouts for precision in sorted(precisions, reverse=True)]
+    seconds = time_steps(config, n_classes, stride, batch, ways)
     way = choose(seconds)
     timed = ", ".join(f"{other} {value:.3g}" for other, value in seconds.items())
-    logger.info("%s is computed in %s; seconds per crop, %d threads: %s", config.title, way, n_threads, timed)
+    logger.info("%s is computed in %s; seconds per step, %d threads: %s", config.title, way, n_threads, timed)
     return way
 
 
 def time_steps(
-    config: NetworkConfig, n_classes: int, stride: int, size_zyx: tuple[int, int, int], ways: Sequence[Way]
+    config: NetworkConfig, n_classes: int, stride: int, batch: tuple[int, int, int, int], ways: Sequence[Way]
 ) -> dict[Way, float]:
-    """Return seconds of a training step on one crop, of those ways that the budget allowed; random state stays."""
+    """Return seconds of a training step of those ways that the budget allowed; random state stays as it is."""
     started = time.monotonic()
     # Processor time does not count other work on the machine, but counts threads that wait for each other.
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -147,17 +152,18 @@ def time_steps(
         for way in ways:
             networks[way] = build_network(config, n_classes, stride).train()
             prepare(networks[way], way)
-        largest = max(LARGEST_AXIS, 2 * networks[ways[0]].divisor)
-        volume = torch.randn(1, 1, *(min(n, largest) for n in size_zyx))
-        for round_ in range(ROUNDS):
-            for way in ways:
-                if seconds and time.monotonic() - started > BUDGET_S:
-                    return seconds
-                if round_ and seconds[way] > HOPELESS * min(seconds.values()):
-                    continue
-                before = clock()
-                _step(networks[way], volume, way.precision)
-                seconds[way] = min(seconds.get(way, float("inf")), clock() - before)
+        least = 2 * networks[ways[0]].divisor
+        for axis, rounds in ((SMALL_AXIS, 2), (LARGEST_AXIS, ROUNDS)):
+            volume = torch.randn(min(batch[0], LARGEST_BATCH), 1, *(min(n, max(axis, least)) for n in batch[1:]))
+            promising = [way for way in ways if seconds.get(way, 0.0) <= HOPELESS * min(seconds.values(), default=0.0)]
+            seconds = {}
+            for _ in range(rounds):
+                for way in promising:
+                    if seconds and time.monotonic() - started > BUDGET_S:
+                        return seconds
+                    before = clock()
+                    _step(networks[way], volume, way.precision)
+                    seconds[way] = min(seconds.get(way, float("inf")), clock() - before)
     return seconds
 
 
