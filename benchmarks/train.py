@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from tomopoint.training.crops.tomograms import TrainingTomogram
 from tomopoint.training.fit import MemberTask, fit_member
 from tomopoint.training.losses.build import build_loss
 from tomopoint.training.machine import Machine
+from tomopoint.training.on_cpu.choice import Stated, Way, fastest_way, prepare
 from tomopoint.training.recipe import AugmentationOptions, CropOptions, Recipe
 from tomopoint.training.recipe_files import load_recipe
 
@@ -47,12 +49,14 @@ def main() -> None:
     figures["steps"] = {
         f"{config.title} {precision}": measure_steps(recipe, index, tomogram, precision)
         for index, config in enumerate(recipe.networks)
-        for precision in ("fp32", "bf16")
+        for precision in cast(tuple[Stated, ...], ("fp32", "bf16"))
     }
     figures["loop"] = {
         config.title: measure_loop(recipe, index, tomogram) for index, config in enumerate(recipe.networks)
     }
-    figures["auto_precision"] = Machine("cpu").precision("auto")
+    figures["chosen"] = {
+        config.title: str(way_of(recipe, index, ("bf16", "fp32"))) for index, config in enumerate(recipe.networks)
+    }
     print(json.dumps(figures))
 
 
@@ -72,12 +76,17 @@ def measure_crops(
     return timed(lambda index: dataset[0, index], N_CROPS, "ms_per_crop", 1000.0)
 
 
-def measure_steps(recipe: Recipe, index: int, tomogram: TrainingTomogram, precision: str) -> dict[str, float]:
+def way_of(recipe: Recipe, index: int, precisions: tuple[Stated, ...]) -> Way:
+    config = recipe.networks[index].architecture
+    batch = (recipe.fit.batch_size, *recipe.crops.size_zyx)
+    return fastest_way(config, len(recipe.particles), recipe.stride, batch, precisions, torch.get_num_threads())
+
+
+def measure_steps(recipe: Recipe, index: int, tomogram: TrainingTomogram, precision: Stated) -> dict[str, float]:
     """Bare steps: crops, forward pass, loss, gradient, AdamW."""
     config = recipe.networks[index]
     network = build_network(config, len(recipe.particles), recipe.stride).train()
-    if config.name.startswith("dynunet"):
-        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    prepare(network, way_of(recipe, index, (precision,)))
     loss = build_loss(config, recipe.radii_vox(VOXEL_A), recipe.stride, recipe.loss)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     dataset = CropDataset([tomogram], recipe.crops, recipe.augmentation, 0, radii_vox=recipe.radii_vox(VOXEL_A))
@@ -98,7 +107,7 @@ def measure_steps(recipe: Recipe, index: int, tomogram: TrainingTomogram, precis
 def measure_loop(recipe: Recipe, index: int, tomogram: TrainingTomogram) -> dict[str, float]:
     """One epoch of `fit_member` without validation against as many bare steps, in turns; the median of the ratios."""
     machine = Machine("cpu", curves="none")
-    precision = {"32-true": "fp32", "bf16-mixed": "bf16"}[machine.precision(recipe.fit.precision)]
+    precision = way_of(recipe, index, machine.precisions(recipe.fit.precision)).precision
     sized = recipe.with_fit(epochs=1, steps_per_epoch=N_STEPS, validation_crops=0, score_every=0, max_minutes=0.0)
     fold = Fold("fold0", (tomogram.name,), ())
     ratios, per_step = [], []

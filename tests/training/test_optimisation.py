@@ -11,7 +11,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.training.checkpoints import mean_weights
-from tomopoint.training.machine import Machine, Processes, cpu_multiplies_bf16
+from tomopoint.training.machine import Machine, Processes
 from tomopoint.training.optimisation import Clock, Schedule, build_average, parameter_groups, set_frozen
 from tomopoint.training.recipe import FitOptions, OptimiserOptions
 
@@ -143,22 +143,12 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_does(network, freeze, movi
     assert all(parameter.requires_grad for parameter in made.parameters())
 
 
-def test_precision_fits_the_processor(tmp_path, monkeypatch):
-    flags = tmp_path / "cpuinfo"
-    assert not cpu_multiplies_bf16(flags)
-    flags.write_text("flags: avx2 avx512f")
-    assert not cpu_multiplies_bf16(flags)
-    flags.write_text("flags: avx512f avx512_bf16")
-    assert cpu_multiplies_bf16(flags)
-    flags.write_text("flags: avx512f amx_tile amx_bf16")
-    assert cpu_multiplies_bf16(flags)
+def test_a_cpu_chooses_between_the_precisions_it_is_left():
     cpu = Machine("cpu")
-    for has_bf16, expected in ((True, "bf16-mixed"), (False, "32-true")):
-        monkeypatch.setattr("tomopoint.training.machine.cpu_multiplies_bf16", lambda answer=has_bf16: answer)
-        assert cpu.precision("auto") == expected
-        assert cpu.precision("bf16") == "bf16-mixed"  # what is asked for is done, fast or not
+    assert cpu.precisions("auto") == ("bf16", "fp32")
+    assert cpu.precisions("bf16") == ("bf16",)  # what is asked for is done, fast or not
     with pytest.raises(TomopointError, match="fp16 needs a GPU"):
-        cpu.precision("fp16")
+        cpu.precisions("fp16")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that must not be there")

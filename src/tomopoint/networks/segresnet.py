@@ -48,12 +48,21 @@ class SegResNetBackbone(Backbone):
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W)."""
+        return self.decode(self.encode(volume))
+
+    def encode(self, volume: Tensor) -> list[Tensor]:
+        """Return the map of every level, finest first."""
         x = self.dropout(self.convInit(volume))
-        skips: list[Tensor] = []
+        maps: list[Tensor] = []
         for down in self.down_layers:
             x = down(x)
-            skips.append(x)
-        for upsample, refine, skip in zip(self.up_samples, self.up_layers, reversed(skips[:-1]), strict=False):
+            maps.append(x)
+        return maps
+
+    def decode(self, maps: list[Tensor]) -> Tensor:
+        """Return the feature map; levels finer than it are not looked at."""
+        x = maps[-1]
+        for upsample, refine, skip in zip(self.up_samples, self.up_layers, reversed(maps[:-1]), strict=False):
             x = refine(upsample(x) + skip)
         features: Tensor = self.project(x)
         return features

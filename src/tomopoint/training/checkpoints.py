@@ -88,6 +88,8 @@ class MemberRecord:
         Where and how it was trained.
     pretrained_sha256
         SHA-256 of the file of weights that it started from; None: fresh ones, or a record of earlier versions.
+    layout
+        Of maps in memory while it was trained; None in a record of earlier versions.
     """
 
     fold: str
@@ -111,6 +113,7 @@ class MemberRecord:
     device: str
     precision: str
     pretrained_sha256: str | None = None
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         if self.stride < 1 or not 0 < self.voxel_A < inf or not self.particles:

@@ -87,7 +87,7 @@ def train(
     chosen = chosen if seed is None else replace(chosen, seed=seed)
     machine = Machine(device, workers, curves)
     for index in range(len(chosen.networks)):
-        machine.precision(chosen.for_network(index).fit.precision)
+        machine.precisions(chosen.for_network(index).fit.precision)
     pseudo = PseudoLabels(pseudo_labels, pseudo_data or data, threshold=pseudo_threshold) if pseudo_labels else None
     plan = make_plan(chosen, recipe, data, out, folds, pseudo)
     open_folder(plan)

@@ -297,6 +297,7 @@ def train_members(plan: TrainingPlan, machine: Machine) -> Outcome:
                     device=result.device,
                     precision=result.precision,
                     pretrained_sha256=plan.pretrained.get(task.label),
+                    layout=result.layout,
                 )
                 record.save(task.folder)
                 shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)

@@ -25,11 +25,12 @@ from tomopoint.training.crops.dataset import CropBatch, CropDataset, EpochSample
 from tomopoint.training.crops.sampler import Sampler
 from tomopoint.training.crops.tomograms import TrainingTomogram
 from tomopoint.training.forecast import Forecast
-from tomopoint.training.last_checkpoint import LAST, FitState, load_checkpoint, save_checkpoint
+from tomopoint.training.last_checkpoint import LAST, FitState, load_checkpoint, save_checkpoint, way_of
 from tomopoint.training.losses.base import LossTerms, PointLoss
 from tomopoint.training.losses.build import build_loss
-from tomopoint.training.machine import Machine
+from tomopoint.training.machine import LIGHTNING, Machine, Processes
 from tomopoint.training.official_score import official_score
+from tomopoint.training.on_cpu.choice import Way, fastest_way, has_fused_norms, prepare
 from tomopoint.training.optimisation import SWA_START, Clock, Schedule, build_average, parameter_groups, set_frozen
 from tomopoint.training.pretrained import Pretrained, find_pretrained
 from tomopoint.training.progress import TrainingProgress
@@ -107,6 +108,8 @@ class FitResult:
         Trained in all, over interruptions; pauses do not count.
     device, precision
         Name of the processor, and Lightning's name of the precision.
+    layout
+        Of maps in memory, and whether norms were fused (:class:`~tomopoint.training.on_cpu.choice.Way`).
     """
 
     weights: Mapping[str, Tensor]
@@ -116,6 +119,7 @@ class FitResult:
     seconds: float
     device: str
     precision: str
+    layout: str
 
 
 def fit_member(
@@ -151,7 +155,11 @@ def fit_member(
     training = [tomogram for name, tomogram in tomograms.items() if name not in task.fold.validation_runs]
     held_out = [tomograms[name] for name in task.fold.validation_runs]
     radii_vox = recipe.radii_vox(training[0].voxel_A)
-    fabric = machine.build_fabric(options.precision)
+    last = task.folder / LAST
+
+    # Number type and memory layout: those of an earlier process, because rounding depends on them, or the fastest here.
+    way = find_way(task, machine, way_of(last) if last.exists() else None)
+    fabric = machine.build_fabric(way.precision)
 
     # The network, what it is asked, and the average of its weights that is evaluated in its place.
     torch.manual_seed(task.seed)
@@ -160,9 +168,7 @@ def fit_member(
         names = tuple(particle.name for particle in recipe.particles)
         task.pretrained.load_into(network, task.network, names)
     set_frozen(network, recipe.optimiser, True)
-    if not machine.on_gpu and task.network.name.startswith("dynunet"):
-        # A sixth faster in bf16 on a CPU; a SegResNet becomes slower (benchmarks/step.py).
-        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    prepare(network, way)
     groups = parameter_groups(network, recipe.optimiser)
     adam = torch.optim.AdamW(groups, lr=recipe.optimiser.learning_rate, betas=recipe.optimiser.betas)
     model, optimiser = fabric.setup(network, adam)
@@ -178,8 +184,8 @@ def fit_member(
     validation = Validation(fabric, recipe, held_out, loss)
 
     # Where an earlier process stopped.
-    last = task.folder / LAST
     state = load_checkpoint(last, network, average, adam) if last.exists() else FitState()
+    state.way = way
     if state.scaler:
         fabric.strategy.precision.load_state_dict(dict(state.scaler))
     if 0 < freeze_steps <= state.step:
@@ -212,7 +218,7 @@ def fit_member(
             limit = recipe.optimiser.clip_norm or inf
             norm = fabric.clip_gradients(model, optimiser, max_norm=limit, error_if_nonfinite=False)
             assert norm is not None
-            if not torch.isfinite(norm) and machine.precision(options.precision) != "16-mixed":
+            if not torch.isfinite(norm) and way.precision != "fp16":
                 raise not_finite("gradient", f"norm {float(norm)}", where)
 
             # Step, each part at its share of the schedule's rate. What was frozen until now moves from the next one on.
@@ -299,8 +305,35 @@ def fit_member(
         steps=state.step,
         seconds=round(state.seconds, 1),
         device=machine.device_name,
-        precision=machine.precision(options.precision),
+        precision=LIGHTNING[way.precision],
+        layout=way.layout,
     )
+
+
+def find_way(task: MemberTask, machine: Machine, earlier: Way | None) -> Way:
+    """Return how to compute: as `earlier` where that can be gone on with, else as is fastest on this machine.
+
+    Several processes do what the first of them says.
+    """
+    precisions = machine.precisions(task.own_recipe.fit.precision)
+    if machine.on_gpu:
+        return Way(precisions[0], "contiguous")
+    processes = Processes.from_environment()
+    way = None
+    if processes.rank == 0:
+        way = earlier
+        if way is not None and way.layout == "channels-last, fused" and not has_fused_norms():
+            logger.warning("%s began with fused norms, for which numba is missing here: chosen again", task.label)
+            way = None
+        if way is None:
+            recipe, threads = task.own_recipe, torch.get_num_threads()
+            batch = (recipe.fit.batch_size, *recipe.crops.size_zyx)
+            network = task.network.architecture
+            way = fastest_way(network, len(recipe.particles), recipe.stride, batch, precisions, threads)
+    if processes.count > 1:
+        way = machine.build_fabric("fp32").broadcast(way)
+    assert way is not None
+    return way
 
 
 def build_loader(

@@ -21,6 +21,7 @@ from tomopoint.errors import TomopointError, reason_of
 from tomopoint.files import check_output, is_plain_name, put_in_place, require_file
 from tomopoint.strict_json import Malformed, build, parse, shown
 from tomopoint.training.checkpoints import COLUMNS
+from tomopoint.training.on_cpu.choice import Way
 
 LAST = "last.safetensors"
 
@@ -55,6 +56,8 @@ class FitState:
         How many sets of weights are in the average.
     scaler
         State of the gradient scaler of fp16; empty otherwise.
+    way
+        How the network is computed; None in a checkpoint of earlier versions.
     """
 
     epoch: int = 0
@@ -67,6 +70,7 @@ class FitState:
     stopped: bool = False
     n_averaged: int = 0
     scaler: Mapping[str, float] | None = None
+    way: Way | None = None
 
 
 def save_checkpoint(
@@ -87,6 +91,16 @@ def save_checkpoint(
     header = {_STATE: json.dumps(asdict(state))}
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
     put_in_place(temporary, path)
+
+
+def way_of(path: Path) -> Way | None:
+    """Return how the network of a checkpoint was computed; TomopointError where the file is damaged."""
+    try:
+        require_file(path)
+        with safe_open(path, framework="pt") as file:
+            return build(FitState, parse((file.metadata() or {}).get(_STATE, ""))).way
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
 def load_checkpoint(
@@ -120,10 +134,12 @@ def load_checkpoint(
             moments = [torch.empty_like(parameter).copy_(moment) for moment in (first, second)]
             optimiser.state[parameter] = dict(zip(_MOMENTS, (step, *moments), strict=True))
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise TomopointError(
-            f"{path} is damaged ({reason_of(error)}); delete it to train this member from the start"
-        ) from error
+        raise _damaged(path, error) from error
     return state
+
+
+def _damaged(path: Path, error: Exception) -> TomopointError:
+    return TomopointError(f"{path} is damaged ({reason_of(error)}); delete it to train this member from the start")
 
 
 def _check_state(state: FitState) -> None:

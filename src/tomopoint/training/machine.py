@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,8 @@ import torch
 from lightning.fabric import Fabric
 
 from tomopoint.errors import TomopointError
+from tomopoint.training.on_cpu.choice import Stated
+from tomopoint.training.on_cpu.memory import keep_freed_memory
 from tomopoint.training.recipe import Precision
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -18,7 +21,9 @@ Curves = Literal["tensorboard", "wandb", "none"]
 LightningPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 MAX_LOADER_PROCESSES = 8
-CPU_INFO = Path("/proc/cpuinfo")
+
+LIGHTNING: Mapping[Stated, LightningPrecision] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""Its names of precisions."""
 
 
 @dataclass(frozen=True)
@@ -96,35 +101,33 @@ class Machine:
             return self.workers
         return min(MAX_LOADER_PROCESSES, max(1, (os.cpu_count() or 2) - 1)) if self.on_gpu else 0
 
-    def precision(self, wanted: Precision) -> LightningPrecision:
-        """Return Lightning's name of the precision; TomopointError for fp16 on a CPU."""
-        if wanted == "auto":
-            wanted = self._fastest_precision()
+    def precisions(self, wanted: Precision) -> tuple[Stated, ...]:
+        """Return the precisions that `wanted` leaves to choose from; TomopointError for fp16 on a CPU."""
         if wanted == "fp16" and not self.on_gpu:
             raise TomopointError("precision fp16 needs a GPU; use bf16, fp32 or auto")
-        names: dict[str, LightningPrecision] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-        return names[wanted]
-
-    def _fastest_precision(self) -> Precision:
+        if wanted != "auto":
+            return (wanted,)
         if self.on_gpu:
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return "bf16" if cpu_multiplies_bf16() else "fp32"
+            return ("bf16",) if torch.cuda.is_bf16_supported(including_emulation=False) else ("fp16",)
+        return ("bf16", "fp32")
 
-    def build_fabric(self, wanted: Precision) -> Fabric:
-        """Return what places a network on the device, computes in the wanted precision and adds up gradients.
+    def build_fabric(self, precision: Stated) -> Fabric:
+        """Return what places a network on the device, computes in the precision and adds up gradients.
 
         In a process that torchrun started it also joins the others.
         """
         if self.on_gpu:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
+        else:
+            keep_freed_memory()
         processes = Processes.from_environment()
         fabric = Fabric(
             accelerator="gpu" if self.on_gpu else "cpu",
             devices=processes.per_node,
             num_nodes=processes.nodes,
             strategy="ddp" if processes.count > 1 else "auto",
-            precision=self.precision(wanted),
+            precision=LIGHTNING[precision],
         )
         fabric.launch()
         return fabric
@@ -138,12 +141,6 @@ class Machine:
         from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
         return TensorBoardLogger(root_dir=folder, name="tensorboard", version="")
-
-
-def cpu_multiplies_bf16(cpu_info: Path = CPU_INFO) -> bool:
-    """Return whether the processor has bf16 multiply instructions; without them bf16 is slower than fp32."""
-    flags = cpu_info.read_text() if cpu_info.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _wandb(folder: Path, label: str) -> Any:

@@ -272,7 +272,8 @@ class FitOptions:
     batch_size
         Crops per batch and process.
     precision
-        ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 where the processor or GPU has fast bf16, else fp32.
+        ``fp32``, ``bf16`` or ``fp16`` autocast; ``auto``: bf16 where a GPU has it fast, else fp16; on a CPU the faster
+        of bf16 and fp32, by timing.
     averaging
         ``ema``: an exponential moving average of the weights is evaluated and kept. ``swa``: the plain mean of the
         weights at the end of every epoch in the last quarter, at a constant learning rate. ``none``: the weights.
