@@ -10,12 +10,12 @@ from tomopoint.export.command import engine
 from tomopoint.export.engine_build import BuildOptions
 from tomopoint.export.engine_trial import make_engine, measure
 from tomopoint.export.onnx_export import ExportOptions, export_merged
-from tomopoint.export.parity import Outputs
-from tomopoint.export.reference import Reference
 from tomopoint.inference.engines import tensorrt_module
 from tomopoint.inference.engines.engine_record import RECORD_NAME, EngineRecord
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.load import load_engine
+from tomopoint.inference.parity import Outputs
+from tomopoint.inference.reference import Reference
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling

@@ -52,7 +52,7 @@ def export(
     from tomopoint.export.advice import time_warning
     from tomopoint.export.cost import COMPETITION, format_projections, n_windows, project
     from tomopoint.export.onnx_export import ExportOptions, export_ensemble
-    from tomopoint.export.parity import format_table
+    from tomopoint.inference.parity import format_table
 
     report = export_ensemble(folders, out, ExportOptions(batch=batch, precision=precision, tomogram_path=tomogram))
     members = ", ".join(f"{member.fold}/{member.network}" for member in report.pipeline.members)

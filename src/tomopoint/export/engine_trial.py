@@ -18,8 +18,6 @@ from tomopoint import __version__
 from tomopoint.errors import EngineError
 from tomopoint.export.cost import measured_hours
 from tomopoint.export.engine_build import BuildOptions, build_plan, write_bytes
-from tomopoint.export.parity import Outputs, ParityRow, compare, format_table, tolerance_for
-from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines import tensorrt
 from tomopoint.inference.engines.engine import Engine
@@ -28,6 +26,8 @@ from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import load_built
 from tomopoint.inference.engines.tensorrt_module import RTX, load_tensorrt, require_gpu
+from tomopoint.inference.parity import Outputs, ParityRow, compare, format_table, tolerance_for
+from tomopoint.inference.reference import REFERENCE_NAME, Reference
 
 TIMED_CALLS = 5
 TIMED_SECONDS = 20.0

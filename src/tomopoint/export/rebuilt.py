@@ -15,11 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tomopoint.errors import EngineError
-from tomopoint.export.metadata import EXPORT_KEY
-from tomopoint.export.parity import CPU_PROVIDER, Outputs, compare, format_table, tolerance_for
-from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.files import sha256_of
-from tomopoint.inference.engines.graph_metadata import NETWORKS_KEY, pipeline_in, read_metadata
+from tomopoint.inference.engines.graph_metadata import EXPORT_KEY, NETWORKS_KEY, pipeline_in, read_metadata
+from tomopoint.inference.parity import CPU_PROVIDER, Outputs, compare, format_table, tolerance_for
+from tomopoint.inference.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.models.box import is_in_box
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tomopoint.errors import DataError, EngineError
-from tomopoint.export.parity import (
+from tomopoint.inference.parity import (
     FP16,
     FP32_FULL,
     FP32_SMALL,
@@ -15,7 +15,7 @@ from tomopoint.export.parity import (
     tolerance_for,
     top1_agreement,
 )
-from tomopoint.export.reference import Reference, synthetic_windows
+from tomopoint.inference.reference import Reference, synthetic_windows
 
 TOLERANCE = Tolerance(scores=0.01, offsets_vox=0.1)
 STRIDE = 2
