@@ -16,9 +16,15 @@ from tomopoint.inference.parity import (
     top1_agreement,
 )
 from tomopoint.inference.reference import Reference, synthetic_windows
+from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline, Tiling
 
 TOLERANCE = Tolerance(scores=0.01, offsets_vox=0.1)
 STRIDE = 2
+
+
+@pytest.fixture
+def pipeline():
+    return Pipeline(COMPETITION_PARTICLES, voxel_A=10.0, tiling=Tiling((32, 32, 40), (16, 16, 16), 0.1))
 
 
 def _outputs():

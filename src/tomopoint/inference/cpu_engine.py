@@ -152,6 +152,12 @@ def _distance(row: ParityRow) -> str:
     )
 
 
+def cache_folder() -> Path:
+    """Return where decisions are kept for the next prediction."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches) / "tomopoint" / "cpu-engines"
+
+
 def _cache_path(model_path: Path) -> Path:
     """Return where the decision for a graph is kept; its name changes with all that it depends on."""
     beside = model_path.with_name(REFERENCE_NAME)
@@ -164,8 +170,7 @@ def _cache_path(model_path: Path) -> Path:
         KEPT_IN_FP32,
     )
     name = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    return caches / "tomopoint" / "cpu-engines" / f"{name}.json"
+    return cache_folder() / f"{name}.json"
 
 
 def try_in_child(
