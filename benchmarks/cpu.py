@@ -164,6 +164,7 @@ def compare(model: Path, tomogram: Tomogram, truth: dict[str, Any] | None, threa
             thresholds = found["particle_type"].map(pipeline.thresholds)
             submitted = found[found["score"] >= thresholds].assign(experiment="run")
             row["simulated_f4"] = round(score_picks({"run": truth}, submitted, pipeline.particles).score, 4)
+    print(json.dumps(rows), flush=True)
     record = try_precisions(model, asked=OpenVinoOptions(threads=threads))
     return {
         "window_zyx": list(pipeline.tiling.window_zyx),

@@ -92,7 +92,7 @@ def choose_cpu_engine(
                 write_atomically(kept, record.to_json() + "\n")
         if folder is not None:
             record.save(folder)
-    except EngineError as error:
+    except (EngineError, OSError) as error:  # a full disk costs the speed, not the prediction
         if by_name:
             raise
         logger.info("ONNX Runtime on the CPU taken: there is no GPU here, and no OpenVINO: %s", error)

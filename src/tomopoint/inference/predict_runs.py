@@ -135,7 +135,9 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
         provider, record_path = options.provider, options.record_path
         if not gpus and todo and provider in ("auto", "openvino"):
             if record_path is None or (provider == "auto" and not is_of_openvino(record_path)):
-                record = choose_cpu_engine(model_path, folder.path, provider == "openvino", limit or TRIAL_SECONDS)
+                with terminated_like_interrupted():  # which ends the trial's process, too
+                    seconds = min(limit or TRIAL_SECONDS, TRIAL_SECONDS)
+                    record = choose_cpu_engine(model_path, folder.path, provider == "openvino", seconds)
                 record_path = None if record is None else folder.path / RECORD_NAME
             provider = "cpu" if record_path is None else "openvino"
 
