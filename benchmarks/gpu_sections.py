@@ -438,9 +438,9 @@ def graph(size: Size, scratch: Path) -> Figures:
     from tomopoint.export.graph_cost import cost_of
     from tomopoint.export.graph_form import graph_form
     from tomopoint.export.metadata import graph_metadata
-    from tomopoint.export.parity import Outputs
-    from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
     from tomopoint.files import sha256_of
+    from tomopoint.inference.parity import Outputs
+    from tomopoint.inference.reference import REFERENCE_NAME, Reference, synthetic_windows
     from tomopoint.networks.ensemble import Ensemble
     from tomopoint.pipeline import Member
 
@@ -478,10 +478,10 @@ def runtime(name: str, scratch: Path, miniature: bool) -> Figures:
     from tomopoint.errors import EngineError
     from tomopoint.export.engine_build import BuildOptions, build_plan
     from tomopoint.export.engine_trial import Bench, attempt
-    from tomopoint.export.reference import REFERENCE_NAME
     from tomopoint.files import sha256_of
     from tomopoint.inference.engines.gpus import find_gpus
     from tomopoint.inference.engines.graph_metadata import read_pipeline
+    from tomopoint.inference.reference import REFERENCE_NAME
     from tomopoint.kaggle.engine_kernel import CANDIDATES
 
     path, folder = _graph_path(scratch), scratch / "runtimes"

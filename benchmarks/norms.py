@@ -29,9 +29,9 @@ from tomopoint.export.engine_build import BuildOptions, build_plan
 from tomopoint.export.graph import OPSET, Graph
 from tomopoint.export.graph_cost import count_graph
 from tomopoint.export.graph_form import with_graph_norms, with_half_networks
-from tomopoint.export.parity import FP16, Outputs, compare
-from tomopoint.export.reference import synthetic_windows
 from tomopoint.inference.engines.tensorrt_module import load_tensorrt
+from tomopoint.inference.parity import FP16, Outputs, compare
+from tomopoint.inference.reference import synthetic_windows
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline

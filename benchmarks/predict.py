@@ -15,15 +15,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from tomopoint.inference.engines.engine import Array
+from tomopoint.pipeline import Tiling
+
+Predictor = Callable[[Any], tuple[Any, Any]]
+"""A tensor of windows to tensors of scores and offsets."""
 
 FULL_SHAPE = "184,630,630"
+
+
+def sliding_window(volume: Array, tiling: Tiling, predictor: Predictor) -> tuple[Array, Array]:
+    """Merge scores and offsets of a normalised volume as MONAI's inferer does, with the Pipeline's windows."""
+    import torch
+    from monai.inferers.utils import sliding_window_inference
+
+    overlap = [o / w for o, w in zip(tiling.overlap_zyx, tiling.window_zyx, strict=True)]
+    maps = sliding_window_inference(
+        torch.from_numpy(volume)[None, None], tiling.window_zyx, 1, predictor, overlap=overlap, mode="gaussian"
+    )
+    assert isinstance(maps, tuple)
+    return maps[0][0].numpy(), maps[1][0].numpy()
 
 
 def monai_peer(model: Path, store: Path) -> None:
     """Run in a process of its own: the same tomogram and graph through MONAI's inferer."""
     import torch
-    from monai.inferers.utils import sliding_window_inference
 
     from tomopoint.data.normalisation import normalise
     from tomopoint.data.tomograms import read_tomogram
@@ -36,11 +56,7 @@ def monai_peer(model: Path, store: Path) -> None:
         scores, offsets = engine.infer(window.numpy())
         return torch.from_numpy(scores), torch.from_numpy(offsets)
 
-    tiling = pipeline.tiling
-    overlap = [o / w for o, w in zip(tiling.overlap_zyx, tiling.window_zyx, strict=True)]
-    sliding_window_inference(
-        torch.from_numpy(volume)[None, None], tiling.window_zyx, 1, predictor, overlap=overlap, mode="gaussian"
-    )
+    sliding_window(volume, pipeline.tiling, predictor)
 
 
 def measured(words: list[str]) -> dict[str, float]:
@@ -71,7 +87,8 @@ def main() -> None:
         (store,) = (data / "test").rglob("denoised.zarr")
         out = Path(folder) / "out"
         # The worker is a child of the command; the peak is that of the largest process of the tree.
-        ours = measured([*tomopoint, "predict", "--data", str(data), "--model", str(words.model), "--out", str(out)])
+        predict = [*tomopoint, "predict", "--data", str(data), "--model", str(words.model), "--provider", "cpu"]
+        ours = measured([*predict, "--out", str(out)])
         script = [sys.executable, __file__, "--model", str(words.model)]
         peer = measured([*script, "--peer", str(words.model), str(store)])
     ratio = {name: round(ours[name] / peer[name], 2) for name in ours}

@@ -4,9 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tomopoint.inference.engines.gpus import find_gpus
 
@@ -88,6 +90,17 @@ def test_other_targets_keep_what_was_set_up(setup):
     setup("setup", "GPU=0")
     assert setup(".venv/.ready", tool=True) == []
     assert setup(".venv/.ready", "GPU=1", cuda="13.0", tool=True)[-1] == "install -e .[gpu,train,dev]"
+
+
+def test_openvino_comes_with_the_cpu_on_x86_only():
+    """Beside a GPU nothing uses it, and on other processors it was never tried."""
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    requirement = Requirement(*extras["openvino"])
+    assert requirement.name == "openvino"
+    assert requirement.marker.evaluate({"platform_machine": "x86_64"})
+    assert not requirement.marker.evaluate({"platform_machine": "aarch64"})
+    asked = [line for line in (CHECKOUT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    assert asked == ["-e .[cpu,openvino,train,dev]"]  # what `make setup` installs without a GPU
 
 
 def test_a_setting_that_is_neither_is_refused(setup, tmp_path):

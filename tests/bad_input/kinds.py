@@ -30,11 +30,11 @@ from tomopoint.data.tomograms import COMPETITION_SCALE_A, describe_tomogram, rea
 from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
 from tomopoint.evaluation.history import parity_section, read_validation, timings_section
 from tomopoint.export.cost import GraphCost, read_cost
-from tomopoint.export.parity import Outputs
-from tomopoint.export.reference import Reference
 from tomopoint.inference.engines.engine_record import EngineRecord
 from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.parity import Outputs
 from tomopoint.inference.parts import PartOrigin, read_part, write_part
+from tomopoint.inference.reference import Reference
 from tomopoint.kaggle.manifest import KitFile, Manifest
 from tomopoint.kaggle.metadata import DatasetMetadata, load_config
 from tomopoint.kaggle.wheels import PYTHON_VERSIONS, read_locks

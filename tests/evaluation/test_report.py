@@ -19,7 +19,7 @@ from tomopoint.evaluation.page import escape, number, table
 from tomopoint.evaluation.score import truth_table
 from tomopoint.evaluation.slices import choose_slabs, judge_picks
 from tomopoint.export.metadata import graph_metadata
-from tomopoint.export.parity import FP32_SMALL, ParityRow
+from tomopoint.inference.parity import FP32_SMALL, ParityRow
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
 
 VOXEL_A = 10.0

@@ -1,5 +1,7 @@
 """``tomopoint engine`` where there is no GPU: what it checks, and what it says of the rest."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,13 @@ from tomopoint.export.command import engine
 from tomopoint.export.engine_build import BuildOptions
 from tomopoint.export.engine_trial import make_engine, measure
 from tomopoint.export.onnx_export import ExportOptions, export_merged
-from tomopoint.export.parity import Outputs
-from tomopoint.export.reference import Reference
+from tomopoint.inference import cpu_engine
 from tomopoint.inference.engines import tensorrt_module
 from tomopoint.inference.engines.engine_record import RECORD_NAME, EngineRecord
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.load import load_engine
+from tomopoint.inference.parity import Outputs
+from tomopoint.inference.reference import Reference
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
@@ -61,6 +64,41 @@ def test_a_graph_in_float32_is_told_apart(graphs):
 @needs_no_gpu
 def test_without_a_gpu_it_says_so_and_what_can_be_done(graphs, tmp_path):
     with pytest.raises(EngineError, match=r"--check-only\) needs an NVIDIA GPU .*there is no GPU here"):
+        engine(graphs / "fp16" / "ensemble.onnx", out=tmp_path / "engine", flavour="tensorrt_rtx")
+    assert not (tmp_path / "engine").exists()
+
+
+@needs_no_gpu
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_without_a_gpu_openvino_is_recorded_and_used_as_recorded(graphs, tmp_path):
+    """Whatever precision this CPU has units for, its outputs are PyTorch's within the graph's tolerance."""
+    graph = graphs / "fp16" / "ensemble.onnx"
+    result = engine(graph, out=tmp_path, threads=1)
+    record = EngineRecord.load(tmp_path / RECORD_NAME)
+    assert result.figures["runtime"] == record.runtime == "openvino"
+    assert record.parity["ok"]
+    assert 0 < record.parity["scores_max"] < 0.03
+    assert (record.files, record.compute_capability, record.projected_hours) == ({}, None, None)
+    assert record.seconds_per_tile > 0
+    assert record.options["threads"] == 1
+    assert f"in {record.precision}" in result.text
+    assert "--engine" in result.text
+    loaded, _ = load_engine(graph, "openvino", record_path=tmp_path / RECORD_NAME)
+    true = Reference.load(graphs / "fp16" / "reference.npz")
+    scores, offsets = loaded.infer(true.windows)
+    assert loaded.describe()["precision"] == record.precision
+    loaded.close()
+    assert np.abs(scores - true.outputs.scores).max() == pytest.approx(record.parity["scores_max"], rel=0.01)
+    assert np.abs(offsets - true.outputs.offsets).max() == pytest.approx(record.parity["offsets_max_vox"], rel=0.01)
+
+
+@needs_no_gpu
+def test_without_a_gpu_and_openvino_the_fix_is_named(graphs, tmp_path, monkeypatch):
+    def missing():
+        raise EngineError("OpenVINO is not installed; pip install it")
+
+    monkeypatch.setattr(cpu_engine, "installed_version", missing)
+    with pytest.raises(EngineError, match="OpenVINO is not installed"):
         engine(graphs / "fp16" / "ensemble.onnx", out=tmp_path / "engine")
     assert not (tmp_path / "engine").exists()
 

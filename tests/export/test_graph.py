@@ -10,8 +10,8 @@ from torch import nn
 
 from tomopoint.export.graph import OPSET, Graph
 from tomopoint.export.graph_form import HalfNetwork, graph_form, with_graph_norms, with_half_networks
-from tomopoint.export.parity import FP16, Outputs, compare
-from tomopoint.export.reference import synthetic_windows
+from tomopoint.inference.parity import FP16, Outputs, compare
+from tomopoint.inference.reference import synthetic_windows
 from tomopoint.networks.ensemble import Ensemble
 
 

@@ -18,10 +18,10 @@ from tomopoint.export.command import export
 from tomopoint.export.cost import project, read_cost
 from tomopoint.export.graph_cost import count_graph
 from tomopoint.export.onnx_export import ExportOptions, export_merged, reference_windows
-from tomopoint.export.parity import FP32_SMALL, Tolerance
-from tomopoint.export.reference import Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.parity import FP32_SMALL, Tolerance
+from tomopoint.inference.reference import Reference
 from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import Pipeline, Tiling
 

@@ -10,8 +10,6 @@ from tomopoint.errors import EngineError
 from tomopoint.export import engine_trial
 from tomopoint.export.engine_trial import Bench, attempt
 from tomopoint.export.onnx_export import ExportOptions, export_merged
-from tomopoint.export.parity import FP16, Outputs, compare
-from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
@@ -19,6 +17,8 @@ from tomopoint.inference.engines.load import TENSORRT_RUNTIMES, load_engine, loa
 from tomopoint.inference.engines.onnx import PROVIDERS, OnnxEngine
 from tomopoint.inference.engines.tensorrt_module import load_tensorrt
 from tomopoint.inference.engines.torch import TorchEngine
+from tomopoint.inference.parity import FP16, Outputs, compare
+from tomopoint.inference.reference import REFERENCE_NAME, Reference
 from tomopoint.kaggle.engine_kernel import CANDIDATES
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig

@@ -7,6 +7,7 @@ import pytest
 
 from tomopoint.errors import EngineError
 from tomopoint.files import sha256_of
+from tomopoint.inference import cpu_engine
 from tomopoint.inference.engines import load, onnx
 from tomopoint.inference.engines.engine_record import EngineRecord
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
@@ -76,15 +77,24 @@ def test_an_engine_that_was_never_compared_is_refused_except_on_trial(blob_model
         load_built(blob_model, replace(draft, pipeline_digest="0" * 64), tmp_path)
 
 
-def test_automatic_choice_is_the_cpu_where_there_is_no_gpu(blob_model, record, tmp_path, monkeypatch, caplog):
+def test_without_a_gpu_and_openvino_the_automatic_choice_is_onnx_runtime(
+    blob_model, record, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(load, "find_gpus", list)
-    with caplog.at_level("INFO", logger=load.__name__):
+
+    def missing():
+        raise EngineError("OpenVINO is not installed; pip it")
+
+    monkeypatch.setattr(cpu_engine, "installed_version", missing)
+    with caplog.at_level("INFO", logger="tomopoint"):
         engine, _ = load_engine(blob_model, record_path=record.save(tmp_path))
     assert engine.describe()["provider"] == "CPUExecutionProvider"
     assert [entry.getMessage() for entry in caplog.records] == [
-        "ONNX Runtime on the CPU taken: there is no GPU here",
+        "ONNX Runtime on the CPU taken: there is no GPU here, and no OpenVINO: OpenVINO is not installed; pip it",
     ]
     engine.close()
+    with pytest.raises(EngineError, match="OpenVINO is not installed"):
+        load_engine(blob_model, "openvino")
 
 
 @pytest.mark.parametrize(("recorded", "why"), [(True, "another graph"), (False, r"no engine\.json given")])
@@ -150,6 +160,21 @@ def test_automatic_choice_passes_over_what_does_not_fit_and_says_why(blob_model,
     assert lines[0].startswith("passed over, TensorRT: the onnxruntime-tensorrt engine")
     assert "another graph" in lines[0]
     assert lines[1] == "ONNX Runtime on CUDA taken: the fastest that works here"
+
+
+@pytest.mark.parametrize("provider", ["auto", "tensorrt"])
+def test_a_record_of_openvino_is_not_used_beside_a_gpu_unless_by_name(
+    blob_model, record, tmp_path, monkeypatch, provider
+):
+    monkeypatch.setattr(load, "find_gpus", lambda: [T4])
+
+    def no_cuda(model, provider, options):
+        raise EngineError("libcudnn.so.9 is missing")
+
+    monkeypatch.setattr(onnx, "OnnxEngine", no_cuda)
+    path = replace(record, runtime="openvino", compute_capability=None).save(tmp_path)
+    with pytest.raises(EngineError, match="is of openvino, not of a TensorRT engine"):
+        load_engine(blob_model, provider, record_path=path)
 
 
 @needs_no_gpu

@@ -16,9 +16,9 @@ from tomopoint.evaluation import report as report_module
 from tomopoint.evaluation.command import report
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.export.rebuilt import rebuild_reference, reference_of
-from tomopoint.export.reference import Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.command import models, predict
+from tomopoint.inference.reference import Reference
 from tomopoint.kaggle.command import stage
 from tomopoint.kaggle.dataset import MODEL_CARD, _build_wheel, check_dataset
 from tomopoint.models import box

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
-from tomopoint.export.reference import Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.graph_metadata import PIPELINE_KEY
+from tomopoint.inference.reference import Reference
 from tomopoint.kaggle.dataset import check_dataset, stage_dataset
 from tomopoint.kaggle.manifest import KitFile, Manifest
 

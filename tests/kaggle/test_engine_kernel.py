@@ -19,8 +19,6 @@ from tomopoint.export import cost, engine_trial
 from tomopoint.export.cost import COMPETITION, measured_hours
 from tomopoint.export.engine_build import BuildOptions, Plan
 from tomopoint.export.engine_trial import Candidate, native
-from tomopoint.export.parity import FP16, Outputs
-from tomopoint.export.reference import Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines import load, tensorrt
 from tomopoint.inference.engines.engine_record import EngineRecord, Expected, check_engine_record
@@ -28,6 +26,8 @@ from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, TensorRT
+from tomopoint.inference.parity import FP16, Outputs
+from tomopoint.inference.reference import Reference
 from tomopoint.kaggle import engine_kernel, kit_hours
 from tomopoint.kaggle.engine_kernel import CANDIDATES, run, why_no_gpu
 from tomopoint.kaggle.manifest import KitFile, Manifest

@@ -25,9 +25,9 @@ from tomopoint.export.cost import (
     measured_hours,
     n_windows,
 )
-from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.graph_metadata import COST_KEY
+from tomopoint.inference.reference import REFERENCE_NAME, Reference
 from tomopoint.kaggle.checkout import checkout_root
 from tomopoint.kaggle.cli import KaggleCli, Waiting, is_failure, state_in
 from tomopoint.kaggle.command import stage

@@ -1,4 +1,4 @@
-"""``tomopoint export``: trained folds as one averaged graph; ``tomopoint engine``: a TensorRT engine from it."""
+"""``tomopoint export``: trained folds as one averaged graph; ``tomopoint engine``: an engine from it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def export(
     from tomopoint.export.advice import time_warning
     from tomopoint.export.cost import COMPETITION, format_projections, n_windows, project
     from tomopoint.export.onnx_export import ExportOptions, export_ensemble
-    from tomopoint.export.parity import format_table
+    from tomopoint.inference.parity import format_table
 
     report = export_ensemble(folders, out, ExportOptions(batch=batch, precision=precision, tomogram_path=tomogram))
     members = ", ".join(f"{member.fold}/{member.network}" for member in report.pipeline.members)
@@ -84,16 +84,19 @@ def engine(
     /,
     *,
     out: Path = Path("engine"),
-    flavour: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto",
+    flavour: Literal["auto", "tensorrt", "tensorrt_rtx", "openvino"] = "auto",
     check_only: bool = False,
     workspace_gib: float = 4.0,
     optimization_level: int = 4,
     compute_capability: str = T4_COMPUTE_CAPABILITY,
+    threads: int = 0,
+    pinning: bool = False,
 ) -> CommandResult:
-    """Build a TensorRT engine and check it on this machine's GPU.
+    """Build a TensorRT engine and check it on this machine's GPU; without a GPU, find OpenVINO's precision.
 
     It is compared with PyTorch and timed there; engine.json says the result. An engine serves one TensorRT version and
-    one kind of GPU. Without a GPU, --check-only says whether the graph would build.
+    one kind of GPU, or one version of OpenVINO and one kind of CPU. Without a GPU, --check-only says whether the graph
+    would build.
 
     Parameters
     ----------
@@ -102,7 +105,7 @@ def engine(
     out
         Folder for ensemble.engine and engine.json.
     flavour
-        Which TensorRT; auto: the one that is installed.
+        Which runtime; auto: beside a GPU the TensorRT that is installed, without one OpenVINO.
     check_only
         Write nothing: parse and compile the graph with TensorRT-RTX, which needs no GPU.
     workspace_gib
@@ -111,18 +114,35 @@ def engine(
         0 to 5: more time for building, less for running.
     compute_capability
         With --check-only: GPU to compile for; 7.5 is the T4's.
+    threads
+        With OpenVINO: CPU threads; 0: all cores, shared between the workers of a prediction.
+    pinning
+        With OpenVINO: keep each thread on one core; for one worker that has the machine to itself.
     """
     from tomopoint.export.cost import COMPETITION
     from tomopoint.export.engine_build import BuildOptions
-    from tomopoint.export.engine_trial import make_engine
+    from tomopoint.export.engine_trial import make_engine, record_cpu_engine
     from tomopoint.export.rebuilt import reference_of
+    from tomopoint.inference.cpu_engine import verdict
     from tomopoint.inference.engines.engine_record import RECORD_NAME
+    from tomopoint.inference.engines.gpus import find_gpus
+    from tomopoint.inference.engines.openvino import OPENVINO, OpenVinoOptions
     from tomopoint.models.box import find_model
 
     model = find_model(model)
     options = BuildOptions(workspace_gib, optimization_level, compute_capability=compute_capability)
     if check_only:
         return _check_graph(model, flavour, options)
+    following = f"next: tomopoint predict --data ROOT --model {model} --engine {out / RECORD_NAME} --out OUT"
+    if flavour == OPENVINO or (flavour == "auto" and not find_gpus()):
+        asked = OpenVinoOptions(threads=threads, pinning=pinning)
+        with reference_of(model) as reference:
+            record = record_cpu_engine(model, out, asked, reference)
+        text = (
+            f"{out}: OpenVINO {record.runtime_version} on {record.device} reproduces PyTorch, "
+            f"{record.seconds_per_tile:.3g} s per window, in {verdict(record)}\n{following}"
+        )
+        return CommandResult(text, {"engine": str(out), **json.loads(record.to_json())})
     with reference_of(model) as reference:
         record = make_engine(model, out, flavour, options, reference)
     hours = f"{record.projected_hours:.3g} h"
@@ -130,7 +150,7 @@ def engine(
         f"{out}: {record.runtime} {record.runtime_version} for compute capability {record.compute_capability} "
         f"({record.device}) reproduces PyTorch, {record.seconds_per_tile:.3g} s per window: {hours} "
         f"for {COMPETITION.n_tomograms} tomograms of the competition on {COMPETITION.n_gpus} of these\n"
-        f"next: tomopoint predict --data ROOT --model {model} --engine {out / RECORD_NAME} --out OUT"
+        f"{following}"
     )
     return CommandResult(text, {"engine": str(out), **json.loads(record.to_json())})
 
@@ -138,9 +158,10 @@ def engine(
 def _check_graph(model: Path, flavour: str, options: BuildOptions) -> CommandResult:
     """Compile a graph for a GPU that need not be here, and say what that is worth."""
     from tomopoint.export.engine_build import build_plan
+    from tomopoint.inference.engines.openvino import OPENVINO
     from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, load_tensorrt
 
-    if flavour == CLASSIC:
+    if flavour in (CLASSIC, OPENVINO):
         raise EngineError("--check-only compiles with TensorRT-RTX; leave --flavour out or give tensorrt_rtx")
     trt = load_tensorrt(RTX)
     plan = build_plan(model, trt, options)

@@ -18,16 +18,18 @@ from tomopoint import __version__
 from tomopoint.errors import EngineError
 from tomopoint.export.cost import measured_hours
 from tomopoint.export.engine_build import BuildOptions, build_plan, write_bytes
-from tomopoint.export.parity import Outputs, ParityRow, compare, format_table, tolerance_for
-from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of
+from tomopoint.inference.cpu_engine import try_in_child
 from tomopoint.inference.engines import tensorrt
 from tomopoint.inference.engines.engine import Engine
 from tomopoint.inference.engines.engine_record import ENGINE_NAME, RUNTIME_CACHE_NAME, EngineRecord
 from tomopoint.inference.engines.gpus import Gpu
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import load_built
+from tomopoint.inference.engines.openvino import OPENVINO, OpenVinoEngine, OpenVinoOptions, options_in
 from tomopoint.inference.engines.tensorrt_module import RTX, load_tensorrt, require_gpu
+from tomopoint.inference.parity import Outputs, ParityRow, compare, format_table, tolerance_for
+from tomopoint.inference.reference import REFERENCE_NAME, Reference
 
 TIMED_CALLS = 5
 TIMED_SECONDS = 20.0
@@ -294,5 +296,37 @@ def make_engine(
         for path in left:
             path.unlink(missing_ok=True)
         raise
+    record.save(out)
+    return record
+
+
+def record_cpu_engine(
+    model_path: Path, out: Path, asked: OpenVinoOptions, reference_path: Path | None = None
+) -> EngineRecord:
+    """Find in which precision OpenVINO reproduces PyTorch on this machine's CPU, time it, and publish its record.
+
+    Parameters
+    ----------
+    model_path
+        Graph of ``tomopoint export``.
+    out
+        Folder for ``engine.json``; OpenVINO needs no file but the graph.
+    asked
+        Threads and pinning; the rest is found.
+    reference_path
+        Its ``reference.npz``; None: the one beside it.
+
+    Raises
+    ------
+    EngineError
+        OpenVINO is missing or fails, or does not reproduce PyTorch in any precision.
+    """
+    reference_path = reference_path or model_path.with_name(REFERENCE_NAME)
+    found = try_in_child(model_path, reference_path, asked)
+    with closing(OpenVinoEngine(model_path, options_in(found.options, found.precision))) as engine:
+        row, seconds = measure(engine, found.precision, OPENVINO, Reference.load(reference_path))
+    if not row.ok:
+        raise EngineError(f"OpenVINO does not reproduce PyTorch here a second time:\n{format_table([row])}")
+    record = replace(found, parity=row.to_dict(), seconds_per_tile=seconds)
     record.save(out)
     return record

@@ -11,12 +11,11 @@ from typing import Any
 
 from tomopoint import __version__
 from tomopoint.export.cost import GraphCost
-from tomopoint.export.parity import ParityRow
-from tomopoint.inference.engines.graph_metadata import COST_KEY, NETWORKS_KEY, PARITY_KEY, PIPELINE_KEY
+from tomopoint.inference.engines.graph_metadata import COST_KEY, EXPORT_KEY, NETWORKS_KEY, PARITY_KEY, PIPELINE_KEY
+from tomopoint.inference.parity import ParityRow
 from tomopoint.pipeline import Pipeline
 
 VERSION_KEY = "tomopoint.version"
-EXPORT_KEY = "tomopoint.export"
 
 EXPORT_TOOLS = ("torch", "monai", "onnx", "onnxscript", "onnxruntime", "numpy")
 

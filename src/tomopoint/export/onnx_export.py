@@ -21,7 +21,9 @@ from tomopoint.export.graph import OPSET, Graph
 from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.graph_form import graph_form
 from tomopoint.export.metadata import graph_metadata
-from tomopoint.export.parity import (
+from tomopoint.files import check_output, put_in_place, sha256_of
+from tomopoint.inference.engines.onnx import OnnxEngine
+from tomopoint.inference.parity import (
     CPU_PROVIDER,
     PRECISIONS,
     Array,
@@ -31,9 +33,7 @@ from tomopoint.export.parity import (
     format_table,
     tolerance_for,
 )
-from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
-from tomopoint.files import check_output, put_in_place, sha256_of
-from tomopoint.inference.engines.onnx import OnnxEngine
+from tomopoint.inference.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.networks.config import check_size
 from tomopoint.networks.ensemble import Ensemble
 from tomopoint.networks.graph_weights import GraphNetworks

@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from tomopoint.errors import EngineError
-from tomopoint.export.metadata import EXPORT_KEY
-from tomopoint.export.parity import CPU_PROVIDER, Outputs, compare, format_table, tolerance_for
-from tomopoint.export.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.files import sha256_of
-from tomopoint.inference.engines.graph_metadata import NETWORKS_KEY, pipeline_in, read_metadata
+from tomopoint.inference.engines.graph_metadata import EXPORT_KEY, NETWORKS_KEY, pipeline_in, read_metadata
+from tomopoint.inference.parity import CPU_PROVIDER, Outputs, compare, format_table, tolerance_for
+from tomopoint.inference.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.models.box import is_in_box
+
+if TYPE_CHECKING:
+    from tomopoint.networks.ensemble import Ensemble
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,37 @@ def reference_of(model_path: Path) -> Iterator[Path]:
         yield path
 
 
+def rebuild_ensemble(model_path: Path) -> Ensemble:
+    """Return the networks of a graph, with its weights, as the module that it computes; needs PyTorch.
+
+    Raises
+    ------
+    EngineError, TomopointError
+        As :func:`rebuild_reference`.
+    """
+    from tomopoint.networks.build import build_network
+    from tomopoint.networks.ensemble import Ensemble
+    from tomopoint.networks.graph_weights import GraphNetworks, GraphWeights
+
+    metadata = read_metadata(model_path)
+    pipeline = pipeline_in(metadata, model_path)
+    if NETWORKS_KEY not in metadata or EXPORT_KEY not in metadata:
+        raise EngineError(f"{model_path} does not say which networks it holds; export it again")
+    stored = GraphWeights(
+        model_path,
+        GraphNetworks.from_json(metadata[NETWORKS_KEY], model_path),
+        pipeline.particle_names,
+        pipeline.stride,
+    )
+    networks = []
+    for index, config in enumerate(stored.networks.architectures):
+        network = build_network(config, len(pipeline.particles), pipeline.stride)
+        network.load_state_dict(dict(stored.read(index).weights))
+        networks.append(network)
+    shares = [member.weight for member in pipeline.members]
+    return Ensemble(networks, shares, pipeline.views, pipeline.offset_average).eval()
+
+
 def rebuild_reference(model_path: Path) -> Reference:
     """Compute a graph's answers with PyTorch, in float32, from the weights in it; compare ONNX Runtime's.
 
@@ -63,29 +97,12 @@ def rebuild_reference(model_path: Path) -> Reference:
             "install tomopoint[train]"
         ) from error
     from tomopoint.inference.engines.onnx import OnnxEngine
-    from tomopoint.networks.build import build_network
-    from tomopoint.networks.ensemble import Ensemble
-    from tomopoint.networks.graph_weights import GraphNetworks, GraphWeights
 
+    ensemble = rebuild_ensemble(model_path)
     metadata = read_metadata(model_path)
     pipeline = pipeline_in(metadata, model_path)
-    if NETWORKS_KEY not in metadata or EXPORT_KEY not in metadata:
-        raise EngineError(f"{model_path} does not say which networks it holds; export it again")
     how_made = json.loads(metadata[EXPORT_KEY])
     precision, batch = how_made["precision"], how_made["batch"]
-    stored = GraphWeights(
-        model_path,
-        GraphNetworks.from_json(metadata[NETWORKS_KEY], model_path),
-        pipeline.particle_names,
-        pipeline.stride,
-    )
-    networks = []
-    for index, config in enumerate(stored.networks.architectures):
-        network = build_network(config, len(pipeline.particles), pipeline.stride)
-        network.load_state_dict(dict(stored.read(index).weights))
-        networks.append(network)
-    shares = [member.weight for member in pipeline.members]
-    ensemble = Ensemble(networks, shares, pipeline.views, pipeline.offset_average).eval()
     windows = synthetic_windows(pipeline, pipeline.tiling.window_zyx, batch)
     with torch.inference_mode():
         scores, offsets = ensemble(torch.from_numpy(windows))

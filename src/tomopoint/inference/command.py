@@ -57,7 +57,7 @@ def predict(
     split: Literal["train", "test"] = "test",
     runs: str = "",
     workers: int = 0,
-    provider: Literal["auto", "tensorrt", "cuda", "cpu"] = "auto",
+    provider: Literal["auto", "tensorrt", "cuda", "openvino", "cpu"] = "auto",
     tomo_type: str | None = None,
     limit_hours: float | None = None,
     engine: Path | None = None,
@@ -81,13 +81,14 @@ def predict(
     workers
         Processes; 0: one per GPU, or one where there is none. They share the CPU's cores.
     provider
-        What computes the graph; auto: TensorRT with --engine, else CUDA, beside a GPU; the CPU only without one.
+        What computes the graph; auto: TensorRT with --engine, else CUDA, beside a GPU; OpenVINO, else ONNX Runtime,
+        on the CPU only without one. cpu: ONNX Runtime.
     tomo_type
         Reconstruction to read; default the one the graph was validated on.
     limit_hours
         Start no further run after this time and write the submission from what is done.
     engine
-        engine.json of a TensorRT engine that `tomopoint engine` or the build_engine notebook made for the model.
+        engine.json that `tomopoint engine` or the build_engine notebook made for the model: used as it says.
     """
     from tomopoint.data.project import Project
     from tomopoint.files import PLAIN_NAME, is_plain_name

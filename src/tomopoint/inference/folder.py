@@ -6,6 +6,7 @@
     prediction.json     the data and the graph that the parts were made from
     parts/<run>.csv     picks of a run, all above the floor; its presence means the run is done
     log.jsonl           one event per line
+    engine.json         how OpenVINO computes the graph, where it does
     pipeline.json       the Pipeline of the graph, so that thresholds can change later without it
     picks.csv           all parts joined
     submission.csv      those above the thresholds

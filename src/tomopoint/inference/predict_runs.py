@@ -20,10 +20,11 @@ from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.files import sha256_of
 from tomopoint.inference.budget import Budget
-from tomopoint.inference.engines.engine_record import EngineRecord
+from tomopoint.inference.cpu_engine import TRIAL_SECONDS, choose_cpu_engine, is_of_openvino
+from tomopoint.inference.engines.engine_record import RECORD_NAME, EngineRecord
 from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
-from tomopoint.inference.engines.load import PROVIDERS
+from tomopoint.inference.engines.load import ON_THE_CPU, PROVIDERS
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.parts import PartOrigin, part_path
 from tomopoint.inference.submission import join_parts
@@ -53,7 +54,7 @@ class PredictOptions:
     limit_hours
         Time within which the submission must be there; None: no limit.
     record_path
-        ``engine.json`` of a TensorRT engine built for the graph; None: there is none.
+        ``engine.json`` of an engine built or tried for the graph, TensorRT's or OpenVINO's; None: there is none.
     started
         Time (as :func:`time.monotonic`) from which `limit_hours` count; None: the call's.
     outage_pause
@@ -110,7 +111,7 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
     """
     started = time.monotonic() if options.started is None else options.started
     pipeline = read_pipeline(model_path)
-    gpus = [] if options.provider == "cpu" else find_gpus()
+    gpus = [] if options.provider in ON_THE_CPU else find_gpus()
     folder = PredictionFolder(out)
     with folder.held():
         # What is done already, and what is to be done.
@@ -130,13 +131,23 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
             **{"model": str(model_path), "graph_sha256": origin.graph_sha256, "limit_s": limit},
         )
 
+        # On a CPU: in which precision, decided once for all workers, and for all that is resumed here.
+        provider, record_path = options.provider, options.record_path
+        if not gpus and todo and provider in ("auto", "openvino"):
+            if record_path is None or (provider == "auto" and not is_of_openvino(record_path)):
+                with terminated_like_interrupted():  # which ends the trial's process, too
+                    seconds = min(limit or TRIAL_SECONDS, TRIAL_SECONDS)
+                    record = choose_cpu_engine(model_path, folder.path, provider == "openvino", seconds)
+                record_path = None if record is None else folder.path / RECORD_NAME
+            provider = "cpu" if record_path is None else "openvino"
+
         # Predict. Whatever ends this, what is done is joined below.
         supervisor = Supervisor(
             todo,
             Job(
                 model_path=model_path,
-                provider=options.provider,
-                record_path=options.record_path,
+                provider=provider,
+                record_path=record_path,
                 threads=max(1, len(os.sched_getaffinity(0)) // n_workers),
                 parts_folder=folder.parts_path,
                 origin=origin,
@@ -144,7 +155,7 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
             folder,
             [gpu.index for gpu in gpus],
             Budget(limit, n_workers, started=started),
-            Patience(window=expected_window_seconds(options.record_path)),
+            Patience(window=expected_window_seconds(record_path)),
             lambda run, share: less_overlap(run, origin.tomo_type, pipeline, share),
             options.outage_pause,
         )

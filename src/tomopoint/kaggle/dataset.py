@@ -19,8 +19,8 @@ from tomopoint import __version__
 from tomopoint.data.project import DEFAULT_TOMO_TYPE
 from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
 from tomopoint.export.metadata import EXPORT_TOOLS, tool_versions
-from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.files import sha256_of, write_atomically
+from tomopoint.inference.reference import REFERENCE_NAME, Reference
 from tomopoint.kaggle.kit_hours import kit_hours
 from tomopoint.kaggle.manifest import MANIFEST, MODEL, KitFile, Manifest
 from tomopoint.kaggle.metadata import (

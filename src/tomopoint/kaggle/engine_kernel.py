@@ -23,15 +23,15 @@ from tomopoint.export.engine_trial import (
     load_as_submitted,
     native,
 )
-from tomopoint.export.isolation import call_in_child
-from tomopoint.export.parity import ParityRow, format_table
-from tomopoint.export.reference import REFERENCE_NAME, Reference
 from tomopoint.inference.engines.engine import Engine
 from tomopoint.inference.engines.engine_record import RECORD_NAME, EngineRecord
 from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.load import ORT_TENSORRT
 from tomopoint.inference.engines.onnx import VERSION, OnnxEngine
 from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, why_no_gpu
+from tomopoint.inference.isolation import call_in_child
+from tomopoint.inference.parity import ParityRow, format_table
+from tomopoint.inference.reference import REFERENCE_NAME, Reference
 from tomopoint.kaggle.inputs import SCRATCH, WORKING, find_kit
 from tomopoint.kaggle.kit_hours import what_would_help
 from tomopoint.kaggle.manifest import MODEL, Manifest

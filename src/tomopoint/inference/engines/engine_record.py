@@ -30,7 +30,8 @@ class EngineRecord:
     Attributes
     ----------
     runtime
-        ``"tensorrt"``, ``"tensorrt_rtx"``, ``"onnxruntime-tensorrt"``, ``"onnxruntime-cuda"``, ``"onnxruntime-cpu"``.
+        ``"tensorrt"``, ``"tensorrt_rtx"``, ``"onnxruntime-tensorrt"``, ``"onnxruntime-cuda"``, ``"onnxruntime-cpu"``,
+        ``"openvino"``.
     runtime_version
         E.g. ``"10.16.1.11"``. A plan serves exactly the TensorRT that built it.
     onnx_sha256
@@ -38,7 +39,7 @@ class EngineRecord:
     pipeline_digest
         Digest of the Pipeline in the graph.
     precision
-        Of the graph: ``"fp32"`` or ``"fp16"``.
+        Of the graph: ``"fp32"`` or ``"fp16"``; of OpenVINO's what it computes in, which may be ``"bf16"``, too.
     window_zyx, batch
         Static input shape ``(batch, 1, D, H, W)``.
     compute_capability
@@ -145,7 +146,12 @@ def check_engine_record(record: EngineRecord, folder: Path, expected: Expected) 
 
 
 def check_tried(record: EngineRecord, folder: Path) -> None:
-    """Refuse an engine that never reproduced PyTorch's outputs; EngineError says what to do."""
+    """Refuse an engine that never reproduced PyTorch's outputs; EngineError says what to do.
+
+    OpenVINO in float32 need not have: on a CPU it is what ONNX Runtime is, which nobody asks for it either.
+    """
+    if record.runtime == "openvino" and record.precision == "fp32" and record.parity is None:
+        return
     if record.parity is None or record.parity.get("ok") is not True:
         title = f"the {record.runtime} engine in {folder}"
         raise EngineError(f"{title} was never found to reproduce PyTorch's outputs on a device; {REBUILD}")

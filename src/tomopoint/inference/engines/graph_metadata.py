@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from tomopoint.errors import EngineError, PipelineError
 from tomopoint.files import require_file
 from tomopoint.pipeline import Pipeline
+from tomopoint.strict_json import Malformed, parse
 
 GRAPH_NAME = "ensemble.onnx"
 """The exported graph, unless its user names it otherwise; in a kit always."""
@@ -28,6 +30,9 @@ COST_KEY = "tomopoint.cost"
 
 NETWORKS_KEY = "tomopoint.networks"
 """Under which a graph carries the architectures of its networks, see :mod:`tomopoint.networks.graph_weights`."""
+
+EXPORT_KEY = "tomopoint.export"
+"""Under which a graph carries how it was exported: precision, batch, versions."""
 
 _METADATA_PROPS = 14  # ModelProto.metadata_props in onnx.proto, a StringStringEntryProto of key (1) and value (2)
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # wire types of protobuf
@@ -46,6 +51,14 @@ def pipeline_in(metadata: Mapping[str, str], model_path: Path) -> Pipeline:
             f"{model_path} carries no Pipeline in its metadata; write the graph with `tomopoint export`"
         )
     return Pipeline.from_json(metadata[PIPELINE_KEY], source=f"the metadata of {model_path}")
+
+
+def precision_in(metadata: Mapping[str, str]) -> str:
+    """Return the precision a graph was exported in; that of a graph that does not say so is taken for ``"fp32"``."""
+    with suppress(Malformed, KeyError, TypeError):
+        if parse(metadata[EXPORT_KEY])["precision"] == "fp16":
+            return "fp16"
+    return "fp32"
 
 
 def read_metadata(path: Path) -> dict[str, str]:

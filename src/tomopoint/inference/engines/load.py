@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from tomopoint.errors import EngineError
@@ -21,8 +22,10 @@ from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.tensorrt_module import TENSORRTS
 from tomopoint.pipeline import Pipeline
 
-PROVIDERS = ("auto", "tensorrt", "cuda", "cpu")
+PROVIDERS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 """What :func:`load_engine` can be asked for."""
+ON_THE_CPU = ("openvino", "cpu")
+"""Those of them that leave a GPU alone; ``"cpu"`` is ONNX Runtime."""
 
 ORT_TENSORRT = "onnxruntime-tensorrt"
 TENSORRT_RUNTIMES = (*TENSORRTS, ORT_TENSORRT)
@@ -41,13 +44,15 @@ def load_engine(model_path: Path, prefer: str = "auto", threads: int = 0, record
     model_path
         ``ensemble.onnx``.
     prefer
-        ``"tensorrt"`` (what `record_path` vouches for), ``"cuda"`` or ``"cpu"``, which must then work; or ``"auto"``:
-        where there is a GPU the fastest that works on it, where there is none the CPU. ``"auto"`` never leaves a GPU
-        idle: the CPU would need days for what the GPU does in hours, so whoever wants it must say so.
+        ``"tensorrt"`` (what `record_path` vouches for), ``"cuda"``, ``"openvino"`` or ``"cpu"`` (ONNX Runtime), which
+        must then work; or ``"auto"``: where there is a GPU the fastest that works on it, where there is none OpenVINO,
+        or ONNX Runtime where OpenVINO is missing or fails. ``"auto"`` never leaves a GPU idle: the CPU would need days
+        for what the GPU does in hours, so whoever wants it must say so.
     threads
-        CPU threads; 0: all cores.
+        CPU threads, unless the record says how many; 0: all cores.
     record_path
-        ``engine.json`` of a TensorRT engine that was built for the graph; None: there is none.
+        ``engine.json`` of an engine that was built or tried for the graph, TensorRT's or OpenVINO's; None: there is
+        none, and in which precision OpenVINO computes is found here (:mod:`tomopoint.inference.cpu_engine`).
 
     Raises
     ------
@@ -66,12 +71,20 @@ def load_engine(model_path: Path, prefer: str = "auto", threads: int = 0, record
             raise EngineError(f"no engine.json given, which says what TensorRT engine may be used; {REBUILD}")
         return load_recorded(model_path, record_path)
 
+    if prefer == "tensorrt":
+        return with_tensorrt()
+    if prefer == "openvino":
+        return load_openvino(model_path, record_path, threads)
     if prefer != "auto":
-        return with_tensorrt() if prefer == "tensorrt" else with_onnx(prefer)
+        return with_onnx(prefer)
     gpus = find_gpus()
     if not gpus:
-        logger.info("ONNX Runtime on the CPU taken: there is no GPU here")
-        return with_onnx("cpu")
+        from tomopoint.inference.cpu_engine import choose_cpu_engine, is_of_openvino
+
+        if record_path is not None and is_of_openvino(record_path):
+            return load_openvino(model_path, record_path, threads)
+        record = choose_cpu_engine(model_path)
+        return with_onnx("cpu") if record is None else _as_recorded(model_path, record, threads)
     fastest_first = {"TensorRT": with_tensorrt, "ONNX Runtime on CUDA": lambda: with_onnx("cuda")}
     reasons = []
     for name, load in fastest_first.items():
@@ -88,6 +101,33 @@ def load_engine(model_path: Path, prefer: str = "auto", threads: int = 0, record
         + "\n".join(f"  {reason}" for reason in reasons)
         + "\nmend one of these; --provider cpu is for small graphs: with networks of full size a run takes it an hour"
     )
+
+
+def load_openvino(model_path: Path, record_path: Path | None = None, threads: int = 0) -> Loaded:
+    """Load a graph into OpenVINO as an ``engine.json`` says, or, where there is none, as is found out here.
+
+    Raises
+    ------
+    EngineError
+        OpenVINO is missing or fails, or the record is not of OpenVINO, this graph, this version and this CPU.
+    """
+    from tomopoint.inference.cpu_engine import check_openvino_record, choose_cpu_engine
+
+    if record_path is None:
+        record = choose_cpu_engine(model_path, by_name=True)
+        assert record is not None
+    else:
+        record = EngineRecord.load(record_path)
+        check_openvino_record(record, record_path.parent, model_path)
+    return _as_recorded(model_path, record, threads)
+
+
+def _as_recorded(model_path: Path, record: EngineRecord, threads: int) -> Loaded:
+    from tomopoint.inference.engines.openvino import OpenVinoEngine, options_in
+
+    options = options_in(record.options, record.precision)
+    engine = OpenVinoEngine(model_path, options if options.threads else replace(options, threads=threads))
+    return engine, engine.pipeline
 
 
 def load_recorded(model_path: Path, record_path: Path) -> Loaded:

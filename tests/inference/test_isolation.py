@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tomopoint.errors import EngineError
-from tomopoint.export import isolation
-from tomopoint.export.isolation import LAST_LINES, LONGEST_LINE, call_in_child
+from tomopoint.inference import isolation
+from tomopoint.inference.isolation import LAST_LINES, LONGEST_LINE, call_in_child
 
 PLENTY = 120.0
 """Seconds; a process starts in one or two, but the machine may be busy."""

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from tomopoint.errors import DataError, EngineError, reason_of
-from tomopoint.export.parity import PRECISIONS, Array, Outputs
 from tomopoint.files import require_file, whole_or_absent
+from tomopoint.inference.parity import PRECISIONS, Array, Outputs
 from tomopoint.pipeline import Pipeline
 
 REFERENCE_NAME = "reference.npz"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tomopoint.errors import DataError, EngineError
-from tomopoint.export.parity import (
+from tomopoint.inference.parity import (
     FP16,
     FP32_FULL,
     FP32_SMALL,
@@ -15,10 +15,16 @@ from tomopoint.export.parity import (
     tolerance_for,
     top1_agreement,
 )
-from tomopoint.export.reference import Reference, synthetic_windows
+from tomopoint.inference.reference import Reference, synthetic_windows
+from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline, Tiling
 
 TOLERANCE = Tolerance(scores=0.01, offsets_vox=0.1)
 STRIDE = 2
+
+
+@pytest.fixture
+def pipeline():
+    return Pipeline(COMPETITION_PARTICLES, voxel_A=10.0, tiling=Tiling((32, 32, 40), (16, 16, 16), 0.1))
 
 
 def _outputs():
