@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tomopoint.data.tables import COORDINATES, passing
+from tomopoint.data.tables import COORDINATES, passing, read_pick_table
 from tomopoint.errors import DataError
-from tomopoint.pipeline import Particle, has_competition_metric
+from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline, has_competition_metric
 from tomopoint.strict_json import Malformed, read, reading, shown
 
 DOUBLED_A = 1.0
@@ -146,7 +146,8 @@ def one_class_per_place(picks: pd.DataFrame, particles: Sequence[Particle]) -> p
     points_xyz_A = picks[list(COORDINATES)].to_numpy(dtype=np.float64)
     kept = np.zeros(len(picks), dtype=bool)
     for rows in picks.groupby("experiment").indices.values():
-        kept[rows[_best_claims(points_xyz_A[rows], classes[rows], claims[rows], radii_A)]] = True
+        own = _best_claims(points_xyz_A[rows], classes[rows].astype(np.int64), claims[rows], radii_A)
+        kept[rows[own]] = True
     return picks.loc[kept]
 
 
@@ -173,3 +174,51 @@ def _best_claims(
 def _logit(p: Floats) -> Floats:
     inside = np.clip(p, SCORE_STEP, 1 - SCORE_STEP)
     return np.log(inside / (1 - inside))
+
+
+def chosen_for_export(
+    source: Path, pipeline: Pipeline | None, thresholds: str, all_picks: bool, exclusive: bool | None
+) -> pd.DataFrame:
+    """Return the picks of a table that go into other programs' files.
+
+    Parameters
+    ----------
+    source
+        ``picks.csv``, or a submission, which has no scores and goes out whole.
+    pipeline
+        Thresholds and radii; None where there is none beside the table.
+    thresholds
+        Those that differ, see :func:`parse_thresholds`.
+    all_picks
+        Whatever the thresholds.
+    exclusive
+        As for :func:`select_picks`.
+
+    Raises
+    ------
+    DataError
+        Picks that are there twice, of unknown particles, or no thresholds to choose by.
+    """
+    picks = read_pick_table(source)
+    given = parse_thresholds(thresholds)
+    if all_picks and given:
+        raise DataError("--all takes every pick, --thresholds only some; leave one of them out")
+    if "score" not in picks.columns:
+        if given or exclusive:
+            raise DataError(f"{source} has no scores to choose by; give the picks.csv that `tomopoint predict` left")
+        refuse_doubled(picks, source)
+        return picks
+    if pipeline is None:
+        names = sorted(set(picks["particle_type"]))
+        if exclusive:
+            raise DataError(f"there is no {source.with_name(PIPELINE_NAME)} with radii; name one with --pipeline")
+        if not all_picks and (missing := sorted(set(names) - set(given))):
+            raise DataError(
+                f"there is no {source.with_name(PIPELINE_NAME)} with the thresholds of {', '.join(missing)}; name one "
+                "with --pipeline, give --thresholds, or take --all"
+            )
+        check_scored_picks(picks, names, source)
+        return picks if all_picks else passing(picks, given)
+    check_scored_picks(picks, pipeline.particle_names, source)
+    particles = pipeline.with_thresholds(given).particles
+    return select_picks(picks, particles, exclusive, dict.fromkeys(pipeline.particle_names, 0.0) if all_picks else None)

@@ -58,11 +58,15 @@ class CalibrationOptions:
         between 0.4 and 0.6 (two picks per particle) unless the classes separate cleanly.
     floor
         Lowest score among the picks.
+    correct
+        Whether the residual is taken off the picks before thresholds are chosen, as decoding will do; it is estimated
+        either way.
     """
 
     method: Method = "curve"
     picks_per_particle: float = 2.0
     floor: float = 0.05
+    correct: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ def calibrate(
     """
     first = _choose(truth, picks, particles, options)
     residual = estimate_residual(truth, passing(picks, _thresholds(first)), particles)
-    corrected = shifted(picks, residual.correction_xyz_A)
+    corrected = shifted(picks, residual.correction_xyz_A) if options.correct else picks
     choices = _choose(truth, corrected, particles, options)
     grid = threshold_grid(options.floor)
     parts = {name: {run: truth[run] for run in runs} for name, runs in groups.items()}

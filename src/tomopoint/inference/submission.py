@@ -63,9 +63,7 @@ def join_parts(
     return len(picks), counts, troubles
 
 
-def submission_of(
-    picks_path: Path, pipeline: Pipeline, out: Path, exclusive: bool | None = None
-) -> dict[str, int]:
+def submission_of(picks_path: Path, pipeline: Pipeline, out: Path, exclusive: bool | None = None) -> dict[str, int]:
     """Write a submission from ``picks.csv`` with the thresholds of `pipeline`; return the rows of each particle.
 
     Nothing is predicted: the picks, above the floor they were decoded with, are only sorted out anew. One class stays
