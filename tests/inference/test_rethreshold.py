@@ -114,3 +114,26 @@ def test_picks_of_other_particles_are_refused(prediction, capsys):
     status, _, error = _run(prediction, capsys)
     assert status == 1
     assert "names ribosome, thyroglobulin; this pipeline knows apo-ferritin, beta-galactosidase" in error
+
+
+def test_a_table_that_holds_picks_twice_is_refused(prediction, capsys):
+    """As from two predictions put together: the metric counts each further one as wrong."""
+    (prediction / "picks.csv").write_text(PICKS + "TS_1,ribosome,100.2,200,300,0.5\n")
+    status, _, error = _run(prediction, capsys)
+    assert status == 1
+    assert "holds 1 of 6 picks twice, e.g. ribosome of TS_1 at x 100.000" in error
+    assert not (prediction / "again.csv").exists()
+
+
+def test_exclusive_leaves_one_class_in_a_place(prediction, capsys):
+    (prediction / "picks.csv").write_text(PICKS + "TS_1,apo-ferritin,130,200,300,0.6\n")
+    assert _run(prediction, capsys)[0] == 0
+    assert len(pd.read_csv(prediction / "again.csv")) == 5
+    assert _run(prediction, capsys, "--exclusive")[0] == 0
+    assert len(pd.read_csv(prediction / "again.csv")) == 4
+    pipeline = Pipeline.load(prediction / "pipeline.json")
+    replace(pipeline, particles=pipeline.particles[:4]).save(prediction / "pipeline.json")  # no longer its metric
+    assert _run(prediction, capsys)[0] == 0
+    assert len(pd.read_csv(prediction / "again.csv")) == 4
+    assert _run(prediction, capsys, "--exclusive=no")[0] == 0
+    assert len(pd.read_csv(prediction / "again.csv")) == 5

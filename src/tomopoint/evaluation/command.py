@@ -174,9 +174,7 @@ def tune(
     simulated = is_simulated_truth(truth)
     lines = [tuning.text(simulated)]
     if len(shared) < len(points):
-        lines.append(
-            f"{len(points) - len(shared)} of {len(points)} runs of the truth have no pick: they count as missed"
-        )
+        lines.append(f"{len(points) - len(shared)} of {len(points)} runs of the truth have no pick and count as missed")
     lines += [f"wrote {', '.join(map(str, files))}", f"next: tomopoint rethreshold {source} --thresholds {files[0]}"]
     calibration = tuning.calibration
     figures = {
