@@ -243,3 +243,12 @@ def test_a_file_of_another_kind_is_one_sentence(kind, content, tomograms, tmp_pa
     assert status == 1
     assert str(path) in err
     assert err.count("\n") == 1
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(prediction, tomograms, tmp_path, monkeypatch):
+    monkeypatch.setattr("tomopoint.formats.libraries.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"dynamo needs dynamotable, .* pip install 'tomopoint\[lab\]'"):
+        export_picks(prediction, format="dynamo", out=tmp_path / "out", voxel_size=10.0)
+    with pytest.raises(DataError, match="imod needs imodmodel"):
+        import_picks(["x.mod"], format="imod", data=tomograms, out=tmp_path / "p")
+    export_picks(prediction, format="copick", out=tmp_path / "out")  # which needs none

@@ -16,6 +16,7 @@ from tomopoint.formats.copick import write_copick
 from tomopoint.formats.dynamo import write_dynamo
 from tomopoint.formats.frames import FROM_CORNER, FROM_INDEX, Frame
 from tomopoint.formats.imod import write_imod
+from tomopoint.formats.libraries import check_library
 from tomopoint.formats.relion import write_relion
 from tomopoint.pipeline import Particle
 
@@ -79,6 +80,7 @@ def write_picks_as(
     DataError
         What the format needs to be told was not, or a name does not fit into it.
     """
+    check_library(kind)
     if not len(picks):
         raise DataError("no pick is left to write; lower the thresholds, or take --all")
     if out.suffix in ENDINGS and not out.is_dir():

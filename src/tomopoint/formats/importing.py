@@ -22,6 +22,7 @@ from tomopoint.formats.copick import read_copick
 from tomopoint.formats.dynamo import read_dynamo
 from tomopoint.formats.frames import FROM_CORNER, Tomograms
 from tomopoint.formats.imod import read_imod
+from tomopoint.formats.libraries import check_library
 from tomopoint.formats.relion import read_relion
 from tomopoint.pipeline import COMPETITION_PARTICLES
 
@@ -77,6 +78,7 @@ def read_files(files: Sequence[str], kind: ImportFormat, tomograms: Tomograms, o
         A file is not of that kind, does not say what is needed and was not said, names a tomogram that is no run of
         `tomograms`, or holds points twice or outside their tomograms.
     """
+    check_library(kind)
     if kind not in COUNTS_VOXELS and options.first_voxel is not None:
         raise DataError(f"--first-voxel is for {', '.join(COUNTS_VOXELS)}; {kind} says where it counts from")
     if kind in ("relion5", "copick") and options.pixel_A is not None:
