@@ -64,6 +64,7 @@ def import_picks(
     from tomopoint.formats.importing import RECIPE_NAME, ImportOptions, read_files, write_training_project
 
     _check_number("--pixel-size", pixel_size)
+    _check_first_voxel(first_voxel)
     renamed = _pairs(rename, "--rename takes name=RUN,name=RUN")
     try:
         radii_A = {name: float(value) for name, value in _pairs(radius, "--radius takes spike=75,fas=130").items()}
@@ -156,6 +157,7 @@ def export_picks(
 
     _check_number("--voxel-size", voxel_size)
     _check_number("--binning", binning)
+    _check_first_voxel(first_voxel)
     source = picks / "picks.csv" if picks.is_dir() else picks
     beside = pipeline or source.with_name(PIPELINE_NAME)
     known = Pipeline.load(beside) if pipeline or beside.exists() else None
@@ -188,6 +190,13 @@ def export_picks(
 def _check_number(option: str, value: float | None) -> None:
     if value is not None and not 0 < value < 1e6:
         raise DataError(f"{option} must be a positive number, got {value}")
+
+
+def _check_first_voxel(value: float | None) -> None:
+    if value is not None and not 0 <= value <= 1:
+        raise DataError(
+            f"--first-voxel must lie in [0, 1], got {value}; 0 is an index, 1 counts from one, 0.5 a corner"
+        )
 
 
 def _pairs(text: str, form: str) -> dict[str, str]:

@@ -64,7 +64,8 @@ def predict(
 ) -> CommandResult:
     """Pick particles in many tomograms; write submission.csv.
 
-    Run the same command again after a stop: runs that are done are not repeated.
+    Run the same command again after a stop: runs that are done are not repeated. Where particles, radii or weights are
+    not the competition's, submission.csv names one class per place; tomopoint rethreshold --exclusive=no keeps both.
 
     Parameters
     ----------
