@@ -71,7 +71,7 @@ def score(
                 f"{_some(points)}; name the truth of these runs"
             )
         scores.append(score_picks(points, table, particles, beta=beta))
-        ignored = int((~table["experiment"].isin(points)).sum())
+        ignored = int((~table["experiment"].isin(scores[-1].runs)).sum())
         whose = f" of {path}" if other else ""
         if ignored:
             notes.append(

@@ -15,20 +15,21 @@ from tomopoint.formats.colours import colour_of
 from tomopoint.formats.frames import FROM_INDEX, Frame
 from tomopoint.pipeline import Particle
 
-DEFAULT_RADIUS_A = 50.0
-
 
 def write_chimerax(
     picks: pd.DataFrame, frames: Mapping[str, Frame], out: Path, particles: Mapping[str, Particle]
 ) -> list[Path]:
-    """Write ``<out>/<run>_<particle>.cmm``: Angstrom, the centre of the first voxel at 0, scores as an attribute."""
+    """Write ``<out>/<run>_<particle>.cmm``: Angstrom, the centre of the first voxel at 0, scores as an attribute.
+
+    Spheres have the particle's radius, or that of a voxel where it is not known.
+    """
     paths = []
     names = sorted(map(str, set(picks["particle_type"])))
     for (run, kind), rows in picks.groupby(["experiment", "particle_type"], sort=True):
         frame, name = frames[str(run)], str(kind)
         points = frame.to_voxels(rows[list(COORDINATES)].to_numpy(dtype=np.float64), FROM_INDEX) * frame.voxel_A
         r, g, b = colour_of(names.index(name))
-        radius_A = particles[name].radius_A if name in particles else DEFAULT_RADIUS_A
+        radius_A = particles[name].radius_A if name in particles else frame.voxel_A
         look = f'r="{r:g}" g="{g:g}" b="{b:g}" radius="{radius_A:g}"'
         scores = [f' score="{score:.5f}"' for score in rows["score"]] if "score" in rows else [""] * len(rows)
         lines = [f"<marker_set name={quoteattr(f'{run} {name}')}>"]
