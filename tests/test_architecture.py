@@ -14,6 +14,7 @@ ALLOWED = {
     "models": BASE,
     "pipeline": BASE,
     "data": BASE | {"pipeline"},
+    "formats": BASE | {"pipeline", "data"},
     "simulate": BASE | {"pipeline", "data"},
     "networks": BASE | {"pipeline", "data"},
     "inference": BASE | {"pipeline", "data"},

@@ -23,7 +23,10 @@ from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError, machine_fault
 
 COMMANDS = {
-    "Data": {"simulate": "tomopoint.simulate.command:simulate"},
+    "Data": {
+        "simulate": "tomopoint.simulate.command:simulate",
+        "import": "tomopoint.formats.command:import_picks",
+    },
     "Training": {"train": "tomopoint.training.command:train", "validate": "tomopoint.validation.command:validate"},
     "Deployment": {
         "export": "tomopoint.export.command:export",
@@ -33,8 +36,13 @@ COMMANDS = {
         "status": "tomopoint.inference.command:status",
         "verify": "tomopoint.inference.command:verify",
         "rethreshold": "tomopoint.inference.command:rethreshold",
+        "export-picks": "tomopoint.formats.command:export_picks",
     },
-    "Scores": {"score": "tomopoint.evaluation.command:score", "report": "tomopoint.evaluation.command:report"},
+    "Scores": {
+        "score": "tomopoint.evaluation.command:score",
+        "report": "tomopoint.evaluation.command:report",
+        "tune": "tomopoint.evaluation.command:tune",
+    },
     "Kaggle": {
         "kernels": "tomopoint.kaggle.command:kernels",
         "wheels": "tomopoint.kaggle.wheels:fetch",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -87,6 +87,12 @@ COMPETITION_PARTICLES: tuple[Particle, ...] = (
 Radii and weights are the official metric's. Suppression radii lie below the 5 % quantile of the distances between
 real neighbours of one kind, so that they cost no true pair. Thresholds are starting values, replaced by validation.
 """
+
+
+def has_competition_metric(particles: Iterable[Particle]) -> bool:
+    """Whether these particles, with their radii and weights, are scored as the competition scores."""
+    metrics = ({(p.name, p.radius_A, p.weight) for p in kinds} for kinds in (particles, COMPETITION_PARTICLES))
+    return next(metrics) == next(metrics)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,10 @@ import pandas as pd
 import pytest
 
 from tomopoint.__main__ import main
+from tomopoint.data.tables import PICK_COLUMNS
+from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.parts import PartOrigin, write_part
+from tomopoint.inference.submission import join_parts
 from tomopoint.pipeline import COMPETITION_PARTICLES, Decoding, Pipeline
 
 PICKS = """experiment,particle_type,x,y,z,score
@@ -114,3 +118,38 @@ def test_picks_of_other_particles_are_refused(prediction, capsys):
     status, _, error = _run(prediction, capsys)
     assert status == 1
     assert "names ribosome, thyroglobulin; this pipeline knows apo-ferritin, beta-galactosidase" in error
+
+
+def test_a_table_that_holds_picks_twice_is_refused(prediction, capsys):
+    """As from two predictions put together: the metric counts each further one as wrong."""
+    (prediction / "picks.csv").write_text(PICKS + "TS_1,ribosome,100.2,200,300,0.5\n")
+    status, _, error = _run(prediction, capsys)
+    assert status == 1
+    assert "holds 1 of 6 picks twice, e.g. ribosome of TS_1 at x 100.000" in error
+    assert not (prediction / "again.csv").exists()
+
+
+def test_exclusive_leaves_one_class_in_a_place(prediction, capsys):
+    (prediction / "picks.csv").write_text(PICKS + "TS_1,apo-ferritin,130,200,300,0.6\n")
+    assert _run(prediction, capsys)[0] == 0
+    assert len(pd.read_csv(prediction / "again.csv")) == 5
+    assert _run(prediction, capsys, "--exclusive")[0] == 0
+    assert len(pd.read_csv(prediction / "again.csv")) == 4
+    pipeline = Pipeline.load(prediction / "pipeline.json")
+    replace(pipeline, particles=pipeline.particles[:4]).save(prediction / "pipeline.json")  # no longer its metric
+    assert _run(prediction, capsys)[0] == 0
+    assert len(pd.read_csv(prediction / "again.csv")) == 4
+    assert _run(prediction, capsys, "--exclusive=no")[0] == 0
+    assert len(pd.read_csv(prediction / "again.csv")) == 5
+
+
+@pytest.mark.parametrize(("n_particles", "n_rows"), [(6, 2), (4, 1)], ids=["competition", "own"])
+def test_a_prediction_keeps_one_class_in_a_place_where_the_metric_is_ones_own(n_particles, n_rows, tmp_path):
+    rows = [("TS_1", "ribosome", 100.0, 200.0, 300.0, 0.9), ("TS_1", "apo-ferritin", 130.0, 200.0, 300.0, 0.6)]
+    origin, folder = PartOrigin("ab" * 32, "denoised"), PredictionFolder(tmp_path)
+    write_part(folder.parts_path, "TS_1", pd.DataFrame(rows, columns=list(PICK_COLUMNS)), origin)
+    pipeline = Pipeline(COMPETITION_PARTICLES[:n_particles], voxel_A=10.0)
+    n_picks, counts, troubles = join_parts(folder, [folder.parts_path / "TS_1.csv"], origin, pipeline)
+    assert (n_picks, sum(counts.values()), troubles) == (2, n_rows, [])
+    assert len(pd.read_csv(folder.submission_path)) == n_rows
+    assert len(pd.read_csv(folder.picks_path)) == 2

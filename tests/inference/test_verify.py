@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tomopoint.__main__ import main
 from tomopoint.data.project import Project, Run
+from tomopoint.data.selection import select_picks
 from tomopoint.data.tables import passing, write_submission
 from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import DataError
@@ -305,6 +306,28 @@ def test_another_submission_of_the_same_parts_has_its_own_pipeline(root, out, tm
     found = verify(root, tmp_path / "other", out=out)
     assert (found.errors, found.warnings, found.unchecked) == ((), (), ())
     assert found.counts["ribosome"] == 4
+
+
+@pytest.mark.parametrize("particles", [COMPETITION_PARTICLES, COMPETITION_PARTICLES[:5]], ids=["competition", "own"])
+def test_two_classes_in_one_place_are_kept_or_not_but_all_in_one_way(root, out, particles):
+    """As `tomopoint rethreshold --exclusive` decides, for which there may be any reason."""
+    pipeline = replace(
+        PIPELINE, particles=tuple(p for p in PIPELINE.particles if p.name in {q.name for q in particles})
+    )
+    pipeline.save(out / "pipeline.json")
+    rivals = [("apo-ferritin", 120, 50, 60, 0.3), ("apo-ferritin", 420, 50, 60, 0.28)]  # claims below the ribosomes'
+    write_part(out / "parts", "TS_1", table("TS_1", PICKS["TS_1"] + rivals), ORIGIN)
+    every = pd.concat([load_part(path)[1] for path in sorted((out / "parts").glob("*.csv"))])
+    for exclusive, n_rows in ((False, 7), (True, 5)):
+        submitted = select_picks(every, pipeline.particles, exclusive)
+        assert len(submitted) == n_rows
+        write_submission(submitted, out / "submission.csv")
+        assert verify(root).errors == ()
+    both_ways = select_picks(every, pipeline.particles, False)
+    write_submission(both_ways[both_ways["x"] != 420], out / "submission.csv")
+    (error,) = verify(root).errors
+    by_default = "lacks 1 picks" if particles == COMPETITION_PARTICLES else "or in the place of another class"
+    assert by_default in error
 
 
 def test_a_pick_that_two_rows_stand_for_is_compared_once(root, out):

@@ -61,12 +61,16 @@ class CalibrationOptions:
     score_loss
         ``curve`` only: share of their scores, in [0, 1), that picks may have lost in the tomograms that the thresholds
         are for, see :func:`~tomopoint.evaluation.thresholds.choose`. Zero where they are of the same kind.
+    correct
+        Whether the residual is taken off the picks before thresholds are chosen, as decoding will do; it is estimated
+        either way.
     """
 
     method: Method = "curve"
     picks_per_particle: float = 2.0
     floor: float = 0.05
     score_loss: float = 0.0
+    correct: bool = True
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def calibrate(
     """
     first = _choose(truth, picks, particles, options)
     residual = estimate_residual(truth, passing(picks, _thresholds(first)), particles)
-    corrected = shifted(picks, residual.correction_xyz_A)
+    corrected = shifted(picks, residual.correction_xyz_A) if options.correct else picks
     choices = _choose(truth, corrected, particles, options)
     grid = threshold_grid(options.floor)
     parts = {name: {run: truth[run] for run in runs} for name, runs in groups.items()}

@@ -1,25 +1,42 @@
-"""The commands ``score`` and ``report``."""
+"""The commands ``score``, ``report`` and ``tune``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import DataError
 
+if TYPE_CHECKING:
+    from tomopoint.pipeline import Particle
+
 REPORT_NAME = "report.html"
 
 
-def score(submission: Path, /, *, truth: Path, pipeline: Path | None = None, beta: float = 4.0) -> CommandResult:
-    """Compute the official score of a submission.
+def score(
+    submission: Path,
+    other: Path | None = None,
+    /,
+    *,
+    truth: Path,
+    pipeline: Path | None = None,
+    beta: float = 4.0,
+) -> CommandResult:
+    """Compute the official score of a submission, or compare two.
 
     Runs of the submission that the truth does not hold are left out, as in the official metric; runs of the truth
-    that the submission does not hold count as missed.
+    that the submission does not hold count as missed; both are said. A table that holds picks twice, or shares no run
+    with the truth, is refused. Of two submissions the differences are shown per particle, with what chance among the
+    runs could make of them.
 
     Parameters
     ----------
     submission
         CSV with experiment, particle_type, x, y, z (Angstrom).
+    other
+        A second one, B, to compare the first, A, with.
     truth
         Folder of true picks: a project, its overlay, or any folder with RUN/PARTICLE.json.
     pipeline
@@ -28,36 +45,148 @@ def score(submission: Path, /, *, truth: Path, pipeline: Path | None = None, bet
     beta
         Recall counts beta times as much as precision; the competition's is 4.
     """
+    from tomopoint.data.selection import refuse_doubled
     from tomopoint.data.tables import read_pick_table
     from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
+    from tomopoint.evaluation.comparison import compare_scores, comparison_figures, comparison_text
     from tomopoint.evaluation.score import BETA, score_figures, score_picks, score_text
-    from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
+    from tomopoint.pipeline import Pipeline, has_competition_metric
 
     if not 0.01 <= beta <= 100:
         raise DataError(f"beta must lie in [0.01, 100], got {beta}; 1 weighs precision and recall alike")
-    table = read_pick_table(submission)
+    tables = {path: read_pick_table(path) for path in (submission, other) if path is not None}
     known = Pipeline.load(pipeline) if pipeline else pipeline_beside(submission)
     particles = scored_particles(known, truth)
-    result = score_picks(read_truth(truth, [p.name for p in particles]), table, particles, beta=beta)
-    ignored = int((~table["experiment"].isin(result.runs)).sum())
+    beside = pipeline_beside(other) if other and not pipeline else None
+    if beside and _metric(beside.particles) != _metric(particles):
+        raise DataError(f"{other} was predicted with other particles, radii or weights; say by which with --pipeline")
+    points = read_truth(truth, [p.name for p in particles])
+    scores, notes = [], []
+    for path, table in tables.items():
+        refuse_doubled(table, path)
+        with_picks = set(table["experiment"])
+        if with_picks and not with_picks & set(points):
+            raise DataError(
+                f"{path} and {truth} share no run: the one has picks of {_some(with_picks)}, the other of "
+                f"{_some(points)}; name the truth of these runs"
+            )
+        scores.append(score_picks(points, table, particles, beta=beta))
+        ignored = int((~table["experiment"].isin(scores[-1].runs)).sum())
+        whose = f" of {path}" if other else ""
+        if ignored:
+            notes.append(
+                f"{ignored} of {len(table)} rows{whose} belong to runs that {truth} does not hold; they were left out."
+            )
+        if missing := set(scores[-1].runs) - with_picks:
+            notes.append(
+                f"{len(missing)} of {len(scores[-1].runs)} runs of the truth have no row{whose} and count as missed: "
+                f"{_some(missing)}."
+            )
     simulated = is_simulated_truth(truth)
-    text = score_text(result, simulated)
-    if ignored:
-        text += f"\n{ignored} of {len(table)} rows belong to runs that {truth} does not hold; they were left out."
-    official = {(p.name, p.radius_A, p.weight) for p in COMPETITION_PARTICLES}
-    if {(p.name, p.radius_A, p.weight) for p in particles} != official:
+    if not has_competition_metric(particles):
         whose = "pipeline" if known else "project"
-        text += f"\nParticles, radii and weights are the {whose}'s, not the competition's: this is not its score."
+        notes.append(f"Particles, radii and weights are the {whose}'s, not the competition's: this is not its score.")
     elif beta != BETA:
-        text += f"\nBeta is {beta:g}, not the competition's {BETA:g}: this is not its score."
+        notes.append(f"Beta is {beta:g}, not the competition's {BETA:g}: this is not its score.")
+    first = scores[0]
+    if other:
+        compared = compare_scores(first, scores[1])
+        text = comparison_text(compared, len(first.runs), simulated, beta)
+        figures = {
+            "first": {"submission": str(submission), **score_figures(first)},
+            "second": {"submission": str(other), **score_figures(scores[1])},
+            "differences": comparison_figures(compared),
+            "beta": beta,
+            "simulated": simulated,
+        }
+        return CommandResult("\n".join([f"A: {submission}", f"B: {other}", text, *notes]), figures)
+    table = tables[submission]
     figures = {
-        **score_figures(result),
+        **score_figures(first),
         "beta": beta,
         "simulated": simulated,
         "n_rows": len(table),
-        "n_rows_left_out": ignored,
+        "n_rows_left_out": int((~table["experiment"].isin(first.runs)).sum()),
+        "n_runs_without_rows": len(set(first.runs) - set(table["experiment"])),
     }
-    return CommandResult(text, figures)
+    return CommandResult("\n".join([score_text(first, simulated), *notes]), figures)
+
+
+def tune(
+    picks: Path,
+    /,
+    *,
+    truth: Path,
+    out: Path = Path("tuned"),
+    pipeline: Path | None = None,
+    method: Literal["curve", "counts"] = "curve",
+    picks_per_particle: float = 2.0,
+) -> CommandResult:
+    """Choose thresholds for a table of picks whose truth is known.
+
+    Written are thresholds.json, which tomopoint rethreshold takes, the curves behind it as curves.csv, and their
+    figure. Groups of runs are also scored at thresholds chosen on the other runs: that is what the choice is worth.
+
+    Parameters
+    ----------
+    picks
+        picks.csv with scores, or the folder of a prediction that holds it.
+    truth
+        Folder of true picks: a project, its overlay, or any folder with RUN/PARTICLE.json.
+    out
+        Folder to write.
+    pipeline
+        pipeline.json with the particles; default the one beside the picks, else particles.yaml of the project that
+        holds the truth, else the competition's particles.
+    method
+        curve: the centre of the plateau of F4. counts: so many picks per true particle.
+    picks_per_particle
+        For counts.
+    """
+    from tomopoint.data.selection import check_scored_picks
+    from tomopoint.data.tables import read_pick_table
+    from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
+    from tomopoint.evaluation.calibration import CalibrationOptions
+    from tomopoint.evaluation.score import score_figures
+    from tomopoint.evaluation.thresholds import GRID_STEP
+    from tomopoint.evaluation.tuning import THRESHOLDS_NAME, tune_thresholds, write_tuning
+    from tomopoint.files import check_output
+    from tomopoint.pipeline import Pipeline
+
+    if not 0 < picks_per_particle < 1000:
+        raise DataError(f"--picks-per-particle must be positive, got {picks_per_particle}")
+    source = picks / "picks.csv" if picks.is_dir() else picks
+    check_output(out / THRESHOLDS_NAME, [source])
+    table = read_pick_table(source)
+    known = Pipeline.load(pipeline) if pipeline else pipeline_beside(source)
+    particles = scored_particles(known, truth)
+    check_scored_picks(table, [p.name for p in particles], source)
+    points = read_truth(truth, [p.name for p in particles])
+    shared = sorted(set(points) & set(table["experiment"]))
+    if not shared:
+        raise DataError(
+            f"{source} and {truth} share no run: the one has picks of {_some(set(table['experiment']))}, the other of "
+            f"{_some(points)}; name the truth of these runs"
+        )
+    floor = known.decoding.floor if known else GRID_STEP
+    tuning = tune_thresholds(points, table, particles, CalibrationOptions(method, picks_per_particle, floor))
+    files = write_tuning(tuning, out)
+    simulated = is_simulated_truth(truth)
+    lines = [tuning.text(simulated)]
+    if len(shared) < len(points):
+        lines.append(f"{len(points) - len(shared)} of {len(points)} runs of the truth have no pick and count as missed")
+    lines += [f"wrote {', '.join(map(str, files))}", f"next: tomopoint rethreshold {source} --thresholds {files[0]}"]
+    calibration = tuning.calibration
+    figures = {
+        "thresholds": calibration.thresholds,
+        "option": tuning.option,
+        "files": [str(file) for file in files],
+        "score_before": tuning.before.score,
+        "score_left_out": calibration.left_out.score if calibration.left_out else None,
+        "simulated": simulated,
+        **score_figures(calibration.score),
+    }
+    return CommandResult("\n".join(lines), figures)
 
 
 def report(
@@ -106,3 +235,12 @@ def report(
     text = f"{kind}: {built.score.score:.4f}\nwrote {out} ({len(built.html) / 1e6:.1f} MB); open it in a browser"
     figures = {"report": str(out), "simulated": built.simulated, **score_figures(built.score)}
     return CommandResult(text, figures)
+
+
+def _metric(particles: Iterable[Particle]) -> set[tuple[str, float, float]]:
+    return {(particle.name, particle.radius_A, particle.weight) for particle in particles}
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -64,7 +64,8 @@ def predict(
 ) -> CommandResult:
     """Pick particles in many tomograms; write submission.csv.
 
-    Run the same command again after a stop: runs that are done are not repeated.
+    Run the same command again after a stop: runs that are done are not repeated. Where particles, radii or weights are
+    not the competition's, submission.csv names one class per place; tomopoint rethreshold --exclusive=no keeps both.
 
     Parameters
     ----------
@@ -160,10 +161,11 @@ def rethreshold(
     out: Path = Path(SUBMISSION_NAME),
     thresholds: str = "",
     pipeline: Path | None = None,
+    exclusive: bool | None = None,
 ) -> CommandResult:
     """Write another submission with other thresholds, without a GPU.
 
-    It is made from all picks of a prediction, in seconds.
+    It is made from all picks of a prediction, in seconds. A table that holds picks twice is refused.
 
     Parameters
     ----------
@@ -172,18 +174,23 @@ def rethreshold(
     out
         Submission to write.
     thresholds
-        Changed thresholds, e.g. ribosome=0.3,thyroglobulin=0.2; the others stay as in the pipeline.
+        Changed thresholds, e.g. ribosome=0.3,thyroglobulin=0.2, or thresholds.json of tomopoint tune; the others stay
+        as in the pipeline.
     pipeline
         pipeline.json with the thresholds; the one beside the picks unless given.
+    exclusive
+        One class per place: of picks of two classes nearer than the mean of their radii, the one further above its
+        threshold stays. Default where the metric is not the competition's; --exclusive=no keeps both.
     """
+    from tomopoint.data.selection import parse_thresholds
     from tomopoint.files import check_output
     from tomopoint.inference.submission import submission_of
     from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
     pipeline = pipeline or picks.with_name(PIPELINE_NAME)
     check_output(out, [picks, pipeline])
-    chosen = Pipeline.load(pipeline).with_thresholds(_parse_thresholds(thresholds))
-    counts = submission_of(picks, chosen, out)
+    chosen = Pipeline.load(pipeline).with_thresholds(parse_thresholds(thresholds))
+    counts = submission_of(picks, chosen, out, exclusive)
     rows = [f"  {p.name:22} threshold {p.threshold:.3f}  {counts[p.name]} picks" for p in chosen.particles]
     figures = {
         "submission": str(out),
@@ -192,12 +199,3 @@ def rethreshold(
         "thresholds": chosen.thresholds,
     }
     return CommandResult("\n".join([f"{out}: {sum(counts.values())} picks", *rows]), figures)
-
-
-def _parse_thresholds(text: str) -> dict[str, float]:
-    """Read ``name=number,name=number``."""
-    try:
-        pairs = [part.split("=") for part in text.split(",") if part.strip()]
-        return {name.strip(): float(value) for name, value in pairs}
-    except ValueError as error:
-        raise TomopointError(f"--thresholds takes ribosome=0.3,thyroglobulin=0.2; got {text!r}") from error

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from tomopoint.data.selection import check_scored_picks, select_picks
 from tomopoint.data.tables import (
     PICK_COLUMNS,
     empty_pick_table,
-    passing,
     read_pick_table,
     write_pick_table,
     write_submission,
@@ -36,7 +36,8 @@ def join_parts(
     n_picks : int
         Rows of ``picks.csv``: picks above the floor.
     counts : dict
-        Particle -> rows of ``submission.csv``: picks above its threshold.
+        Particle -> rows of ``submission.csv``: picks above its threshold; where the metric is not the competition's,
+        one class per place.
     troubles : list
         One sentence for each part that was damaged since it was written, and where ``picks.csv`` could not be written.
     """
@@ -62,35 +63,32 @@ def join_parts(
     return len(picks), counts, troubles
 
 
-def submission_of(picks_path: Path, pipeline: Pipeline, out: Path) -> dict[str, int]:
+def submission_of(picks_path: Path, pipeline: Pipeline, out: Path, exclusive: bool | None = None) -> dict[str, int]:
     """Write a submission from ``picks.csv`` with the thresholds of `pipeline`; return the rows of each particle.
 
-    Nothing is predicted: the picks, above the floor they were decoded with, are only sorted out anew.
+    Nothing is predicted: the picks, above the floor they were decoded with, are only sorted out anew. One class stays
+    per place where `exclusive`, by default (None) where the metric is not the competition's.
 
     Raises
     ------
     DataError
-        No scores in the table, or a particle the Pipeline does not know.
+        No scores in the table, a particle the Pipeline does not know, or a pick that is there twice.
     PipelineError
         A threshold below the floor: picks between the two were never kept.
     """
     picks = read_pick_table(picks_path)
-    if "score" not in picks.columns:
-        raise DataError(f"{picks_path} has no scores; give the picks.csv that `tomopoint predict` left")
-    if unknown := set(picks["particle_type"]) - set(pipeline.particle_names):
-        names = ", ".join(sorted(map(str, unknown)))
-        raise DataError(f"{picks_path} names {names}; this pipeline knows {', '.join(pipeline.particle_names)}")
+    check_scored_picks(picks, pipeline.particle_names, picks_path)
     for particle in pipeline.particles:
         if particle.threshold < pipeline.decoding.floor:
             raise PipelineError(
                 f"the threshold {particle.threshold:g} of {particle.name} is below the floor "
                 f"{pipeline.decoding.floor:g}, under which no picks were kept; choose a higher one"
             )
-    return _submit(picks, pipeline, out)
+    return _submit(picks, pipeline, out, exclusive)
 
 
-def _submit(picks: pd.DataFrame, pipeline: Pipeline, out: Path) -> dict[str, int]:
-    """Write the picks that pass their thresholds; return the rows of each particle."""
-    submitted = passing(picks, pipeline.thresholds)
+def _submit(picks: pd.DataFrame, pipeline: Pipeline, out: Path, exclusive: bool | None = None) -> dict[str, int]:
+    """Write the picks that are handed on; return the rows of each particle."""
+    submitted = select_picks(picks, pipeline.particles, exclusive)
     write_submission(submitted, out)
     return {name: int((submitted["particle_type"] == name).sum()) for name in pipeline.particle_names}

@@ -20,7 +20,8 @@ from scipy.spatial import cKDTree
 
 from tomopoint.data.particles import project_particles
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, SPLITS, Project
-from tomopoint.data.tables import COORDINATES, SUBMISSION_COLUMNS, passing
+from tomopoint.data.selection import DOUBLED_A, select_picks
+from tomopoint.data.tables import COORDINATES, SUBMISSION_COLUMNS
 from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import DataError, PipelineError
 from tomopoint.files import require_file
@@ -28,11 +29,8 @@ from tomopoint.inference.events import Event, last_call, read_events
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.parts import PartOrigin, load_part, part_path
 from tomopoint.inference.status import is_at_work
-from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline
+from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline, has_competition_metric
 from tomopoint.progress import track
-
-DOUBLED_A = 1.0
-"""Two rows of one particle closer than this are one pick, submitted twice: no particle is that small."""
 
 CROWDED_SHARE = 0.5
 """Two picks of one particle closer than this share of its suppression radius are no prediction's: it keeps one."""
@@ -405,26 +403,21 @@ def _compare(
     pipeline: Pipeline,
     found: _Found,
 ) -> None:
-    """Compare the rows with the picks of all parts that pass the Pipeline's thresholds; each has its like, once."""
-    tables = [rows.head(0).assign(part="")]  # there may be no parts
-    for run, picks in parts.items():
-        passed = passing(picks.assign(line=np.arange(len(picks)) + 3), pipeline.thresholds)  # two lines come before
-        tables.append(passed[[*KEY, "line"]].assign(part=str(part_path(folder.parts_path, run))))
-    expected = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
-    both = []
-    for table in (rows, expected):
-        with np.errstate(over="ignore"):  # coordinates beyond all measure
-            keyed = table.assign(**{name: table[name].astype(np.float64).round(3) for name in COORDINATES})
-        both.append(keyed.assign(copy=keyed.groupby(KEY).cumcount()))
-    joined = both[0].merge(both[1], how="outer", on=[*KEY, "copy"], suffixes=("", "_part"), indicator="where")
-    extra = joined[joined["where"] == "left_only"].sort_values("line")
-    lacking = joined[joined["where"] == "right_only"].sort_values(["part", "line_part"])
+    """Compare the rows with the picks of all parts that are handed on; each has its like, once.
+
+    Two classes in one place are either kept or not, as `tomopoint rethreshold --exclusive` decides.
+    """
+    extra, lacking = _differences(rows, parts, folder, pipeline, None)
+    if len(extra) or len(lacking):
+        other_way = has_competition_metric(pipeline.particles)
+        if not any(map(len, _differences(rows, parts, folder, pipeline, other_way))):
+            return
     fix = "run the same `tomopoint predict` command again, which joins them anew, or `tomopoint rethreshold`"
     if len(extra):
         first = extra.iloc[0]
         found.errors.append(
             f"{_at(path, extra)}: {first['particle_type']} of {first['experiment']} at {_place(first)} is in no part, "
-            f"or below its threshold of {PIPELINE_NAME}; {fix}"
+            f"or below its threshold of {PIPELINE_NAME}, or in the place of another class; {fix}"
         )
     if len(lacking):
         first = lacking.iloc[0]
@@ -434,6 +427,31 @@ def _compare(
             f"{int(first['line_part'])}: {first['particle_type']} at {_place(first)}, above its threshold of "
             f"{threshold:g}; {fix}"
         )
+
+
+def _differences(
+    rows: pd.DataFrame,
+    parts: dict[str, pd.DataFrame],
+    folder: PredictionFolder,
+    pipeline: Pipeline,
+    exclusive: bool | None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows that no part gives, and the picks of the parts that no row stands for."""
+    tables = [rows.head(0).assign(part="")]  # there may be no parts
+    for run, picks in parts.items():
+        numbered = picks.assign(line=np.arange(len(picks)) + 3)  # two lines come before
+        selected = select_picks(numbered, pipeline.particles, exclusive)
+        tables.append(selected[[*KEY, "line"]].assign(part=str(part_path(folder.parts_path, run))))
+    expected = pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+    both = []
+    for table in (rows, expected):
+        with np.errstate(over="ignore"):  # coordinates beyond all measure
+            keyed = table.assign(**{name: table[name].astype(np.float64).round(3) for name in COORDINATES})
+        both.append(keyed.assign(copy=keyed.groupby(KEY).cumcount()))
+    joined = both[0].merge(both[1], how="outer", on=[*KEY, "copy"], suffixes=("", "_part"), indicator="where")
+    extra = joined[joined["where"] == "left_only"].sort_values("line")
+    lacking = joined[joined["where"] == "right_only"].sort_values(["part", "line_part"])
+    return extra, lacking
 
 
 def _at(path: Path, rows: pd.DataFrame) -> str:

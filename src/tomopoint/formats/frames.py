@@ -1,0 +1,152 @@
+"""Where coordinates of other programs have their origin: the tomogram that they refer to, and its name elsewhere.
+
+Positions of this project are Angstrom from the volume's corner, so the centre of voxel ``i`` (counted from 0) lies at
+``(i + 0.5) * voxel_A``. Other programs give the centre of the first voxel another coordinate, in voxels: 0.5 where they
+count from the corner as well, 0 where a coordinate is an index, 1 where indices count from one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+import numpy as np
+import numpy.typing as npt
+
+from tomopoint.data.project import DEFAULT_TOMO_TYPE, RUNS_FOLDER, SPLITS, STATIC, Project
+from tomopoint.data.tomograms import describe_tomogram
+from tomopoint.errors import DataError
+
+FROM_CORNER, FROM_INDEX = 0.5, 0.0
+"""Coordinate of the centre of the first voxel, see the module's text."""
+
+RECONSTRUCTED = "rec_"
+"""Before a tomogram's name in the names of the files that RELION 5 reconstructs."""
+
+Points = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The tomogram that coordinates refer to.
+
+    Attributes
+    ----------
+    voxel_A
+        Edge of its voxels, Angstrom.
+    size_xyz_A
+        Its extent along x, y, z, Angstrom; None where only the voxel size is known.
+    """
+
+    voxel_A: float
+    size_xyz_A: tuple[float, float, float] | None = None
+
+    def to_voxels(self, points_xyz_A: Points, first_voxel: float) -> Points:
+        """Return ``(N, 3)`` positions in voxels, the centre of the first voxel at `first_voxel`."""
+        return points_xyz_A / self.voxel_A + (first_voxel - FROM_CORNER)
+
+    def from_voxels(self, points_xyz_vox: Points, first_voxel: float) -> Points:
+        """Undo :meth:`to_voxels`: ``(N, 3)`` positions in Angstrom from the corner."""
+        return (points_xyz_vox - (first_voxel - FROM_CORNER)) * self.voxel_A
+
+    def to_centred(self, points_xyz_A: Points) -> Points:
+        """Return ``(N, 3)`` Angstrom from where RELION 5 sees the centre: voxel ``N / 2``, counted from 0."""
+        return points_xyz_A - self._centre_xyz_A
+
+    def from_centred(self, points_xyz_A: Points) -> Points:
+        """Undo :meth:`to_centred`."""
+        return points_xyz_A + self._centre_xyz_A
+
+    @property
+    def _centre_xyz_A(self) -> Points:
+        if self.size_xyz_A is None:
+            raise DataError("centred coordinates need the size of the tomogram; name it with --data")
+        return np.asarray(self.size_xyz_A) / 2 + FROM_CORNER * self.voxel_A
+
+    def outside(self, points_xyz_A: Points) -> npt.NDArray[np.bool_]:
+        """Return which of ``(N, 3)`` positions lie outside, ``(N,)``; none where the size is not known."""
+        size = np.full(3, np.inf) if self.size_xyz_A is None else np.asarray(self.size_xyz_A)
+        outside: npt.NDArray[np.bool_] = np.any((points_xyz_A < 0) | (points_xyz_A > size), axis=1)
+        return outside
+
+
+@dataclass
+class Tomograms:
+    """The runs of a project folder, found by the names that other programs give them.
+
+    Attributes
+    ----------
+    data
+        Project folder with the tomograms, of either split.
+    tomo_type
+        Reconstruction whose size is taken.
+    renamed
+        Name elsewhere -> run.
+    """
+
+    data: Path
+    tomo_type: str = DEFAULT_TOMO_TYPE
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.splits: dict[str, str] = {}
+        project = Project(self.data)
+        for split in SPLITS:
+            if (self.data / split / STATIC / RUNS_FOLDER).is_dir():
+                self.splits |= {run.name: split for run in project.runs(split) if run.name not in self.splits}
+        if not self.splits:
+            raise DataError(
+                f"{self.data} is no project: it has no {' or '.join(f'{s}/{STATIC}/{RUNS_FOLDER}' for s in SPLITS)}; "
+                "lay the tomograms out as docs/formats.md shows"
+            )
+        if unknown := sorted(set(self.renamed.values()) - set(self.splits)):
+            raise DataError(f"--rename names the runs {', '.join(unknown)}; {self.data} has {', '.join(self.splits)}")
+        self._frames: dict[str, Frame] = {}
+
+    def frame(self, run: str) -> Frame:
+        """Return size and voxels of a run, from the metadata of its tomogram; DataError where there is none."""
+        if run not in self.splits:
+            raise DataError(f"{self.data} has no run {run!r}; it has {_some(self.splits)}")
+        if run not in self._frames:
+            path = Project(self.data).run(run, self.splits[run]).tomogram_path(self.tomo_type)
+            info = describe_tomogram(path)
+            depth, height, width = info.shape_zyx
+            size_xyz_A = (width * info.voxel_A, height * info.voxel_A, depth * info.voxel_A)
+            self._frames[run] = Frame(info.voxel_A, size_xyz_A)
+        return self._frames[run]
+
+    def run(self, name: str, source: object) -> str:
+        """Return the run that `source` calls `name`: of that name, of its file's name, or as renamed.
+
+        Raises
+        ------
+        DataError
+            No run, or several.
+        """
+        if name in self.renamed:
+            return self.renamed[name]
+        if name in self.splits:
+            return name
+        stem = PurePath(name).name.split(".")[0]
+        stems = {PurePath(name).stem, stem}
+        names = {n for s in stems for n in (s, RECONSTRUCTED + s, s.removeprefix(RECONSTRUCTED))}
+        found = sorted(names & set(self.splits))
+        if len(found) != 1:
+            raise DataError(
+                f"{source}: the tomogram {name!r} is {'one of several runs' if found else 'no run'} of {self.data}, "
+                f"which has {_some(found or self.splits)}; say which with --rename '{name}=RUN'"
+            )
+        return found[0]
+
+
+def _some(names: Collection[str], most: int = 8) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def check_words(names: Collection[str], what: str) -> None:
+    """DataError where a name has blanks or quotes, which formats of words between blanks cannot hold."""
+    for name in names:
+        if not name or set(name) & set(" \t\"'#"):
+            raise DataError(f"the {what} {name!r} cannot stand in this format; its names have no blanks, quotes or #")
