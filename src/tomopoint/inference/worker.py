@@ -11,14 +11,14 @@ import time
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from tomopoint.data.project import Run
-from tomopoint.data.tomograms import Tomogram, read_tomogram
+from tomopoint.data.sources.run import ReadableRun
+from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import EngineError, TomopointError, machine_fault
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.parts import PartOrigin, write_part
@@ -67,7 +67,7 @@ class Job:
 class Deal(NamedTuple):
     """One run to predict, and the overlap of its windows where that is not the Pipeline's (voxels, z, y, x)."""
 
-    run: Run
+    run: ReadableRun
     overlap_zyx: tuple[int, int, int] | None = None
 
 
@@ -119,7 +119,7 @@ def work(job: Job, pipe: Connection) -> None:
     def read(deal: Deal) -> tuple[Tomogram, float]:
         tell("reading", deal.run.name)
         start = time.monotonic()
-        return read_tomogram(deal.run.tomogram_path(job.origin.tomo_type)), time.monotonic() - start
+        return deal.run.read(job.origin.tomo_type), time.monotonic() - start
 
     def window_done(run: str) -> None:
         if orphaned.is_set():  # another prediction may hold the folder by now
@@ -163,7 +163,9 @@ def work(job: Job, pipe: Connection) -> None:
                 tell("failed", name, _is_outage(error), message=message, traceback=traceback.format_exc())
             else:
                 seconds = round(time.monotonic() - start, 3)
-                found = {"n_picks": len(picks), "notes": tomogram.notes}
+                found: dict[str, Any] = {"n_picks": len(picks), "notes": tomogram.notes}
+                if tomogram.record is not None:
+                    found["read"] = asdict(tomogram.record)
                 tell("done", name, False, **found, seconds=seconds, read_seconds=round(read_seconds, 2))
     engine.close()
 
