@@ -119,7 +119,14 @@ class _Known:
     correlation_x: _Range
 
 
-KNOWN: dict[str, _Known] = {}
+KNOWN: dict[str, _Known] = {
+    "denoised": _Known(
+        _Range(-7.0, -0.4), _Range(0.3, 150.0), _Range(0.5, 0.995), _Range(0.4, 0.98), _Range(0.2, 0.97)
+    ),
+}
+"""By reconstruction. 42 simulated denoised tomograms of both worlds have skewness -5.1 to -0.8, tails 0.8 to 83 and
+correlations of 0.66 to 0.98 along z, 0.53 to 0.94 along y, 0.35 to 0.91 along x, and slices of real ones correlate
+by 0.87, 0.60 and 0.46: the ranges hold these with room."""
 
 
 def unlike(statistics: Statistics, tomo_type: str) -> list[str]:

@@ -120,7 +120,6 @@ def predict(
         raise TomopointError(f"--tomo-type must be {PLAIN_NAME}, e.g. denoised; got {tomo_type!r}")
     if limit_hours is not None and not limit_hours >= 0:
         raise TomopointError(f"--limit-hours must not be negative, got {limit_hours}; leave it out for no limit")
-    check_voxel_size("voxel-size", voxel_size)
     pipeline = read_pipeline(model)
 
     # What is meant by --data, and what is done to it on reading: nothing to a project, unless asked for.
@@ -189,7 +188,6 @@ def verify(
     from tomopoint.data.sources.tree import Choice
     from tomopoint.inference.verify import predicted_tomo_type, verify_submission
 
-    check_voxel_size("voxel-size", voxel_size)
     choice = Choice(voxel_spacing, tomo_type, predicted_tomo_type(out or submission.parent))
     source = find_tomograms(data, split, choice, voxel_size)
     found = verify_submission(submission, source, split, out)
@@ -235,12 +233,6 @@ def rethreshold(
         "thresholds": chosen.thresholds,
     }
     return CommandResult("\n".join([f"{out}: {sum(counts.values())} picks", *rows]), figures)
-
-
-def check_voxel_size(option: str, voxel_A: float | None) -> None:
-    """Refuse what is no size."""
-    if voxel_A is not None and not 0.1 <= voxel_A <= 1000:
-        raise TomopointError(f"--{option} must lie in [0.1, 1000] Angstrom, got {voxel_A:g}")
 
 
 def _parse_thresholds(text: str) -> dict[str, float]:

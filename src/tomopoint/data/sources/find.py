@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tomopoint.data.mrc import MRC_SUFFIXES, is_mrc
+from tomopoint.data.mrc import MRC_SUFFIXES, VOXELS_A, is_mrc
 from tomopoint.data.project import RUNS_FOLDER, SPLITS, STATIC, VOXEL_PREFIX, Project, Run
 from tomopoint.data.reading import Reading
 from tomopoint.data.sources.copick import copick_candidates, find_config
@@ -106,6 +106,8 @@ def find_tomograms(data: Path, split: str, choice: Choice | None = None, stated_
         of the files has a voxel size.
     """
     choice = choice or Choice()
+    if stated_A is not None and not VOXELS_A[0] <= stated_A <= VOXELS_A[1]:
+        raise DataError(f"--voxel-size must lie in [{VOXELS_A[0]:g}, {VOXELS_A[1]:g}] Angstrom, got {stated_A:g}")
     if not data.exists() and glob.has_magic(str(data)):
         paths = [Path(path) for path in sorted(glob.glob(str(data), recursive=True))]
         if not paths:
@@ -117,7 +119,7 @@ def find_tomograms(data: Path, split: str, choice: Choice | None = None, stated_
         return _tree(data, copick_candidates(data), "a copick project", choice, stated_A)
     if not data.is_dir() or _is_store(data):
         return _files(data, [data], choice, stated_A)
-    if any((data / each / STATIC / RUNS_FOLDER).is_dir() for each in SPLITS):
+    if is_project(data):
         project = Project(data)
         runs = tuple(project.runs(split))
         text = f"{data} is a project with {len(runs)} {split} runs"
@@ -138,6 +140,11 @@ def find_tomograms(data: Path, split: str, choice: Choice | None = None, stated_
     if not paths:
         raise DataError(f"{data} holds no runs; {ACCEPTED}")
     return _files(data, paths, choice, stated_A)
+
+
+def is_project(data: Path) -> bool:
+    """Whether a folder is a project in the competition's layout."""
+    return any((data / split / STATIC / RUNS_FOLDER).is_dir() for split in SPLITS)
 
 
 def _is_store(folder: Path) -> bool:
