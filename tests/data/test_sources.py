@@ -238,6 +238,13 @@ def test_a_project_stays_one(tmp_path):
     assert read_as.tomograms == (FileRun("TS_1", Run("TS_1", "test", tmp_path).tomogram_path(), None, READING),)
     with pytest.raises(DataError, match="has no run 'TS_9'; it has TS_1"):
         found.named("TS_9")
+    with pytest.raises(DataError, match="holds no runs"):
+        found.runs("train")
+    stated = find_tomograms(tmp_path, "test", Choice(usual="denoised"), 13.48)
+    assert stated.is_project
+    assert [run.describe("").voxel_A for run in stated.runs("test")] == [13.48]
+    chosen = find(tmp_path, voxel_spacing=10.0)
+    assert (names(chosen), chosen.is_project) == (["TS_1"], False)
 
 
 def test_a_projects_tomograms_may_lie_in_another_folder_or_be_mrc(tmp_path):

@@ -88,8 +88,8 @@ class ReportSources:
 
     @cached_property
     def found(self) -> Found | None:
-        """The tomograms, where they are no project in the competition's layout, of which both splits are looked up."""
-        if is_project(self.data):
+        """The tomograms; None of a project in the competition's layout, whose splits are both looked up."""
+        if is_project(self.data) and self.voxel_A is None and self.choice.voxel_spacing is None:
             return None
         usual = predicted_tomo_type(self.prediction or self.submission.parent)
         return find_tomograms(self.data, SPLITS[1], replace(self.choice, usual=usual), self.voxel_A)

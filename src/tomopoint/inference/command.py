@@ -131,7 +131,7 @@ def predict(
             invert or ("no" if found.is_project else "auto"),
         )
         reading = Reading(pipeline.voxel_A, VOXEL_TOLERANCE, pipeline.tomo_type, resample, invert)
-        found = found.read_as(reading, voxel_size)
+        found = found.read_as(reading)
     options = PredictOptions(workers, provider, found.tomo_type, limit_hours, engine)
     summary = predict_runs(found.named(runs), model, out, options)
     return CommandResult(summary.text(), summary.figures(), summary.ok)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tomopoint.data.mrc import MRC_SUFFIXES, VOXELS_A, is_mrc
-from tomopoint.data.project import RUNS_FOLDER, SPLITS, STATIC, VOXEL_PREFIX, Project, Run
+from tomopoint.data.project import DEFAULT_TOMO_TYPE, RUNS_FOLDER, SPLITS, STATIC, VOXEL_PREFIX, Project, Run
 from tomopoint.data.reading import Reading
 from tomopoint.data.sources.copick import copick_candidates, find_config
 from tomopoint.data.sources.run import FileRun, ReadableRun
@@ -51,8 +51,8 @@ class Found:
         What was found, on one line.
     is_simulated
         As of a project.
-    is_project
-        Whether it is one in the competition's layout, which is read as it stands.
+    project_split
+        Of a project in the competition's layout, which is read as it stands: the split; None: it is none.
     """
 
     root: Path
@@ -60,11 +60,18 @@ class Found:
     tomo_type: str | None
     text: str
     is_simulated: bool = False
-    is_project: bool = False
+    project_split: str | None = None
+
+    @property
+    def is_project(self) -> bool:
+        """Whether it is a project in the competition's layout."""
+        return self.project_split is not None
 
     def runs(self, split: str) -> list[ReadableRun]:
         """Return the runs: a project's of the split, and otherwise all."""
-        return [*Project(self.root).runs(split)] if self.is_project else list(self.tomograms)
+        if self.is_project and split != self.project_split:
+            return [*Project(self.root).runs(split)]
+        return list(self.tomograms)
 
     def named(self, names: str) -> list[ReadableRun]:
         """Return the runs of a list, separated by commas, or all; DataError names those that exist."""
@@ -75,14 +82,21 @@ class Found:
                 raise DataError(f"{self.root} has no run {name!r}; it has {', '.join(by_name)}")
         return [by_name[name] for name in wanted]
 
-    def read_as(self, reading: Reading, stated_A: float | None = None) -> Found:
-        """Return the same with something done to every tomogram on reading; a project must be of one `tomo_type`."""
-        runs = []
+    def read_as(self, reading: Reading) -> Found:
+        """Return the same with something done to every tomogram on reading; a project is then of one reconstruction."""
         tomo_type = self.tomo_type or reading.tomo_type
-        for run in self.tomograms:
-            own = FileRun(run.name, run.tomogram_path(tomo_type)) if isinstance(run, Run) else run
-            runs.append(replace(own, reading=reading, voxel_A=stated_A or own.voxel_A))
-        return replace(self, tomograms=tuple(runs), tomo_type=tomo_type)
+        runs = tuple(replace(_as_file(run, tomo_type), reading=reading) for run in self.tomograms)
+        return replace(self, tomograms=runs, tomo_type=tomo_type)
+
+    def stated(self, voxel_A: float, usual: str) -> Found:
+        """Return a project with voxels as the user states them; of the reconstruction chosen, or else the `usual`."""
+        tomo_type = self.tomo_type or usual
+        runs = tuple(replace(_as_file(run, tomo_type), voxel_A=voxel_A) for run in self.tomograms)
+        return replace(self, tomograms=runs, tomo_type=tomo_type)
+
+
+def _as_file(run: Run | FileRun, tomo_type: str) -> FileRun:
+    return FileRun(run.name, run.tomogram_path(tomo_type)) if isinstance(run, Run) else run
 
 
 def find_tomograms(data: Path, split: str, choice: Choice | None = None, stated_A: float | None = None) -> Found:
@@ -119,23 +133,24 @@ def find_tomograms(data: Path, split: str, choice: Choice | None = None, stated_
         return _tree(data, copick_candidates(data), "a copick project", choice, stated_A)
     if not data.is_dir() or _is_store(data):
         return _files(data, [data], choice, stated_A)
-    if is_project(data):
+    if is_project(data) and choice.voxel_spacing is None:
         project = Project(data)
-        runs = tuple(project.runs(split))
-        text = f"{data} is a project with {len(runs)} {split} runs"
-        return Found(data, runs, choice.tomo_type, text, project.is_simulated, is_project=True)
+        found = Found(
+            *(data, tuple(project.runs(split)), choice.tomo_type, f"{data} is a project in the competition's layout"),
+            *(project.is_simulated, split),
+        )
+        return found if stated_A is None else found.stated(stated_A, choice.usual or DEFAULT_TOMO_TYPE)
     if (config := find_config(data)) is not None:
         return _tree(config, copick_candidates(config), "a copick project", choice, stated_A)
     if data.name.startswith(VOXEL_PREFIX):
         return _tree(data, candidates(data.resolve().parent.name, [data]), "a run's folder", choice, stated_A)
     if spacing_folders(data):
-        found = candidates(data.resolve().name, spacing_folders(data))
-        return _tree(data, found, "a run's folder", choice, stated_A)
-    for folder in (data / STATIC / RUNS_FOLDER, data / RUNS_FOLDER, data):
+        return _tree(data, candidates(data.resolve().name, spacing_folders(data)), "a run's folder", choice, stated_A)
+    for folder in (data / split / STATIC / RUNS_FOLDER, data / STATIC / RUNS_FOLDER, data / RUNS_FOLDER, data):
         if is_tree(folder):
             runs_found = [entry for entry in visible(folder) if entry.is_dir()]
-            every = [one for entry in runs_found for one in candidates(entry.name, spacing_folders(entry))]
-            return _tree(data, every, "a folder of runs", choice, stated_A)
+            found_here = [one for entry in runs_found for one in candidates(entry.name, spacing_folders(entry))]
+            return _tree(data, found_here, "a folder of runs", choice, stated_A)
     paths = [entry for entry in visible(data) if is_mrc(entry) or entry.suffix == ".zarr"]
     if not paths:
         raise DataError(f"{data} holds no runs; {ACCEPTED}")
