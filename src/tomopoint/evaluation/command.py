@@ -94,8 +94,12 @@ def report(
         Folder that `tomopoint predict` wrote: adds timings; default the folder of the submission.
     model
         The exported graph, or a model's name (see tomopoint models): adds its parity with PyTorch.
-    tomo_type, voxel_size, voxel_spacing
-        Of tomograms of your own, as tomopoint predict was told.
+    tomo_type
+        Reconstruction to show of tomograms of your own, as tomopoint predict was told.
+    voxel_size
+        Edge of their voxels in Angstrom, as tomopoint predict was told.
+    voxel_spacing
+        VoxelSpacing folders, as tomopoint predict was told.
     """
     from tomopoint.data.sources.tree import Choice
     from tomopoint.evaluation.report import ReportSources, build_report

@@ -181,8 +181,12 @@ def verify(
         Which runs the submission is about.
     out
         Folder of the prediction, for its parts, log.jsonl and pipeline.json; default the folder of the submission.
-    tomo_type, voxel_size, voxel_spacing
-        As tomopoint predict was told.
+    tomo_type
+        Reconstruction, as tomopoint predict was told.
+    voxel_size
+        Edge of the voxels in Angstrom, as tomopoint predict was told.
+    voxel_spacing
+        VoxelSpacing folders, as tomopoint predict was told.
     """
     from tomopoint.data.sources.find import find_tomograms
     from tomopoint.data.sources.tree import Choice
