@@ -63,7 +63,7 @@ class Statistics:
 
 
 def measure(volume_zyx: Volume, voxel_A: float) -> Statistics:
-    """Measure a tomogram ``(D, H, W)``, raw, of voxels of `voxel_A` Angstrom; 2 s for one of the competition's."""
+    """Measure a tomogram ``(D, H, W)``, raw, of voxels of `voxel_A` Angstrom."""
     depth, height, width = volume_zyx.shape
     # In the proteins' band, on averaged voxels.
     step = max(1, round(WORKING_A / voxel_A))
@@ -182,7 +182,13 @@ def _moment(values: Volume, order: int) -> float:
     flat = values.reshape(-1).astype(np.float64)
     flat -= flat.mean()
     sd = float(flat.std())
-    return float(np.mean((flat / sd) ** order)) if sd > 0 else 0.0
+    if sd == 0:
+        return 0.0
+    flat /= sd
+    product = flat.copy()
+    for _ in range(order - 1):  # numpy's power takes ten times as long
+        product *= flat
+    return float(product.mean())
 
 
 def _correlation(values: Volume, axis: int) -> float:
