@@ -3,6 +3,7 @@
 import json
 import re
 
+import mrcfile
 import numpy as np
 import onnx
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import SIMULATION_RECORD, Project, Run
 from tomopoint.data.tables import write_pick_table, write_submission
-from tomopoint.data.tomograms import Tomogram, write_tomogram
+from tomopoint.data.tomograms import Tomogram, read_tomogram, write_tomogram
 from tomopoint.errors import DataError, EngineError, TomopointError
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.command import report
@@ -180,3 +181,25 @@ def test_text_is_escaped_and_missing_figures_are_dashes():
     assert "&lt;b&gt;" in table(("what",), [("<b>",)]).html
     assert escape("a & b") == "a &amp; b"
     assert (number(None), number(0.12345)) == ("-", "0.123")
+
+
+def test_files_of_ones_own_are_shown_as_a_projects_are(project, tmp_path):
+    """The same two runs as MRC files and as the project: the same pictures, in the tomograms' own Angstrom."""
+    root, _ = project
+    files = tmp_path / "files"
+    files.mkdir()
+    for run in Project(root).runs("test"):
+        with mrcfile.new(files / f"{run.name}.mrc") as made:
+            made.set_data(read_tomogram(run.tomogram_path()).volume_zyx)
+            made.voxel_size = VOXEL_A
+    pages = []
+    for data in (root, files):
+        result = report(**{**sources(root, tmp_path), "data": data})
+        pages.append((tmp_path / "report.html").read_text())
+        assert result.figures["simulated"]
+    pictures = [re.findall(r"base64,[^\"]+", page) for page in pages]
+    assert len(pictures[0]) == 2
+    assert pictures[0] == pictures[1]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no runs"):
+        report(**{**sources(root, tmp_path), "data": tmp_path / "empty"})

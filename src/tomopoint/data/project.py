@@ -4,6 +4,8 @@
 
     <root>/<split>/static/ExperimentRuns/<run>/VoxelSpacing10.000/<tomo_type>.zarr
     <root>/<split>/overlay/ExperimentRuns/<run>/Picks/<particle>.json
+
+In one's own project the tomograms may lie in another ``VoxelSpacing*`` folder, and be MRC files.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tomopoint.data.mrc import MRC_SUFFIXES
+from tomopoint.data.tomograms import Tomogram, TomogramInfo, describe_tomogram, read_tomogram
 from tomopoint.errors import DataError
 from tomopoint.files import PLAIN_NAME, is_plain_name
 
@@ -18,7 +22,8 @@ SPLITS = ("train", "test")
 STATIC, OVERLAY = "static", "overlay"
 """In a split: what the microscope gave, and what was picked in it."""
 RUNS_FOLDER = "ExperimentRuns"
-VOXEL_FOLDER = "VoxelSpacing10.000"
+VOXEL_PREFIX = "VoxelSpacing"
+VOXEL_FOLDER = f"{VOXEL_PREFIX}10.000"
 PICKS_FOLDER = "Picks"
 SAMPLE_SUBMISSION = "sample_submission.csv"
 DEFAULT_TOMO_TYPE = "denoised"
@@ -52,8 +57,41 @@ class Run:
         return self.root / self.split / OVERLAY / RUNS_FOLDER / self.name / PICKS_FOLDER
 
     def tomogram_path(self, tomo_type: str = DEFAULT_TOMO_TYPE) -> Path:
-        """Path of the store of one reconstruction type; it need not exist."""
-        return self.root / self.split / STATIC / RUNS_FOLDER / self.name / VOXEL_FOLDER / f"{tomo_type}.zarr"
+        """Return the path of one reconstruction type: the competition's, or the only other there is; it need not exist.
+
+        Raises
+        ------
+        DataError
+            It is there in several other ``VoxelSpacing*`` folders or formats.
+        """
+        folder = self.root / self.split / STATIC / RUNS_FOLDER / self.name
+        usual = folder / VOXEL_FOLDER / f"{tomo_type}.zarr"
+        if usual.exists() or not folder.is_dir():
+            return usual
+        spacings = sorted(entry for entry in folder.iterdir() if entry.name.startswith(VOXEL_PREFIX))
+        names = [f"{tomo_type}{suffix}" for suffix in (".zarr", *MRC_SUFFIXES)]
+        others = [spacing / name for spacing in spacings for name in names if (spacing / name).exists()]
+        if len(others) > 1:
+            raise DataError(f"{', '.join(map(str, others))} are all {tomo_type} tomograms of {self.name}; keep one")
+        return others[0] if others else usual
+
+    @property
+    def place(self) -> str:
+        """Where it comes from, see :class:`tomopoint.data.sources.run.ReadableRun`."""
+        return f"{self.root.resolve() / self.split}"
+
+    @property
+    def way(self) -> str | None:
+        """How it is read: as it stands."""
+        return None
+
+    def describe(self, tomo_type: str) -> TomogramInfo:
+        """Return shape and voxel size of a reconstruction; errors as :func:`describe_tomogram`."""
+        return describe_tomogram(self.tomogram_path(tomo_type))
+
+    def read(self, tomo_type: str) -> Tomogram:
+        """Read a reconstruction; errors as :func:`read_tomogram`."""
+        return read_tomogram(self.tomogram_path(tomo_type))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Tomograms on disk: OME-Zarr 0.4 on Zarr v2, as the competition ships them; 0.5 on Zarr v3 is read, too.
+"""Tomograms on disk: OME-Zarr 0.4 on Zarr v2, as the competition ships them; 0.5 on Zarr v3 and MRC are read, too.
 
 A store is a folder ``<tomo_type>.zarr`` with ``.zgroup``, ``.zattrs`` (the multiscale metadata with the voxel size)
 and one array per level, ``0`` the finest. Axes are z, y, x; values are float32 of about 1e-5; protein is dark.
@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tomopoint.data.chunks import check_chunks, check_link
+from tomopoint.data.mrc import is_mrc, open_mrc
 from tomopoint.data.multiscale import voxel_size_A
+from tomopoint.data.read_record import ReadRecord
 from tomopoint.errors import DataError, reason_of
 
 COMPETITION_SCALE_A = (10.012444196428572, 10.012444196428572, 10.012444537618887)
@@ -35,6 +37,9 @@ integers are masks and labels as a rule, and refused."""
 
 COPIES_IN_MEMORY = 2
 """The volume as read, and standardised."""
+
+SLAB_VOX = 1 << 24
+"""Voxels of an MRC file that are read at a time, where it is not read whole: 64 MB of float32."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +57,7 @@ class TomogramInfo:
     voxel_A
         Edge of a voxel, Angstrom.
     path
-        The store.
+        The store, or file.
     n_bytes
         Of the files of level 0. Compressed voxels of another reconstruction hardly ever take the same number.
     """
@@ -74,58 +79,152 @@ class Tomogram:
     voxel_A
         Edge of a voxel, Angstrom.
     path
-        The store it came from.
+        The store or file it came from.
     notes
         What whoever uses the picks should know: missing chunks, another data type than float32.
+    record
+        How it was read, where that is not as a project's are.
     """
 
     volume_zyx: Volume
     voxel_A: float
     path: Path
     notes: tuple[str, ...] = ()
+    record: ReadRecord | None = None
 
 
-def describe_tomogram(path: Path) -> TomogramInfo:
-    """Read shape and voxel size of the finest level from the metadata.
+@dataclass(frozen=True)
+class StoredTomogram:
+    """A tomogram on disk, checked as far as that goes without its values.
+
+    Attributes
+    ----------
+    shape_zyx, voxel_A, path, notes
+        As of :class:`Tomogram`.
+    format
+        E.g. ``"MRC, float32"``.
+    planes
+        From the first plane and the one behind the last to ``(n, H, W)`` float32, as stored, not yet checked.
+    slab
+        Planes that are best read at a time.
+    """
+
+    shape_zyx: tuple[int, int, int]
+    voxel_A: float
+    path: Path
+    notes: tuple[str, ...]
+    format: str
+    planes: Callable[[int, int], Volume]
+    slab: int
+
+    def read(self) -> Volume:
+        """Read all of it.
+
+        Raises
+        ------
+        DataError
+            It does not fit into memory, a chunk cannot be decoded, or the volume holds NaN or infinity or is constant.
+        """
+        check_memory(COPIES_IN_MEMORY * 4 * math.prod(self.shape_zyx), self.shape_zyx, self.path)
+        volume = self.planes(0, self.shape_zyx[0])
+        _check_values(volume, self.path)
+        return volume
+
+    def slabs(self) -> Iterator[tuple[int, Volume]]:
+        """Read it in pieces: where each begins along z, and its planes; errors as :meth:`read`."""
+        low, high = math.inf, -math.inf
+        for begin in range(0, self.shape_zyx[0], self.slab):
+            planes = self.planes(begin, min(begin + self.slab, self.shape_zyx[0]))
+            low, high = min(low, _finite(planes.min(), planes, self.path)), max(high, float(planes.max()))
+            yield begin, planes
+        if low == high:
+            raise _constant(low, self.path)
+
+
+def describe_tomogram(path: Path, voxel_A: float | None = None) -> TomogramInfo:
+    """Read shape and voxel size (of the finest level) from the metadata.
+
+    Parameters
+    ----------
+    voxel_A
+        Edge of a voxel, Angstrom, whatever the metadata say; None: what they say.
 
     Raises
     ------
     DataError
-        Nothing there, not a tomogram store, not 3-D, larger than this machine's memory, not of a data type in
-        :data:`FLOATS` or :data:`INTEGERS`; or as :func:`tomopoint.data.multiscale.voxel_size_A`.
+        Nothing there, not a tomogram, not 3-D, a store larger than this machine's memory, not of a data type in
+        :data:`FLOATS` or :data:`INTEGERS`; or as :func:`tomopoint.data.multiscale.voxel_size_A` and
+        :func:`tomopoint.data.mrc.open_mrc`.
     """
-    array, voxel_A = _open_finest(path)
+    if is_mrc(path):
+        opened = open_mrc(path, voxel_A)
+        return TomogramInfo(_shape_3d(opened.voxels_zyx, path), opened.voxel_A, path, path.stat().st_size)
+    array, stored_A = _open_finest(path, voxel_A)
     n_bytes = sum(file.stat().st_size for file in (path / "0").rglob("*") if file.is_file())
-    return TomogramInfo(_shape_3d(array, path), voxel_A, path, n_bytes)
+    return TomogramInfo(_shape_3d(array, path), stored_A, path, n_bytes)
 
 
-def read_tomogram(path: Path) -> Tomogram:
-    """Read the finest level of a store.
+def voxel_size_of(path: Path, voxel_A: float | None = None) -> float:
+    """Return the voxel size alone, which takes less than :func:`describe_tomogram`; errors as there."""
+    return open_mrc(path, voxel_A).voxel_A if is_mrc(path) else _open_finest(path, voxel_A)[1]
+
+
+def read_tomogram(path: Path, voxel_A: float | None = None) -> Tomogram:
+    """Read an MRC file, or the finest level of a store.
+
+    Parameters
+    ----------
+    voxel_A
+        As of :func:`describe_tomogram`.
 
     Raises
     ------
     DataError
-        As :func:`describe_tomogram` and :func:`tomopoint.data.chunks.check_chunks`; or a chunk cannot be decoded, or
-        the volume holds NaN or infinity, or is constant.
+        As :func:`open_tomogram` and :meth:`StoredTomogram.read`.
     """
-    array, voxel_A = _open_finest(path)
-    notes = []
-    n_chunks, n_missing = check_chunks(array, path / "0")
-    if n_missing:
-        notes.append(f"incomplete: {n_missing} of {n_chunks} chunks missing, read as {array.fill_value}")
-    if array.dtype.name in INTEGERS:
-        notes.append(f"stored as {array.dtype.name}, the competition's are float32")
+    stored = open_tomogram(path, voxel_A)
+    return Tomogram(stored.read(), stored.voxel_A, path, stored.notes)
+
+
+def open_tomogram(path: Path, voxel_A: float | None = None) -> StoredTomogram:
+    """Open an MRC file, or the finest level of a store.
+
+    Raises
+    ------
+    DataError
+        As :func:`describe_tomogram` and :func:`tomopoint.data.chunks.check_chunks`.
+    """
+    if is_mrc(path):
+        opened = open_mrc(path, voxel_A)
+        voxels, notes = opened.voxels_zyx, list(opened.notes)
+        shape_zyx = _shape_3d(voxels, path)
+        format_name, slab, own_A = (
+            f"MRC, {voxels.dtype.name}",
+            SLAB_VOX // (shape_zyx[1] * shape_zyx[2]),
+            opened.voxel_A,
+        )
+    else:
+        voxels, own_A = _open_finest(path, voxel_A)
+        notes, shape_zyx = [], _shape_3d(voxels, path)
+        n_chunks, n_missing = check_chunks(voxels, path / "0")
+        if n_missing:
+            notes.append(f"incomplete: {n_missing} of {n_chunks} chunks missing, read as {voxels.fill_value}")
+        if voxels.dtype.name in INTEGERS:
+            notes.append(f"stored as {voxels.dtype.name}, the competition's are float32")
+        format_name, slab = f"OME-Zarr, {voxels.dtype.name}", (voxels.shards or voxels.chunks)[0]
     for note in notes:
         logger.warning("%s: %s", path, note)
-    try:
-        volume = np.asarray(array[...], dtype=np.float32)
-    except Exception as error:  # zarr and numcodecs raise many kinds for a damaged chunk
-        raise DataError(
-            f"{path}: a chunk of level 0 cannot be read ({reason_of(error)}); the store is damaged, copy or download "
-            "it again"
-        ) from error
-    _check_values(volume, path)
-    return Tomogram(volume, voxel_A, path, tuple(notes))
+
+    def planes(begin: int, end: int) -> Volume:
+        try:
+            return np.ascontiguousarray(voxels[begin:end], dtype=np.float32)
+        except Exception as error:  # zarr and numcodecs raise many kinds for a damaged chunk
+            raise DataError(
+                f"{path}: a chunk of level 0 cannot be read ({reason_of(error)}); the store is damaged, copy or "
+                "download it again"
+            ) from error
+
+    return StoredTomogram(shape_zyx, own_A, path, tuple(notes), format_name, planes, max(1, slab))
 
 
 def write_tomogram(
@@ -177,7 +276,17 @@ def write_tomogram(
     partial.rename(path)
 
 
-def _open_finest(path: Path) -> tuple[Any, float]:
+def check_memory(n_bytes: int, shape_zyx: Sequence[int], path: Path, what: str = "") -> None:
+    """DataError where so many bytes are more than this machine's memory; `what` says more of the shape."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if n_bytes > memory:
+        raise DataError(
+            f"{path}: a shape of {'x'.join(map(str, shape_zyx))}{what} does not fit into this machine's memory of "
+            f"{memory / 1e9:.0f} GB; correct the metadata, or cut the tomogram into pieces"
+        )
+
+
+def _open_finest(path: Path, voxel_A: float | None = None) -> tuple[Any, float]:
     """Return the zarr array of level 0, of a shape and a data type that can be read, and its voxel size, Angstrom."""
     import zarr
 
@@ -203,13 +312,9 @@ def _open_finest(path: Path) -> tuple[Any, float]:
             f"{path}: level '0' holds {array.dtype}; expected {', '.join((*FLOATS, *INTEGERS))} (is it a mask?)"
         )
     needed = COPIES_IN_MEMORY * 4 * max(math.prod(shape_zyx), math.prod(grid_zyx))
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory:
-        raise DataError(
-            f"{path}: a shape of {'x'.join(map(str, shape_zyx))} in chunks of {'x'.join(map(str, grid_zyx))} does not "
-            f"fit into this machine's memory of {memory / 1e9:.0f} GB; correct the metadata of level 0, or cut the "
-            "tomogram into pieces"
-        )
+    check_memory(needed, shape_zyx, path, f" in chunks of {'x'.join(map(str, grid_zyx))}")
+    if voxel_A is not None:
+        return array, voxel_A
     return array, voxel_size_A(attributes, path / (".zattrs" if group.metadata.zarr_format == 2 else "zarr.json"))
 
 
@@ -230,12 +335,21 @@ def _shape_3d(array: Any, path: Path) -> tuple[int, int, int]:
 
 
 def _check_values(volume: Volume, path: Path) -> None:
-    low, high = float(volume.min()), float(volume.max())  # NaN propagates to both
-    if not (math.isfinite(low) and math.isfinite(high)):
+    low, high = _finite(volume.min(), volume, path), float(volume.max())
+    if low == high:
+        raise _constant(low, path)
+
+
+def _finite(low: np.floating[Any], volume: Volume, path: Path) -> float:
+    """Return the minimum of a volume, to which NaN propagates; DataError where it, or the maximum, is not finite."""
+    if not (math.isfinite(low) and math.isfinite(volume.max())):
         n_bad = int((~np.isfinite(volume)).sum())
         raise DataError(f"{path}: {n_bad} voxels are NaN or infinite; mend or leave out this tomogram")
-    if low == high:
-        raise DataError(f"{path}: every voxel is {low}; the store is empty or its chunks are missing")
+    return float(low)
+
+
+def _constant(value: float, path: Path) -> DataError:
+    return DataError(f"{path}: every voxel is {value}; the store is empty or its chunks are missing")
 
 
 def _halve(volume: Volume) -> Volume:

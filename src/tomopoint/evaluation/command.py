@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -198,6 +199,9 @@ def report(
     trained: Path | None = None,
     prediction: Path | None = None,
     model: Path | None = None,
+    tomo_type: str | None = None,
+    voxel_size: float | None = None,
+    voxel_spacing: float | None = None,
 ) -> CommandResult:
     """Write one HTML page about a submission.
 
@@ -206,7 +210,7 @@ def report(
     Parameters
     ----------
     data
-        Project folder that holds the tomograms.
+        Project folder that holds the tomograms, or any other place of tomograms that tomopoint predict was given.
     submission
         CSV with experiment, particle_type, x, y, z (Angstrom).
     truth
@@ -219,7 +223,14 @@ def report(
         Folder that `tomopoint predict` wrote: adds timings; default the folder of the submission.
     model
         The exported graph, or a model's name (see tomopoint models): adds its parity with PyTorch.
+    tomo_type
+        Reconstruction to show of tomograms of your own, as tomopoint predict was told.
+    voxel_size
+        Edge of their voxels in Angstrom, as tomopoint predict was told.
+    voxel_spacing
+        VoxelSpacing folders, as tomopoint predict was told.
     """
+    from tomopoint.data.sources.tree import Choice
     from tomopoint.evaluation.report import ReportSources, build_report
     from tomopoint.evaluation.score import score_figures
     from tomopoint.files import check_output, write_atomically
@@ -229,6 +240,7 @@ def report(
     model = None if model is None else find_model(model)
     check_output(out, [submission, submission.with_name(PIPELINE_NAME), *([model] if model else [])])
     sources = ReportSources(data, submission, truth, trained, prediction or submission.parent, model)
+    sources = replace(sources, choice=Choice(voxel_spacing, tomo_type), voxel_A=voxel_size)
     built = build_report(sources)
     write_atomically(out, built.html)
     kind = "simulated score" if built.simulated else "score"

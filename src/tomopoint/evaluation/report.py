@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -16,16 +16,18 @@ import pandas as pd
 
 from tomopoint import __version__
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, SPLITS, Project, Run
+from tomopoint.data.sources.find import Found, find_tomograms, is_project
+from tomopoint.data.sources.run import ReadableRun
+from tomopoint.data.sources.tree import Choice
 from tomopoint.data.tables import read_pick_table
-from tomopoint.data.tomograms import read_tomogram
 from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
-from tomopoint.errors import DataError
 from tomopoint.evaluation.figures import COLOURS, draw_slices, marker_of
 from tomopoint.evaluation.history import parity_section, read_validation, timings_section, validation_sections
 from tomopoint.evaluation.page import Markup, number, page, paragraph, picture, section, table, tiles
 from tomopoint.evaluation.score import Score, score_picks
 from tomopoint.evaluation.slices import choose_slabs, judge_picks
 from tomopoint.files import sha256_of
+from tomopoint.inference.verify import predicted_tomo_type
 from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline
 
 SHOWN_RUNS = 4
@@ -45,7 +47,7 @@ class ReportSources:
     Attributes
     ----------
     data
-        Project folder with the tomograms.
+        Project folder with the tomograms, or any other place of tomograms that `tomopoint predict` takes.
     submission
         ``submission.csv``: experiment, particle_type and x, y, z in Angstrom.
     truth
@@ -56,6 +58,8 @@ class ReportSources:
         Folder with the log of the prediction; None leaves timings out.
     model
         The graph; None leaves the parity table out.
+    choice, voxel_A
+        Which tomograms of `data` are shown, and the edge of their voxels over what they say; None: as they say.
     """
 
     data: Path
@@ -64,6 +68,8 @@ class ReportSources:
     run: Path | None = None
     prediction: Path | None = None
     model: Path | None = None
+    choice: Choice = field(default_factory=Choice)
+    voxel_A: float | None = None
 
     @property
     def particles(self) -> tuple[Particle, ...]:
@@ -79,6 +85,21 @@ class ReportSources:
     def tomo_type(self) -> str:
         """Reconstruction to show."""
         return self.pipeline.tomo_type if self.pipeline else DEFAULT_TOMO_TYPE
+
+    @cached_property
+    def found(self) -> Found | None:
+        """The tomograms; None of a project in the competition's layout, whose splits are both looked up."""
+        if is_project(self.data) and self.voxel_A is None and self.choice.voxel_spacing is None:
+            return None
+        usual = predicted_tomo_type(self.prediction or self.submission.parent)
+        return find_tomograms(self.data, SPLITS[1], replace(self.choice, usual=usual), self.voxel_A)
+
+    def run_of(self, name: str) -> ReadableRun | None:
+        """Return the run of a name, test before train; None where there is no tomogram of it."""
+        if self.found is not None:
+            return next((run for run in self.found.tomograms if run.name == name), None)
+        runs = (Run(name, split, self.data) for split in reversed(SPLITS))
+        return next((run for run in runs if run.tomogram_path(self.tomo_type).exists()), None)
 
     @cached_property
     def validation(self) -> dict[str, Any] | None:
@@ -108,9 +129,8 @@ def build_report(sources: ReportSources) -> Report:
     picks = read_pick_table(sources.submission)
     truth = read_truth(sources.truth, [particle.name for particle in sources.particles])
     score = score_picks(truth, picks, sources.particles)
-    if not sources.data.is_dir():
-        raise DataError(f"no such folder: {sources.data}; --data takes the folder that holds train/ and test/")
-    simulated = Project(sources.data).is_simulated or is_simulated_truth(sources.truth)
+    simulated = is_simulated_truth(sources.truth)
+    simulated |= sources.found is None and Project(sources.data).is_simulated
     parts = [
         _headline(score, sources, simulated),
         _classes(score),
@@ -183,12 +203,11 @@ def _pictures(score: Score, truth: Mapping[str, Any], picks: pd.DataFrame, sourc
     marks = [(p.name, p.radius_A) for p in sources.particles]
     shown: list[Markup] = []
     for name in chosen:
-        places = (Run(name, split, sources.data).tomogram_path(sources.tomo_type) for split in reversed(SPLITS))
-        store = next((place for place in places if place.is_dir()), None)
-        if store is None:
+        run = sources.run_of(name)
+        if run is None:
             shown.append(paragraph(f"{sources.data} has no {sources.tomo_type} tomogram of {name}.", soft=True))
             continue
-        tomogram = read_tomogram(store)
+        tomogram = run.read(sources.tomo_type)
         own = picks.loc[picks["experiment"] == name]
         judged = judge_picks(truth[name], own, sources.particles, tomogram.voxel_A)
         views = choose_slabs(tomogram, judged, name)

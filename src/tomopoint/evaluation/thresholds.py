@@ -211,7 +211,8 @@ def _mean_over_losses(curve: Curve, score_loss: float) -> Floats:
     if score_loss == 0:
         return curve.f_beta
     grid, shares = curve.thresholds, 1 - np.linspace(0, score_loss, N_LOSSES)
-    return np.mean([np.interp(grid / share, grid, curve.f_beta, right=0.0) for share in shares], axis=0)
+    lowered = [np.interp(grid / share, grid, curve.f_beta, right=0.0) for share in shares]
+    return np.asarray(np.mean(lowered, axis=0))
 
 
 def _choice_at(curve: Curve, index: int) -> Choice:

@@ -61,6 +61,10 @@ def predict(
     tomo_type: str | None = None,
     limit_hours: float | None = None,
     engine: Path | None = None,
+    voxel_size: float | None = None,
+    voxel_spacing: float | None = None,
+    resample: Literal["auto", "never"] | None = None,
+    invert: Literal["auto", "yes", "no"] | None = None,
 ) -> CommandResult:
     """Pick particles in many tomograms; write submission.csv.
 
@@ -70,7 +74,8 @@ def predict(
     Parameters
     ----------
     data
-        Project folder, the one that holds train/ and test/.
+        Project folder, the one that holds train/ and test/. Or tomograms of your own: a file, a folder or a quoted
+        pattern of .mrc, .mrcs or .rec; an OME-Zarr store or a folder of them; a copick project; VoxelSpacing folders.
     model
         The graph, ensemble.onnx; or the name of a model that comes with the package, see tomopoint models.
     out
@@ -90,9 +95,23 @@ def predict(
         Start no further run after this time and write the submission from what is done.
     engine
         engine.json that `tomopoint engine` or the build_engine notebook made for the model: used as it says.
+    voxel_size
+        Edge of their voxels in Angstrom, whatever the files say.
+    voxel_spacing
+        Which VoxelSpacing folders are read, where there are several.
+    resample
+        Other voxels than the graph's: auto, resampled on reading, with picks in the tomogram's own Angstrom; never,
+        refused. Default auto, and never for projects.
+    invert
+        Graphs know dark protein. auto: where protein is light, values change their sign; yes or no: whatever they tell.
+        Default auto, and no for projects.
     """
-    from tomopoint.data.project import Project
+    from tomopoint.data.reading import Reading
+    from tomopoint.data.sources.find import find_tomograms
+    from tomopoint.data.sources.tree import Choice
     from tomopoint.files import PLAIN_NAME, is_plain_name
+    from tomopoint.inference.engines.graph_metadata import read_pipeline
+    from tomopoint.inference.predict import VOXEL_TOLERANCE
     from tomopoint.inference.predict_runs import PredictOptions, predict_runs
     from tomopoint.models.box import NEVER_SEEN_A_REAL_ONE, find_model, is_in_box
 
@@ -103,10 +122,20 @@ def predict(
         raise TomopointError(f"--tomo-type must be {PLAIN_NAME}, e.g. denoised; got {tomo_type!r}")
     if limit_hours is not None and not limit_hours >= 0:
         raise TomopointError(f"--limit-hours must not be negative, got {limit_hours}; leave it out for no limit")
-    project = Project(data)
-    chosen = [project.run(name.strip(), split) for name in runs.split(",")] if runs else project.runs(split)
-    options = PredictOptions(workers, provider, tomo_type, limit_hours, engine)
-    summary = predict_runs(chosen, model, out, options)
+    pipeline = read_pipeline(model)
+
+    # What is meant by --data, and what is done to it on reading: nothing to a project, unless asked for.
+    found = find_tomograms(data, split, Choice(voxel_spacing, tomo_type, pipeline.tomo_type), voxel_size)
+    if not found.is_project or voxel_size or resample or invert:
+        logger.info("%s", found.text)
+        resample, invert = (
+            resample or ("never" if found.is_project else "auto"),
+            invert or ("no" if found.is_project else "auto"),
+        )
+        reading = Reading(pipeline.voxel_A, VOXEL_TOLERANCE, pipeline.tomo_type, resample, invert)
+        found = found.read_as(reading)
+    options = PredictOptions(workers, provider, found.tomo_type, limit_hours, engine)
+    summary = predict_runs(found.named(runs), model, out, options)
     return CommandResult(summary.text(), summary.figures(), summary.ok)
 
 
@@ -128,7 +157,15 @@ def status(out: Path, /) -> CommandResult:
 
 
 def verify(
-    submission: Path, /, *, data: Path, split: Literal["train", "test"] = "test", out: Path | None = None
+    submission: Path,
+    /,
+    *,
+    data: Path,
+    split: Literal["train", "test"] = "test",
+    out: Path | None = None,
+    tomo_type: str | None = None,
+    voxel_size: float | None = None,
+    voxel_spacing: float | None = None,
 ) -> CommandResult:
     """Check a submission: what the competition takes, and what the prediction says.
 
@@ -141,16 +178,25 @@ def verify(
     submission
         The CSV.
     data
-        Project folder that holds the tomograms.
+        Project folder that holds the tomograms, or any other place of tomograms that tomopoint predict was given.
     split
         Which runs the submission is about.
     out
         Folder of the prediction, for its parts, log.jsonl and pipeline.json; default the folder of the submission.
+    tomo_type
+        Reconstruction, as tomopoint predict was told.
+    voxel_size
+        Edge of the voxels in Angstrom, as tomopoint predict was told.
+    voxel_spacing
+        VoxelSpacing folders, as tomopoint predict was told.
     """
-    from tomopoint.data.project import Project
-    from tomopoint.inference.verify import verify_submission
+    from tomopoint.data.sources.find import find_tomograms
+    from tomopoint.data.sources.tree import Choice
+    from tomopoint.inference.verify import predicted_tomo_type, verify_submission
 
-    found = verify_submission(submission, Project(data), split, out)
+    choice = Choice(voxel_spacing, tomo_type, predicted_tomo_type(out or submission.parent))
+    source = find_tomograms(data, split, choice, voxel_size)
+    found = verify_submission(submission, source, split, out)
     return CommandResult(found.text(), found.figures(), found.ok)
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tomopoint.data.read_record import ReadRecord
 from tomopoint.strict_json import Malformed, build, parse
 
 LAST_MOMENT = 1e11
@@ -35,6 +36,8 @@ class Event:
         Of ``"prediction"``: the graph's hash.
     message, notes
         What went wrong, or is to be known of a tomogram.
+    read
+        Of ``"done"``: how the tomogram was read, where that is not as a project's are.
     """
 
     time: float
@@ -47,6 +50,7 @@ class Event:
     graph_sha256: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
+    read: ReadRecord | None = None
 
 
 def read_events(log: Path) -> list[Event]:

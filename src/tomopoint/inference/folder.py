@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SUBMISSION_NAME = "submission.csv"
 
 LOCK_NAME = ".lock"
+RECORD_NAME = "prediction.json"
 
 RESERVE_NAME = ".reserve"
 RESERVE_BYTES = 32 << 20
@@ -115,7 +116,7 @@ class PredictionFolder:
         """
         from tomopoint.inference.parts import read_part  # tables, and with them pandas: commands name files before that
 
-        record, done = self.path / "prediction.json", {}
+        record, done = self.path / RECORD_NAME, {}
         earlier: dict[str, Any] = {}
         if record.exists() and next(self.parts_path.glob("*.csv"), None) is not None:
             with reading(record, TomopointError, "is damaged", "choose another --out"):
@@ -174,3 +175,8 @@ class PredictionFolder:
     def notes(self) -> dict[str, tuple[str, ...]]:
         """Return what is to be known of runs that are done, such as missing chunks of their tomogram; from the log."""
         return {event.run: event.notes for event in read_events(self.log_path) if event.event == "done"}
+
+    def readings(self) -> dict[str, str]:
+        """Return how the tomograms of runs that are done were read, where not as a project's are; from the log."""
+        events = read_events(self.log_path)
+        return {event.run: event.read.text() for event in events if event.event == "done" and event.read}

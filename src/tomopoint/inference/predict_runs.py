@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tomopoint import __version__
-from tomopoint.data.project import Run
-from tomopoint.data.tomograms import describe_tomogram
+from tomopoint.data.sources.run import ReadableRun
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.files import sha256_of
 from tomopoint.inference.budget import Budget
@@ -94,7 +93,9 @@ class WorkersLost(EngineError):
         self.summary = summary
 
 
-def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: PredictOptions) -> PredictionSummary:
+def predict_runs(
+    runs: Sequence[ReadableRun], model_path: Path, out: Path, options: PredictOptions
+) -> PredictionSummary:
     """Predict runs with worker processes and write ``submission.csv`` and ``picks.csv``.
 
     Runs that are done already in `out` are not repeated. A valid submission comes out whatever happens to single runs,
@@ -116,8 +117,10 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
     with folder.held():
         # What is done already, and what is to be done.
         origin = PartOrigin(sha256_of(model_path), options.tomo_type or pipeline.tomo_type)
-        data = sorted({f"{run.root.resolve() / run.split}" for run in runs})
-        identity = {"graph": origin.graph_sha256, "tomogram type": origin.tomo_type, "data folder": data}
+        identity: dict[str, Any] = {"graph": origin.graph_sha256, "tomogram type": origin.tomo_type}
+        identity["data folder"] = sorted({run.place for run in runs})
+        if ways := sorted({run.way for run in runs if run.way is not None}):
+            identity["way of reading"] = ways
         done = folder.enter(identity, origin)
         pipeline.save(folder.pipeline_path)
         todo = [run for run in runs if run.name not in done]
@@ -176,11 +179,11 @@ def predict_runs(runs: Sequence[Run], model_path: Path, out: Path, options: Pred
         # Join what is done, and say what became of every run.
         parts = {path.stem: path for path in sorted(folder.parts_path.glob("[!.]*.csv"))}
         n_picks, counts, damaged = join_parts(folder, parts.values(), origin, pipeline)
-        notes = {**folder.notes(), **supervisor.notes}
+        notes, readings = {**folder.notes(), **supervisor.notes}, folder.readings()
         outcomes = []
         for name in (run.name for run in runs):
             if part_path(folder.parts_path, name).exists():
-                outcomes.append(RunOutcome(name, "done", notes=notes.get(name, ())))
+                outcomes.append(RunOutcome(name, "done", notes=notes.get(name, ()), read=readings.get(name, "")))
             elif name in supervisor.failed:
                 outcomes.append(RunOutcome(name, "failed", supervisor.failed[name]))
             else:
@@ -237,7 +240,7 @@ def expected_window_seconds(record_path: Path | None) -> float:
 
 
 def less_overlap(
-    run: Run, tomo_type: str, pipeline: Pipeline, share: float
+    run: ReadableRun, tomo_type: str, pipeline: Pipeline, share: float
 ) -> tuple[tuple[int, int, int], float] | None:
     """Return the largest overlap with which a run takes at most `share` of its windows, and what it takes.
 
@@ -245,7 +248,7 @@ def less_overlap(
     part of the graph and the window is its shape: overlap is all that can be saved.
     """
     try:
-        shape = describe_tomogram(run.tomogram_path(tomo_type)).shape_zyx
+        shape = run.describe(tomo_type).shape_zyx
     except TomopointError:
         return None  # reading will say why
     full = len(TilePlan.for_volume(shape, pipeline.tiling, pipeline.stride).starts_zyx)

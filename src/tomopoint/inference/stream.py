@@ -28,7 +28,8 @@ from typing import NamedTuple, Protocol
 
 import pandas as pd
 
-from tomopoint.data.project import Run
+from tomopoint.data.read_record import ReadRecord
+from tomopoint.data.sources.run import ReadableRun
 from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import EngineError
 from tomopoint.inference.decode import decode_maps
@@ -41,7 +42,7 @@ from tomopoint.pipeline import Pipeline
 class Deal(NamedTuple):
     """One run to predict, and the overlap of its windows where that is not the Pipeline's (voxels, z, y, x)."""
 
-    run: Run
+    run: ReadableRun
     overlap_zyx: tuple[int, int, int] | None = None
 
 
@@ -88,46 +89,49 @@ class Found:
         runs add up to those in which there was anything to do, and one that comes alone counts in full.
     read_seconds
         Of them, or of those of the runs before: reading and decompressing.
+    record
+        How it was read, where that was not as it stands.
     """
 
     n_picks: int
     notes: tuple[str, ...]
     seconds: float
     read_seconds: float
+    record: ReadRecord | None = None
 
 
 class Desk(Protocol):
     """Where tomograms come from and picks go to, and who is told about it; called from any of the threads."""
 
-    def read(self, run: Run) -> Tomogram:
+    def read(self, run: ReadableRun) -> Tomogram:
         """Read a tomogram."""
         ...
 
-    def write(self, run: Run, picks: pd.DataFrame) -> None:
+    def write(self, run: ReadableRun, picks: pd.DataFrame) -> None:
         """Write the picks of a run."""
         ...
 
-    def reading(self, run: Run) -> None:
+    def reading(self, run: ReadableRun) -> None:
         """A run is about to be read."""
         ...
 
-    def begun(self, run: Run) -> None:
+    def begun(self, run: ReadableRun) -> None:
         """A run is about to be computed."""
         ...
 
-    def window(self, run: Run) -> None:
+    def window(self, run: ReadableRun) -> None:
         """A call of the engine returned. What is raised here ends everything."""
         ...
 
-    def done(self, run: Run, found: Found) -> None:
+    def done(self, run: ReadableRun, found: Found) -> None:
         """A run's picks are written."""
         ...
 
-    def failed(self, run: Run, error: Exception) -> None:
+    def failed(self, run: ReadableRun, error: Exception) -> None:
         """A run cannot be read, computed, decoded or written; the others go on."""
         ...
 
-    def broke(self, run: Run, error: EngineError) -> None:
+    def broke(self, run: ReadableRun, error: EngineError) -> None:
         """The engine failed over a run, which ends everything."""
         ...
 
@@ -136,18 +140,19 @@ class Desk(Protocol):
 class _Work:
     """A run that was read, without its voxels: what it takes to decode it and to tell of it."""
 
-    run: Run
+    run: ReadableRun
     pipeline: Pipeline
     voxel_A: float
     notes: tuple[str, ...]
     started: float
     read_seconds: float
+    record: ReadRecord | None
 
 
 class _Broke(Exception):
     """The engine failed over `run`, as `error` says."""
 
-    def __init__(self, run: Run, error: EngineError) -> None:
+    def __init__(self, run: ReadableRun, error: EngineError) -> None:
         super().__init__(run, error)
         self.run, self.error = run, error
 
@@ -227,10 +232,11 @@ class TomogramStream:
             except Exception as error:  # noqa: BLE001
                 self.desk.failed(deal.run, error)
             else:
-                return _Work(deal.run, own, tomogram.voxel_A, tomogram.notes, started, read_seconds), prepared
+                what = (tomogram.voxel_A, tomogram.notes, started, read_seconds, tomogram.record)
+                return _Work(deal.run, own, *what), prepared
         return None
 
-    def _after_window(self, run: Run, finishing: Future[None]) -> None:
+    def _after_window(self, run: ReadableRun, finishing: Future[None]) -> None:
         self.desk.window(run)
         if finishing.done():
             finishing.result()  # the run before: its last output was looked at after this run was begun
@@ -248,4 +254,4 @@ class TomogramStream:
         else:
             now = time.monotonic()
             seconds, self._settled = now - max(self._settled, work.started), now
-            self.desk.done(work.run, Found(len(picks), work.notes, seconds, work.read_seconds))
+            self.desk.done(work.run, Found(len(picks), work.notes, seconds, work.read_seconds, work.record))

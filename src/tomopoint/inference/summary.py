@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,15 @@ class RunOutcome:
         Why it is not done.
     notes
         What is to be known of its tomogram though it is done: missing chunks, integers.
+    read
+        How its tomogram was read; empty: as a project's are.
     """
 
     run: str
     status: str
     message: str = ""
     notes: tuple[str, ...] = ()
+    read: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,12 @@ class PredictionSummary:
     @property
     def remarks(self) -> list[str]:
         """One line per note, with the runs that it is true of."""
-        runs: defaultdict[str, list[str]] = defaultdict(list)
-        for outcome in self.outcomes:
-            for note in outcome.notes:
-                runs[note].append(outcome.run)
-        return [f"{note}: {_listed(names)}" for note, names in runs.items()]
+        return _by_sentence((note, outcome.run) for outcome in self.outcomes for note in outcome.notes)
+
+    @property
+    def readings(self) -> list[str]:
+        """One line per way that tomograms were read in, with the runs; none of a project's."""
+        return _by_sentence((outcome.read, outcome.run) for outcome in self.outcomes if outcome.read)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures as plain JSON values."""
@@ -104,6 +108,7 @@ class PredictionSummary:
             "counts": self.counts,
             "not_done": {outcome.run: outcome.message for outcome in self.failed},
             "notes": {outcome.run: list(outcome.notes) for outcome in self.outcomes if outcome.notes},
+            "read": {outcome.run: outcome.read for outcome in self.outcomes if outcome.read},
             "seconds_per_run": round(self.mean_run_seconds, 2),
             "workers": self.n_workers,
             "lost_workers": list(self.lost),
@@ -123,11 +128,21 @@ class PredictionSummary:
             f"All {self.n_picks} picks with scores: {self.folder.picks_path}",
             *self.lost,
         ]
+        if self.readings:
+            lines += ["Tomograms as they were read:", *(f"  {reading}" for reading in self.readings)]
         if self.remarks:
             lines += ["In the submission, but look at their tomograms:", *(f"  {remark}" for remark in self.remarks)]
         if problems:
             lines += ["Not in the submission; mend the cause and run the same command again:", *problems]
         return "\n".join(lines)
+
+
+def _by_sentence(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Return one line per sentence, with the runs that it is true of."""
+    runs: defaultdict[str, list[str]] = defaultdict(list)
+    for sentence, run in said:
+        runs[sentence].append(run)
+    return [f"{sentence}: {_listed(names)}" for sentence, names in runs.items()]
 
 
 def _listed(runs: Sequence[str]) -> str:

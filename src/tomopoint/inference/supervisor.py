@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 
-from tomopoint.data.project import Run
+from tomopoint.data.sources.run import ReadableRun
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.crash_policy import CrashPolicy
 from tomopoint.inference.folder import PredictionFolder
@@ -70,13 +70,13 @@ class Supervisor:
 
     def __init__(
         self,
-        runs: Sequence[Run],
+        runs: Sequence[ReadableRun],
         job: Job,
         folder: PredictionFolder,
         gpu_indices: Sequence[int],
         budget: Budget,
         patience: Patience,
-        cheaper: Callable[[Run, float], Plan | None],
+        cheaper: Callable[[ReadableRun, float], Plan | None],
         outage_pause: float,
     ) -> None:
         self.job, self.folder, self.gpu_indices, self.budget = job, folder, gpu_indices, budget
@@ -90,7 +90,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._shares: dict[str, float] = {}
         self._failed_once: set[str] = set()
-        self._retry: dict[str, Run] = {}
+        self._retry: dict[str, ReadableRun] = {}
         self._outages: Counter[str] = Counter()
         self._n_outages = 0
         self._deal_after = 0.0

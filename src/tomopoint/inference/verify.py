@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +21,18 @@ from scipy.spatial import cKDTree
 from tomopoint.data.particles import project_particles
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, SPLITS, Project
 from tomopoint.data.selection import DOUBLED_A, select_picks
+from tomopoint.data.sources.find import Found
+from tomopoint.data.sources.run import ReadableRun
 from tomopoint.data.tables import COORDINATES, SUBMISSION_COLUMNS
-from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import DataError, PipelineError
 from tomopoint.files import require_file
 from tomopoint.inference.events import Event, last_call, read_events
-from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.folder import RECORD_NAME, PredictionFolder
 from tomopoint.inference.parts import PartOrigin, load_part, part_path
 from tomopoint.inference.status import is_at_work
 from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline, has_competition_metric
 from tomopoint.progress import track
+from tomopoint.strict_json import Malformed, read
 
 CROWDED_SHARE = 0.5
 """Two picks of one particle closer than this share of its suppression radius are no prediction's: it keeps one."""
@@ -102,7 +104,19 @@ class _Found:
     unchecked: list[str] = field(default_factory=list)
 
 
-def verify_submission(path: Path, project: Project, split: str = "test", out: Path | None = None) -> Verification:
+def predicted_tomo_type(folder: Path) -> str | None:
+    """Return the reconstruction that the prediction of a folder read; None where it does not tell."""
+    try:
+        identity = read(folder / RECORD_NAME)
+    except (OSError, Malformed):
+        return None
+    tomo_type = identity.get("tomogram type") if isinstance(identity, dict) else None
+    return tomo_type if isinstance(tomo_type, str) else None
+
+
+def verify_submission(
+    path: Path, project: Project | Found, split: str = "test", out: Path | None = None
+) -> Verification:
     """Compare a submission with the project, with the Pipeline beside it, and with the parts and the log of `out`.
 
     Parameters
@@ -110,7 +124,7 @@ def verify_submission(path: Path, project: Project, split: str = "test", out: Pa
     path
         The submission.
     project, split
-        Which runs it is about.
+        Which runs it is about; of tomograms of one's own, what was found.
     out
         Folder of the prediction; None: the submission's.
 
@@ -119,7 +133,7 @@ def verify_submission(path: Path, project: Project, split: str = "test", out: Pa
     DataError
         The project has no such runs. Whatever is wrong with the other files is among the errors.
     """
-    runs = {run.name: run for run in project.runs(split)}
+    runs: dict[str, ReadableRun] = {run.name: run for run in project.runs(split)}
     folder = PredictionFolder(path.parent if out is None else out)
     found = _Found()
 
@@ -127,8 +141,8 @@ def verify_submission(path: Path, project: Project, split: str = "test", out: Pa
     pipeline = _read_pipeline([path.with_name(PIPELINE_NAME), folder.pipeline_path], found)
     particles = pipeline.particles if pipeline else project_particles(project.root)
     names = [particle.name for particle in particles]
-    read = _read_rows(path, found)
-    rows = pd.DataFrame(columns=[*KEY, "line"]) if read is None else read
+    table = _read_rows(path, found)
+    rows = pd.DataFrame(columns=[*KEY, "line"]) if table is None else table
     unknown = rows[~rows["particle_type"].isin(names)]
     if len(unknown):
         found.errors.append(
@@ -157,13 +171,12 @@ def verify_submission(path: Path, project: Project, split: str = "test", out: Pa
 
     # Where the picks lie: in their tomograms, and apart.
     tomo_type = origin.tomo_type if origin else pipeline.tomo_type if pipeline else DEFAULT_TOMO_TYPE
-    stores = {name: runs[name].tomogram_path(tomo_type) for name in runs if name in with_picks}
-    _check_inside(path, rows, stores, found)
+    _check_inside(path, rows, [run for run in runs.values() if run.name in with_picks], tomo_type, found)
     _check_distances(path, rows, particles, found)
 
     # Is it what the parts give?
     is_prediction = bool(paths or call)
-    if is_prediction and read is not None:
+    if is_prediction and table is not None:
         if pipeline is None:
             found.unchecked.append(f"whether it holds what the parts give: no {PIPELINE_NAME} with the thresholds")
         elif is_at_work(folder.path):
@@ -184,7 +197,7 @@ def verify_submission(path: Path, project: Project, split: str = "test", out: Pa
             f"{_listed(name + why.get(name, '') for name in missing)}; run the same `tomopoint predict` command again"
         )
     without = [name for name in runs if name not in with_picks and name not in missing]
-    if without and read is not None:
+    if without and table is not None:
         found.warnings.append(
             f"{path}: {len(without)} of {len(runs)} runs have no pick: {_listed(without)}; look at their tomograms, or "
             "lower thresholds with `tomopoint rethreshold`"
@@ -288,7 +301,7 @@ def _read_rows(path: Path, found: _Found) -> pd.DataFrame | None:
     return rows
 
 
-def _other_split(project: Project, split: str, unknown: pd.DataFrame) -> str:
+def _other_split(project: Project | Found, split: str, unknown: pd.DataFrame) -> str:
     """Say what to do about runs that the split does not have: another split may."""
     for other in SPLITS:
         with suppress(DataError):
@@ -337,16 +350,16 @@ def _read_parts(
     return {path.stem: picks for path, (_, picks) in loaded.items() if path not in wrong}, expected if origins else None
 
 
-def _check_inside(path: Path, rows: pd.DataFrame, stores: Mapping[str, Path], found: _Found) -> None:
+def _check_inside(path: Path, rows: pd.DataFrame, runs: Sequence[ReadableRun], tomo_type: str, found: _Found) -> None:
     """Look for picks outside their tomograms, whose sizes the metadata of the stores tell; a face is inside."""
     sizes_xyz_A, unread = {}, []
-    for run, store in track(stores.items(), "sizes of tomograms", total=len(stores)):
+    for run in track(runs, "sizes of tomograms", total=len(runs)):
         try:
-            info = describe_tomogram(store)
+            info = run.describe(tomo_type)
         except (DataError, OSError) as error:
-            unread.append(f"{run} ({error})")
+            unread.append(f"{run.name} ({error})")
         else:
-            sizes_xyz_A[run] = [size * info.voxel_A for size in info.shape_zyx[::-1]]
+            sizes_xyz_A[run.name] = [size * info.voxel_A for size in info.shape_zyx[::-1]]
     if unread:
         found.unchecked.append(f"whether picks lie inside the tomogram of {_listed(unread)}")
     known = rows[rows["experiment"].isin(sizes_xyz_A)]

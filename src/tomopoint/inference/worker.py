@@ -8,15 +8,15 @@ import signal
 import threading
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from tomopoint.data.project import Run
-from tomopoint.data.tomograms import Tomogram, read_tomogram
+from tomopoint.data.sources.run import ReadableRun
+from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import EngineError, TomopointError, machine_fault
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.parts import PartOrigin, write_part
@@ -139,35 +139,37 @@ class _Parent:
         with self._lock, suppress(OSError):  # the parent may be gone
             self._pipe.send(Message(kind, run, details, outage))
 
-    def read(self, run: Run) -> Tomogram:
+    def read(self, run: ReadableRun) -> Tomogram:
         """Read what the job says."""
-        return read_tomogram(run.tomogram_path(self._job.origin.tomo_type))
+        return run.read(self._job.origin.tomo_type)
 
-    def write(self, run: Run, picks: pd.DataFrame) -> None:
+    def write(self, run: ReadableRun, picks: pd.DataFrame) -> None:
         """Write the part of a run."""
         self._leave_if_gone()
         write_part(self._job.parts_folder, run.name, picks.assign(experiment=run.name), self._job.origin)
 
-    def reading(self, run: Run) -> None:
+    def reading(self, run: ReadableRun) -> None:
         """Tell it."""
         self.tell("reading", run.name)
 
-    def begun(self, run: Run) -> None:
+    def begun(self, run: ReadableRun) -> None:
         """Tell it."""
         self.tell("begun", run.name)
 
-    def window(self, run: Run) -> None:
+    def window(self, run: ReadableRun) -> None:
         """Tell it."""
         self._leave_if_gone()
         self.tell("window", run.name)
 
-    def done(self, run: Run, found: Found) -> None:
+    def done(self, run: ReadableRun, found: Found) -> None:
         """Tell it, with the figures that the budget counts by."""
-        counts = {"n_picks": found.n_picks, "notes": found.notes}
+        counts: dict[str, Any] = {"n_picks": found.n_picks, "notes": found.notes}
+        if found.record is not None:
+            counts["read"] = asdict(found.record)
         seconds = {"seconds": round(found.seconds, 3), "read_seconds": round(found.read_seconds, 2)}
         self.tell("done", run.name, False, **counts, **seconds)
 
-    def failed(self, run: Run, error: Exception) -> None:
+    def failed(self, run: ReadableRun, error: Exception) -> None:
         """Tell it; what is no user's mistake with its origin."""
         if isinstance(error, TomopointError):
             self.tell("failed", run.name, _is_outage(error), message=str(error))
@@ -177,7 +179,7 @@ class _Parent:
         origin = "".join(traceback.format_exception(error))
         self.tell("failed", run.name, _is_outage(error), message=message, traceback=origin)
 
-    def broke(self, run: Run, error: EngineError) -> None:
+    def broke(self, run: ReadableRun, error: EngineError) -> None:
         """Tell it."""
         self.tell("broke", run.name, message=str(error))
 
