@@ -54,6 +54,15 @@ def test_every_mode_under_every_name(tmp_path, dtype, suffix):
     assert open_tomogram(path).format == f"MRC, {dtype}"
 
 
+def test_what_was_read_may_be_written_to_and_the_file_stays(tmp_path):
+    path = write_mrc(tmp_path / "a.mrc", values("float32"))
+    before = path.read_bytes()
+    volume = read_tomogram(path).volume_zyx
+    volume[...] = 0
+    assert volume.flags.c_contiguous
+    assert path.read_bytes() == before
+
+
 def test_big_endian(tmp_path):
     volume = values("float32").astype(">f4")
     path = write_mrc(tmp_path / "TS_1.mrc", volume)

@@ -217,7 +217,8 @@ def open_tomogram(path: Path, voxel_A: float | None = None) -> StoredTomogram:
 
     def planes(begin: int, end: int) -> Volume:
         try:
-            return np.ascontiguousarray(voxels[begin:end], dtype=np.float32)
+            # A copy, also of a mapped file: whoever reads a tomogram may write into it.
+            return np.array(voxels[begin:end], dtype=np.float32, order="C")
         except Exception as error:  # zarr and numcodecs raise many kinds for a damaged chunk
             raise DataError(
                 f"{path}: a chunk of level 0 cannot be read ({reason_of(error)}); the store is damaged, copy or "
