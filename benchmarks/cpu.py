@@ -8,7 +8,7 @@ measured whatever the verdict.
 
     python benchmarks/cpu.py [--pair-window 64,128,128] [--pair-shape 64,128,176] [--shape 128,256,256] [--only small]
 
-The pair's volume holds a few windows only. Seconds for a tomogram of 184x630x630 are extrapolated from them, window by
+The volumes hold a few windows only. CPU seconds for a tomogram of 184x630x630 are extrapolated from them, window by
 window, and say so. The last line is one JSON object.
 """
 
@@ -156,8 +156,8 @@ def compare(model: Path, tomogram: Tomogram, truth: dict[str, Any] | None, threa
         row, peer = rows[name], rows[PEER]
         row["times_monai"] = round(peer["seconds"] / row["seconds"], 2)
         row["times_monai_in_cpu_seconds"] = round(peer["cpu_seconds"] / row["cpu_seconds"], 2)
-        row["extrapolated_seconds_of_184x630x630"] = round(
-            row["seconds"] * len(whole.starts_zyx) / len(plan.starts_zyx)
+        row["extrapolated_cpu_seconds_of_184x630x630"] = round(
+            row["cpu_seconds"] * len(whole.starts_zyx) / len(plan.starts_zyx)
         )
         row["picks_within_0.1_voxel"] = round(agreement(picks[TRUTH], found, pipeline), 4)
         if truth is not None:
