@@ -35,7 +35,8 @@ LAYOUT_MUST_GAIN = 1.05
 """Fused is taken unless another layout is faster by this factor, so that noise seldom changes the choice."""
 
 BUDGET_S = 5.0
-"""No step begins after this, except the first: what was not timed by then is not taken."""
+"""No step begins after this, except the first of each precision: what was not timed by then is not taken. Processor
+seconds where one thread computes: a busy machine must not cut the comparison short."""
 
 ROUNDS = 3
 """Every way is timed so often, in turns; the fastest counts, since the first one also makes plans and caches."""
@@ -130,7 +131,6 @@ def fastest_way(
         That torch computes with.
     """
     layouts = LAYOUTS if has_fused_norms() else LAYOUTS[1:]
-    # fp32 comes first: it is there when the budget ends, and bf16 is taken only where it was timed.
     ways = [Way(precision, layout) for layout in layouts for precision in sorted(precisions, reverse=True)]
     seconds = time_steps(config, n_classes, stride, batch, ways)
     way = choose(seconds)
@@ -143,9 +143,9 @@ def time_steps(
     config: NetworkConfig, n_classes: int, stride: int, batch: tuple[int, int, int, int], ways: Sequence[Way]
 ) -> dict[Way, float]:
     """Return seconds of a training step of those ways that the budget allowed; random state stays as it is."""
-    started = time.monotonic()
     # Processor time does not count other work on the machine, but counts threads that wait for each other.
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
     seconds: dict[Way, float] = {}
     with torch.random.fork_rng(devices=[]):
         networks = {}
@@ -156,10 +156,11 @@ def time_steps(
         for axis, rounds in ((SMALL_AXIS, 2), (LARGEST_AXIS, ROUNDS)):
             volume = torch.randn(min(batch[0], LARGEST_BATCH), 1, *(min(n, max(axis, least)) for n in batch[1:]))
             promising = [way for way in ways if seconds.get(way, 0.0) <= HOPELESS * min(seconds.values(), default=0.0)]
+            precisions = {way.precision for way in promising}
             seconds = {}
             for _ in range(rounds):
                 for way in promising:
-                    if seconds and time.monotonic() - started > BUDGET_S:
+                    if {other.precision for other in seconds} == precisions and clock() - started > BUDGET_S:
                         return seconds
                     before = clock()
                     _step(networks[way], volume, way.precision)
