@@ -135,7 +135,10 @@ def test_a_wrong_word_is_one_plain_line_and_status_2(words, sentence, capsys):
         (["export", "x", "--precision"], ["fp16", "fp32"]),
         (["engine", "x", "--flavour"], ["auto", "tensorrt", "tensorrt_rtx", "openvino"]),
         (["predict", "--data", "x", "--model", "x", "--out", "x", "--split"], ["train", "test"]),
-        (["predict", "--data", "x", "--model", "x", "--out", "x", "--provider"], ["auto", "tensorrt", "cuda", "openvino", "cpu"]),
+        (
+            ["predict", "--data", "x", "--model", "x", "--out", "x", "--provider"],
+            ["auto", "tensorrt", "cuda", "openvino", "cpu"],
+        ),
         (["rehearse", "--dataset", "x", "--data", "x", "--out", "x", "--layout"], ["flat", "nested"]),
         (["push", "x", "--only"], ["submit"]),
     ],
