@@ -77,8 +77,8 @@ format: $(READY)  ## format and fix what can be fixed
 kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py and kernels.toml
 	$(BIN)/python -m tomopoint kernels
 
-weights: $(READY)  ## make the model of the box, `small`, again from nothing: two hours; MINUTES=60 for less
-	$(BIN)/python -m tomopoint picker --particles docs/examples/competition.yaml --voxel-size 10.012444309 --scratch --seed 20261121 --runs 48 --minutes $(or $(MINUTES),115) --out work/small
+weights: $(READY)  ## make the model of the box, `small`, again from nothing: an hour of two cores; MINUTES=115 for more
+	$(BIN)/python -m tomopoint picker --particles docs/examples/competition.yaml --voxel-size 10.012444309 --scratch --seed 20261121 --runs 64 --minutes $(or $(MINUTES),54) --out work/small
 	$(BIN)/python -m tomopoint.picker.boxing work/small small
 
 wheels: $(READY)  ## fetch the wheels that Kaggle's image lacks; DRY=1 only says which, TENSORRT=index or wheel
