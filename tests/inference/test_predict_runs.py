@@ -255,7 +255,13 @@ def children_of(pid):
 def started(project, model, out, *words):
     """Start a prediction as a user would."""
     given = ["-m", "tomopoint", "predict", "--data", project.root, "--model", model, "--out", out, "--provider", "cpu"]
-    return subprocess.Popen([sys.executable, *given, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, *given, *words]
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that: not so from a terminal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def wait_for(condition, process):
