@@ -232,8 +232,8 @@ class TomogramStream:
             except Exception as error:  # noqa: BLE001
                 self.desk.failed(deal.run, error)
             else:
-                what = (tomogram.voxel_A, tomogram.notes, started, read_seconds, tomogram.record)
-                return _Work(deal.run, own, *what), prepared
+                work = _Work(deal.run, own, tomogram.voxel_A, tomogram.notes, started, read_seconds, tomogram.record)
+                return work, prepared
         return None
 
     def _after_window(self, run: ReadableRun, finishing: Future[None]) -> None:
