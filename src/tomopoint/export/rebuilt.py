@@ -24,6 +24,7 @@ from tomopoint.models.box import is_in_box
 
 if TYPE_CHECKING:
     from tomopoint.networks.ensemble import Ensemble
+    from tomopoint.validation.validated import ValidatedEnsemble
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,10 @@ def reference_of(model_path: Path) -> Iterator[Path]:
         yield path
 
 
-def rebuild_ensemble(model_path: Path) -> Ensemble:
-    """Return the networks of a graph, with its weights, as the module that it computes; needs PyTorch.
+def rebuilt_networks(model_path: Path) -> ValidatedEnsemble:
+    """Return the networks of a graph, with its weights, and its Pipeline: what it can be exported from again.
+
+    Needs PyTorch.
 
     Raises
     ------
@@ -57,8 +60,8 @@ def rebuild_ensemble(model_path: Path) -> Ensemble:
         As :func:`rebuild_reference`.
     """
     from tomopoint.networks.build import build_network
-    from tomopoint.networks.ensemble import Ensemble
     from tomopoint.networks.graph_weights import GraphNetworks, GraphWeights
+    from tomopoint.validation.validated import ValidatedEnsemble
 
     metadata = read_metadata(model_path)
     pipeline = pipeline_in(metadata, model_path)
@@ -75,8 +78,16 @@ def rebuild_ensemble(model_path: Path) -> Ensemble:
         network = build_network(config, len(pipeline.particles), pipeline.stride)
         network.load_state_dict(dict(stored.read(index).weights))
         networks.append(network)
-    shares = [member.weight for member in pipeline.members]
-    return Ensemble(networks, shares, pipeline.views, pipeline.offset_average).eval()
+    return ValidatedEnsemble(tuple(networks), pipeline, stored.networks.architectures)
+
+
+def rebuild_ensemble(model_path: Path) -> Ensemble:
+    """Return the networks of a graph as the module that it computes; see :func:`rebuilt_networks`."""
+    from tomopoint.networks.ensemble import Ensemble
+
+    rebuilt = rebuilt_networks(model_path)
+    shares = [member.weight for member in rebuilt.pipeline.members]
+    return Ensemble(rebuilt.networks, shares, rebuilt.pipeline.views, rebuilt.pipeline.offset_average).eval()
 
 
 def rebuild_reference(model_path: Path) -> Reference:

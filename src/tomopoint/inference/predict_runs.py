@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tomopoint.data.sources.run import ReadableRun
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.files import sha256_of
 from tomopoint.inference.budget import Budget
+from tomopoint.inference.cost import read_cost, tomogram_cost
 from tomopoint.inference.cpu_engine import TRIAL_SECONDS, choose_cpu_engine, is_of_openvino
 from tomopoint.inference.engines.engine_record import RECORD_NAME, EngineRecord
 from tomopoint.inference.engines.gpus import find_gpus
@@ -133,6 +134,13 @@ def predict_runs(
             **{"tomopoint": __version__, "n_runs": len(runs), "runs": [run.name for run in todo], "workers": n_workers},
             **{"model": str(model_path), "graph_sha256": origin.graph_sha256, "limit_s": limit},
         )
+
+        # What the first of them costs; the others are mostly of its shape.
+        with suppress(TomopointError):  # reading will say why
+            if todo:
+                cost = tomogram_cost(pipeline, read_cost(model_path), todo[0].describe(origin.tomo_type).shape_zyx)
+                logger.info("%s: %s", todo[0].name, cost.text())
+                folder.log("plan", run=todo[0].name, **asdict(cost))
 
         # On a CPU: in which precision, decided once for all workers, and for all that is resumed here.
         provider, record_path = options.provider, options.record_path
