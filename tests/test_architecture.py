@@ -32,17 +32,6 @@ COMMAND_LINE_ONLY = (
     *("distributed", "dask", "cyclopts", "attr", "attrs", "docstring_parser", "rich", "rich_rst", "markdown_it"),
     "pygments",
 )
-    "distributed",
-    "dask",
-    "cyclopts",
-    "attr",
-    "attrs",
-    "docstring_parser",
-    "rich",
-    "rich_rst",
-    "markdown_it",
-    "pygments",
-)
 KERNEL_PATH = ("kaggle.inputs", "kaggle.submit", "kaggle.engine_kernel", "inference", "data", "pipeline")
 HEAVY = ("torch", "monai", "lightning", "onnxruntime", "openvino", "onnx", "matplotlib", "plotly")
 

@@ -126,3 +126,46 @@ def test_what_is_no_cluster_is_refused(where, monkeypatch):
 def test_how_one_machine_is_shared_is_no_matter_of_a_cluster(blob_project, blob_model, tmp_path):
     with pytest.raises(TomopointError, match="--workers is for one machine"):
         predict(data=blob_project(1).root, model=blob_model, out=tmp_path / "out", workers=2, cluster="local:1")
+
+
+SLURM = {
+    "cores": 4,
+    "processes": 1,
+    "memory": "32GB",
+    "queue": "gpu",
+    "walltime": "04:00:00",
+    "job-extra-directives": ["--gres=gpu:1"],
+    "job-script-prologue": ["source /shared/venv/bin/activate"],
+    "interface": None,
+}
+"""As in docs/cluster.md, but for the network's interface."""
+
+
+def test_the_job_script_for_slurm_says_what_the_configuration_says(tmp_path, monkeypatch):
+    """No SLURM is here: an `sbatch` that keeps what it is given stands where the queue would be."""
+    dask = pytest.importorskip("dask")
+    kept = tmp_path / "script.sh"
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(f'#!/bin/sh\ncp "$1" {kept}\necho Submitted batch job 7\n')
+    (sbatch.parent / "scancel").write_text("#!/bin/sh\n")
+    for program in sbatch.parent.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}")
+    with dask.config.set({"jobqueue.slurm": {**dask.config.get("jobqueue.slurm", {}), **SLURM}}), connected("slurm:1"):
+        script = wait_for(lambda: kept.exists() and kept.read_text(), "a job submitted")
+    lines = script.splitlines()
+    for line in ("#SBATCH -p gpu", "#SBATCH -t 04:00:00", "#SBATCH --gres=gpu:1", "#SBATCH --cpus-per-task=4"):
+        assert line in lines
+    assert "source /shared/venv/bin/activate" in lines
+    assert "dask_worker" in lines[-1] or "dask worker" in lines[-1] or "distributed.cli.dask_worker" in lines[-1]
+    assert "tcp://" in lines[-1]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # dask-jobqueue's half-made cluster
+def test_a_queue_without_a_configuration_names_what_it_lacks():
+    with (
+        pytest.raises(TomopointError, match=r"cores, memory, queue and walltime under jobqueue.slurm"),
+        connected("slurm:1"),
+    ):
+        pass
