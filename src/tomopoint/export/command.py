@@ -80,6 +80,81 @@ def export(
     return CommandResult(text, figures)
 
 
+def adapt(
+    model: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(alias="-o")],
+    shape: str | None = None,
+    machine: Literal["t4", "cpu"] = "t4",
+    window: str | None = None,
+    thresholds: str = "",
+) -> CommandResult:
+    """Write a graph again with another window, or other thresholds, from the networks in it.
+
+    For tomograms of another shape, for a CPU, or with the thresholds of tomopoint tune. Nothing
+    is trained; the new graph is compared with PyTorch, as by tomopoint export.
+
+    Parameters
+    ----------
+    model
+        Graph that `tomopoint export` wrote; or a model's name, see tomopoint models.
+    out
+        File to write; reference.npz is written beside it.
+    shape
+        Voxels of the tomograms, as z,y,x: the window that covers them with the fewest voxels computed is taken.
+    machine
+        What computes it, with --shape: t4, up to 192x256x256 voxels at once; cpu, up to 192x352x352.
+    window
+        Network input in voxels, as z,y,x, instead.
+    thresholds
+        E.g. ribosome=0.3,thyroglobulin=0.2, or thresholds.json of tomopoint tune; the others stay. Scores are a little
+        others in another window, so thresholds are best chosen for it.
+    """
+    from dataclasses import replace
+
+    from tomopoint.data.selection import parse_thresholds
+    from tomopoint.export.onnx_export import ExportOptions, export_merged
+    from tomopoint.export.rebuilt import how_exported, rebuilt_networks
+    from tomopoint.files import check_output
+    from tomopoint.inference.cost import tomogram_cost
+    from tomopoint.inference.parity import format_table
+    from tomopoint.inference.reference import REFERENCE_NAME
+    from tomopoint.inference.tiles import MACHINES, choose_tiling
+    from tomopoint.models.box import find_model
+
+    if not (shape or window or thresholds):
+        raise EngineError("nothing is to be changed; give --shape or --window, --thresholds, or both")
+    model = find_model(model)
+    for path in (out, out.with_name(REFERENCE_NAME)):
+        check_output(path, [model, *([Path(thresholds)] if thresholds and "=" not in thresholds else [])])
+    rebuilt = rebuilt_networks(model)
+    pipeline = rebuilt.pipeline.with_thresholds(parse_thresholds(thresholds))
+    if shape or window:
+        shapes = [parse_zyx("shape", shape)] if shape else [pipeline.tiling.window_zyx]
+        divisor = max(network.divisor for network in rebuilt.networks)
+        window_zyx = None if window is None else parse_zyx("window", window)
+        tiling = choose_tiling(shapes, divisor, window_zyx, largest=MACHINES[machine])
+        pipeline = replace(pipeline, tiling=replace(tiling, edge_weight=pipeline.tiling.edge_weight))
+    report = export_merged(replace(rebuilt, pipeline=pipeline), out, ExportOptions(**how_exported(model)))
+    lines = [f"{report.path}: {report.n_bytes / 1e6:.1f} MB", format_table(report.rows)]
+    if shape:
+        lines.append(tomogram_cost(pipeline, report.cost, parse_zyx("shape", shape)).text())
+    if (shape or window) and not thresholds:
+        lines.append(
+            "its thresholds were chosen in another window: predict runs of which the truth is known, "
+            "`tomopoint tune`, and give thresholds.json to this command"
+        )
+    figures = {
+        "model": str(report.path),
+        "onnx_sha256": report.onnx_sha256,
+        "window_zyx": list(pipeline.tiling.window_zyx),
+        "thresholds": pipeline.thresholds,
+        "parity": [row.to_dict() for row in report.rows],
+    }
+    return CommandResult("\n".join(lines), figures)
+
+
 def plan(model: Path, /, *, shape: str = "184,630,630", tomograms: int = 500, gpus: int = 2) -> CommandResult:
     """Say what a graph costs on tomograms of some shape, before anything is computed.
 
