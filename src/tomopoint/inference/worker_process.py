@@ -24,6 +24,16 @@ class BoundedProcess(SpawnProcess):
     when it exits.
     """
 
+    def run(self) -> None:
+        """Call the target, in the process itself.
+
+        Its libraries make locks (numcodecs one for Blosc), which a spawned process names and lists for its parent to
+        remove: where it is killed, the parent would warn of leaked semaphores when it ends. A forking one leaves no
+        name behind. No process is started from here but by this class, which spawns.
+        """
+        multiprocessing.set_start_method("fork", force=True)
+        super().run()
+
     def join(self, timeout: float | None = None) -> None:
         """Wait for the process to end, at most `GRACE_SECONDS` unless told otherwise."""
         super().join(GRACE_SECONDS if timeout is None else timeout)
