@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tomopoint.data.normalisation import normalise
-from tomopoint.data.tomograms import describe_tomogram, read_tomogram, write_tomogram
+from tomopoint.data.stores import write_tomogram
+from tomopoint.data.tomograms import describe_tomogram, read_tomogram
 from tomopoint.errors import DataError
 from tomopoint.pipeline import Normalisation
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tomopoint.data.project import Run
+from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tables import read_pick_table
-from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import TomopointError
 from tomopoint.inference.command import predict, status, verify
 

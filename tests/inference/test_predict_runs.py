@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 
 from tomopoint import progress
-from tomopoint.data import tomograms
+from tomopoint.data import stores
 from tomopoint.data.project import Project
 from tomopoint.data.tables import empty_pick_table, read_pick_table
 from tomopoint.errors import EngineError, PipelineError, TomopointError
@@ -84,7 +84,7 @@ def test_bad_runs_are_reported_and_the_others_come_out(blob_project, blob_model,
     subprocess.run(["rm", "-r", missing.tomogram_path()], check=True)
     chunk = truncated.tomogram_path() / "0/0/0/0"
     chunk.write_bytes(chunk.read_bytes()[:100])
-    from tomopoint.data.tomograms import write_tomogram
+    from tomopoint.data.stores import write_tomogram
 
     volume = np.random.default_rng(0).normal(0, 1e-5, (20, 20, 20)).astype(np.float32)
     volume[3, 3, 3] = np.nan
@@ -110,7 +110,7 @@ def test_bad_runs_are_reported_and_the_others_come_out(blob_project, blob_model,
 
 def test_missing_chunks_are_said_with_the_picks(blob_project, blob_model, tmp_path, monkeypatch):
     """Of 2x3x3 chunks, one without a blob: every pick is there, and so is the note, also when nothing is left to do."""
-    monkeypatch.setattr(tomograms, "CHUNK_VOX", 20)
+    monkeypatch.setattr(stores, "CHUNK_VOX", 20)
     project = blob_project(2)
     incomplete, whole = project.runs
     (incomplete.tomogram_path() / "0/1/0/2").unlink()
@@ -340,7 +340,7 @@ def wait_for(condition, process):
 def test_a_killed_worker_loses_nothing(blob_project, slow_blob_model, tmp_path):
     """A worker is killed over its first run, by the signal of a kernel out of memory; another takes its place."""
     project, out = blob_project(3, (64, 64, 64)), tmp_path / "out"
-    parent = started(project, slow_blob_model, out, "--workers", "2")
+    parent = started(project, slow_blob_model, out)
     wait_for(lambda: (out / "log.jsonl").exists() and events(out, "begun"), parent)
     os.kill(children_of(parent.pid)[0], signal.SIGKILL)
     _, said = parent.communicate(timeout=120)

@@ -19,7 +19,8 @@ from training_data import PARTICLES, VOXEL_A, write_project
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Project
-from tomopoint.data.tomograms import read_tomogram, write_tomogram
+from tomopoint.data.stores import write_tomogram
+from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.training import fit
 from tomopoint.training.checkpoints import CANDIDATES, MemberRecord, find_members, load_member

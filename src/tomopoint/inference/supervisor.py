@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 
+from tomopoint.data.notes import LESS_OVERLAP
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.crash_policy import CrashPolicy
@@ -256,7 +257,7 @@ class Supervisor:
         elif message.kind == "done":
             del worker.dealt[name]
             share = self._shares.pop(name, 1.0)
-            self.notes[name] = (*details["notes"], *(["windows overlapped less, for time"] if share < 1 else []))
+            self.notes[name] = (*details["notes"], *([f"{LESS_OVERLAP}, for time"] if share < 1 else []))
             self.budget.add(details["seconds"] / share)
             self.policy.finished(worker.number)
             self._n_outages = 0

@@ -27,8 +27,8 @@ from tomopoint import __version__
 from tomopoint.data.particles import PARTICLES_NAME
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import SAMPLE_SUBMISSION, SIMULATION_RECORD, SPLITS, TRUTH_FOLDER, Run
+from tomopoint.data.stores import COMPETITION_SCALE_A, write_tomogram
 from tomopoint.data.tables import write_submission
-from tomopoint.data.tomograms import COMPETITION_SCALE_A, write_tomogram
 from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
 from tomopoint.progress import track
