@@ -452,7 +452,7 @@ def test_voxels_that_the_prediction_took_for_others_are_no_fault_of_the_rows(roo
         "say --voxel-size 20, as tomopoint predict was told",
     )
     write_log(out, STARTED, done("TS_1") | read_as(20.0, False), done("TS_2"), done("TS_3"))
-    assert "if the file was changed since, remove the run's part" in verify(root).unchecked[0]
+    assert "A: say no --voxel-size, as tomopoint predict was told none; or, if the file" in verify(root).unchecked[0]
 
 
 def test_advice_fits_what_is_noted(root, out):

@@ -133,8 +133,8 @@ def check_inside(
             advice = (
                 f"say --voxel-size {reading.voxel_A:g}, as tomopoint predict was told"
                 if reading.is_stated
-                else "say what tomopoint predict was told of them; if the file was changed since, remove the run's "
-                "part and predict it again"
+                else "say no --voxel-size, as tomopoint predict was told none; or, if the file was changed since, "
+                "remove the run's part and predict it again"
             )
             otherwise[f"voxels of {reading.voxel_A:.3f} A, here they are {info.voxel_A:.3f} A: {advice}"].append(
                 run.name

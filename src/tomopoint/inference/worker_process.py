@@ -12,6 +12,7 @@ from multiprocessing.context import SpawnProcess
 
 from tomopoint.inference.stream import Deal
 from tomopoint.inference.worker import Job, Message, work
+from tomopoint.processes import leave_no_semaphores
 
 GRACE_SECONDS = 10.0
 """A worker that is told to end has this long to do so, and as long again to be gone once it is killed."""
@@ -25,13 +26,8 @@ class BoundedProcess(SpawnProcess):
     """
 
     def run(self) -> None:
-        """Call the target, in the process itself.
-
-        Its libraries make locks (numcodecs one for Blosc), which a spawned process names and lists for its parent to
-        remove: where it is killed, the parent would warn of leaked semaphores when it ends. A forking one leaves no
-        name behind. No process is started from here but by this class, which spawns.
-        """
-        multiprocessing.set_start_method("fork", force=True)
+        """Call the target, in the process itself; any process that is started from there is of this class."""
+        leave_no_semaphores()
         super().run()
 
     def join(self, timeout: float | None = None) -> None:
