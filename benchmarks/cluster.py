@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from tomopoint.cluster.predict import ClusterCrew
 from tomopoint.cluster.scheduler import connected
 from tomopoint.data.project import Project, Run
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.predict_runs import PredictOptions, predict_runs

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 
 from tomopoint.data.project import Run
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 from tomopoint.inference.parts import PartOrigin
 from tomopoint.inference.stream import Deal
 from tomopoint.inference.tiles import TilePlan

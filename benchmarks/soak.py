@@ -37,8 +37,8 @@ import numpy as np
 import torch
 
 from tomopoint.data.project import Project, Run
+from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tables import read_pick_table
-from tomopoint.data.tomograms import write_tomogram
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig

@@ -74,6 +74,10 @@ MOVED = {
 """Options that a command does not have, or no longer has, and what to do instead."""
 
 
+USAGE = {"score": "Usage: tomopoint score --truth PATH [OPTIONS] SUBMISSION [OTHER]"}
+"""Where cyclopts would call an argument that may be left out ARGS."""
+
+
 def _shown_default(value: Any) -> str | None:
     """Return a default as one would type it; a flag and what is left open have none."""
     if value is None or value is False or value == "":
@@ -99,7 +103,7 @@ app = App(
 for stretch, commands in COMMANDS.items():
     group = Group.create_ordered(stretch)
     for place, (name, target) in enumerate(commands.items()):
-        app.command(target, name=name, group=group, sort_key=place)
+        app.command(target, name=name, group=group, sort_key=place, usage=USAGE.get(name))
 
 general = Group.create_ordered("With every command")
 app.register_install_completion_command(help="Let your shell complete commands and options.")

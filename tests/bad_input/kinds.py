@@ -25,8 +25,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tomopoint.data.particles import read_particles
 from tomopoint.data.picks import read_picks
+from tomopoint.data.stores import COMPETITION_SCALE_A
 from tomopoint.data.tables import COORDINATES, PICK_COLUMNS, read_pick_table
-from tomopoint.data.tomograms import COMPETITION_SCALE_A, describe_tomogram, read_tomogram
+from tomopoint.data.tomograms import describe_tomogram, read_tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
 from tomopoint.evaluation.history import parity_section, read_validation, timings_section
 from tomopoint.inference.cost import GraphCost, read_cost

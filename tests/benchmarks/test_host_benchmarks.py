@@ -20,10 +20,11 @@ def result_of(name, *words):
 
 
 def test_both_sides_of_overhead_find_the_same_picks():
-    words = ["--shape", "60,160,128", "--windows", "64,64,64", "64,96,96", "--picks", "5", "--tomograms", "1"]
-    for figures in result_of("overhead", *words).values():
-        assert figures["picks"] > 30
-        assert figures["different"] == 0
+    """Windows of one size: each costs two processes, one of which loads MONAI."""
+    words = ["--shape", "60,128,128", "--windows", "64,64,64", "--picks", "5", "--tomograms", "1"]
+    (figures,) = result_of("overhead", *words).values()
+    assert figures["picks"] > 30
+    assert figures["different"] == 0
 
 
 def test_decoding_is_the_loops():

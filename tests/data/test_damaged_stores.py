@@ -14,7 +14,8 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
-from tomopoint.data.tomograms import COMPETITION_SCALE_A, describe_tomogram, read_tomogram
+from tomopoint.data.stores import COMPETITION_SCALE_A
+from tomopoint.data.tomograms import describe_tomogram, read_tomogram
 from tomopoint.errors import DataError
 
 LARGE_ZYX = (40, 160, 160)

@@ -188,7 +188,7 @@ def test_pipes_and_dangling_links_are_refused_and_links_to_files_read(tmp_path):
 
 def test_more_than_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = write_mrc(tmp_path / "TS_1.mrc", values("float32"))
-    monkeypatch.setattr(tomograms.os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 1000)
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PAGE_SIZE" else 1000)
     with pytest.raises(DataError, match="5x7x9 does not fit into this machine's memory"):
         read_tomogram(path)
 

@@ -16,7 +16,8 @@ from tomopoint.data.reading import FACTORS, Reading
 from tomopoint.data.sources.find import find_tomograms
 from tomopoint.data.sources.run import FileRun
 from tomopoint.data.sources.tree import Choice
-from tomopoint.data.tomograms import read_tomogram, write_tomogram
+from tomopoint.data.stores import write_tomogram
+from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import DataError
 
 SHAPE_ZYX = (8, 10, 12)

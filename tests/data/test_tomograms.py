@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from tomopoint.data import stores
 from tomopoint.data.normalisation import normalise
-from tomopoint.data.tomograms import describe_tomogram, read_tomogram, write_tomogram
+from tomopoint.data.stores import write_tomogram
+from tomopoint.data.tomograms import describe_tomogram, read_tomogram
 from tomopoint.errors import DataError
 from tomopoint.pipeline import Normalisation
 
@@ -206,12 +208,10 @@ def test_wrong_number_of_axes(tmp_path, store):
 
 
 def test_a_write_that_dies_leaves_no_store(tmp_path, volume, monkeypatch):
-    import tomopoint.data.tomograms as tomograms
-
     def die(_: np.ndarray) -> np.ndarray:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(tomograms, "_halve", die)
+    monkeypatch.setattr(stores, "_halve", die)
     with pytest.raises(OSError, match="No space left"):
         write_tomogram(tmp_path / "a.zarr", volume)
     assert not (tmp_path / "a.zarr").exists()

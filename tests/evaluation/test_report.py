@@ -11,8 +11,9 @@ import pytest
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import SIMULATION_RECORD, Project, Run
+from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tables import write_pick_table, write_submission
-from tomopoint.data.tomograms import Tomogram, read_tomogram, write_tomogram
+from tomopoint.data.tomograms import Tomogram, read_tomogram
 from tomopoint.errors import DataError, EngineError, TomopointError
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.command import report

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.export import onnx_export
 from tomopoint.export.command import export

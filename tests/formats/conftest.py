@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from tomopoint.data.project import Run
+from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tables import write_pick_table
-from tomopoint.data.tomograms import write_tomogram
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
 
 sys.path.insert(0, str(Path(__file__).parent))

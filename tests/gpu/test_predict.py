@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tomopoint.data.project import Run
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SHAPE_ZYX = (40, 50, 60)

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tomopoint.data.project import Run
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 from tomopoint.pipeline import COMPETITION_PARTICLES, Decoding, Normalisation, Pipeline, Tiling
 
 VOXEL_A = 10.012444310158676

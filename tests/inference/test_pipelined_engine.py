@@ -153,8 +153,7 @@ def windows_of(count: int) -> np.ndarray:
     return np.random.default_rng(count).random((count, 1, *WINDOW_ZYX), dtype=np.float32)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize(("batch", "count"), [(1, 1), (1, 2), (1, 3), (3, 1), (3, 3), (3, 5), (3, 8)])
 def test_every_window_gets_its_own_outputs_in_order(batch, count):
     engine, executable, _ = make(batch)
     windows = windows_of(count)
@@ -178,9 +177,9 @@ def test_results_of_one_call_survive_the_next():
 
 def test_the_host_prepares_the_second_batch_before_it_waits_for_the_first():
     engine, _, driver = make()
-    engine.infer(windows_of(4))
+    engine.infer(windows_of(3))
     assert driver.log[:5] == ["in", "event", "in", "event", "wait"]
-    assert driver.log.count("wait") == 4
+    assert driver.log.count("wait") == 3
     assert len(driver.memory) == 3 * N_SLOTS
 
 
@@ -240,12 +239,12 @@ def test_closing_after_a_failure_hides_nothing_behind_a_second_one():
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 8, 4, 4), (1, 2, *WINDOW_ZYX), WINDOW_ZYX, (0, 1, *WINDOW_ZYX), (9, 1, *WINDOW_ZYX)]
+    "shape", [(1, 1, 8, 4, 4), (1, 2, *WINDOW_ZYX), WINDOW_ZYX, (0, 1, *WINDOW_ZYX), (4, 1, *WINDOW_ZYX)]
 )
 def test_other_shapes_are_refused_and_do_no_harm(shape):
     engine, _, _ = make()
-    assert engine.batch == BATCHES_PER_CALL == 8
-    with pytest.raises(EngineError, match=r"takes 1 to 8 windows of shape \(1, 8, 4, 6\)"):
+    assert engine.batch == BATCHES_PER_CALL == 3
+    with pytest.raises(EngineError, match=r"takes 1 to 3 windows of shape \(1, 8, 4, 6\)"):
         engine.infer(np.zeros(shape, np.float32))
     engine.infer(windows_of(1))
 

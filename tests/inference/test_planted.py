@@ -187,10 +187,13 @@ def test_one_output_is_merged_while_the_next_is_computed():
             merging.set()
             return super().__iter__()
 
+    def order_window(n_done, n_windows):
+        order.append(f"window {n_done} of {n_windows}")
+
     volume = ramp((32, 32, 60))
-    maps = predict_volume(volume, Waiting(volume, {}, PIPELINE), PIPELINE, on_window=lambda: order.append("window"))
+    maps = predict_volume(volume, Waiting(volume, {}, PIPELINE), PIPELINE, order_window)
     assert maps.scores.shape == (6, 16, 16, 30)
-    assert order == ["infer", "window"] * 3
+    assert order == ["infer", "window 1 of 3", "infer", "window 2 of 3", "infer", "window 3 of 3"]
 
 
 def test_another_voxel_size_is_refused():

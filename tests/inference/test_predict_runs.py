@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -19,12 +20,14 @@ import onnx
 import pandas as pd
 import pytest
 
-from tomopoint.data import tomograms
+from tomopoint import progress
+from tomopoint.data import stores
 from tomopoint.data.project import Project
 from tomopoint.data.tables import empty_pick_table, read_pick_table
 from tomopoint.errors import EngineError, PipelineError, TomopointError
 from tomopoint.files import sha256_of
 from tomopoint.inference import predict_runs as predict_runs_module
+from tomopoint.inference import supervisor as supervisor_module
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.crash_policy import BLAMED_BEFORE_PUT_OFF, TRIES_AT_THE_END
 from tomopoint.inference.engines.graph_metadata import read_pipeline
@@ -81,7 +84,7 @@ def test_bad_runs_are_reported_and_the_others_come_out(blob_project, blob_model,
     subprocess.run(["rm", "-r", missing.tomogram_path()], check=True)
     chunk = truncated.tomogram_path() / "0/0/0/0"
     chunk.write_bytes(chunk.read_bytes()[:100])
-    from tomopoint.data.tomograms import write_tomogram
+    from tomopoint.data.stores import write_tomogram
 
     volume = np.random.default_rng(0).normal(0, 1e-5, (20, 20, 20)).astype(np.float32)
     volume[3, 3, 3] = np.nan
@@ -107,7 +110,7 @@ def test_bad_runs_are_reported_and_the_others_come_out(blob_project, blob_model,
 
 def test_missing_chunks_are_said_with_the_picks(blob_project, blob_model, tmp_path, monkeypatch):
     """Of 2x3x3 chunks, one without a blob: every pick is there, and so is the note, also when nothing is left to do."""
-    monkeypatch.setattr(tomograms, "CHUNK_VOX", 20)
+    monkeypatch.setattr(stores, "CHUNK_VOX", 20)
     project = blob_project(2)
     incomplete, whole = project.runs
     (incomplete.tomogram_path() / "0/1/0/2").unlink()
@@ -119,6 +122,68 @@ def test_missing_chunks_are_said_with_the_picks(blob_project, blob_model, tmp_pa
         assert f"look at their tomograms:\n  {note}: {incomplete.name}" in summary.text()
         check_picks(project, read_pick_table(summary.folder.submission_path))
     assert {e["run"]: e["notes"] for e in events(tmp_path / "out", "done")} == {incomplete.name: [note], whole.name: []}
+
+
+def test_a_failed_run_is_said_once_when_it_fails_and_once_at_the_end(blob_project, blob_model, tmp_path):
+    project, out = blob_project(3), tmp_path / "out"
+    shutil.rmtree(project.runs[1].tomogram_path() / "0")
+    parent = started(project, blob_model, out)
+    summary, said = parent.communicate(timeout=120)
+    assert parent.returncode == 1
+    reason = "it has no readable array '0'"
+    assert summary.count(reason) == 1
+    assert said.count(reason) == 1
+    assert [line.endswith("; it is tried once more at the end") for line in said.splitlines() if reason in line] == [
+        True
+    ]
+    assert len(events(out, "failed")) == 2
+
+
+def test_progress_is_told_by_windows_and_with_the_time_left(blob_project, blob_model, tmp_path, caplog, monkeypatch):
+    """One run alone: of 3x3x4 windows each is told, in the log of the prediction, too, and decoding comes after."""
+    caplog.set_level("INFO", "tomopoint.progress")
+    monkeypatch.setattr(progress, "SHORTEST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PAUSE_SHARE", 0.0)
+    monkeypatch.setattr(progress, "FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(supervisor_module, "SECONDS_BETWEEN_WINDOWS", 0.0)
+    project, out = blob_project(1, (60, 60, 76)), tmp_path / "out"
+    summary = predict_runs(project.runs, blob_model, out, CPU)
+    assert [(e["run"], e["n_done"], e["n_windows"]) for e in events(out, "windows")] == [
+        ("TS_0_1", n, 36) for n in range(1, 37)
+    ]
+    said = [record.getMessage() for record in caplog.records]
+    pattern = r"predict: 0 of 1 runs, TS_0_1 window (\d+) of 36, \d+ s, about \d+ s left"
+    told = [int(re.fullmatch(pattern, text)[1]) for text in said[:-1]]  # what came in one turn is told as one
+    assert told == sorted(set(told))
+    assert len(told) > 1
+    assert re.fullmatch(r"predict: 1 of 1 runs, \d+ s", said[-1])
+    assert re.search(r"500 tomograms like these would take about \S+ \w+ on this machine\.", summary.text())
+    assert summary.figures()["seconds_per_500_runs"] == pytest.approx(500 * summary.mean_run_seconds, abs=1)
+
+
+def test_what_many_tomograms_take_leaves_out_the_first_of_each_worker(tmp_path):
+    """Which is alone: nothing is read, decoded or written beside it."""
+    assert Budget(None, 2, [9.0, 8.0, 4.0, 5.0, 6.0]).usual_cost == 5.0
+    assert Budget(None, 2, [9.0, 7.0]).usual_cost == 8.0
+    assert Budget(None).usual_cost == 0.0
+
+
+def test_without_a_run_that_was_predicted_now_nothing_is_told_of_many(blob_project, blob_model, tmp_path):
+    project, out = blob_project(1), tmp_path / "out"
+    assert "500 tomograms" in predict_runs(project.runs, blob_model, out, CPU).text()
+    assert "500 tomograms" not in predict_runs(project.runs, blob_model, out, CPU).text()
+
+
+def test_runs_of_earlier_predictions_in_the_folder_are_told_apart(blob_project, blob_model, tmp_path):
+    project, out = blob_project(3), tmp_path / "out"
+    first = predict_runs(project.runs[:2], blob_model, out, CPU)
+    assert first.n_others == 0
+    assert re.search(r"2 of 2 runs predicted in \d+ s, 6 picks above their thresholds:", first.text())
+    last = predict_runs(project.runs[2:], blob_model, out, CPU)
+    assert last.n_others == 2
+    said = r"1 of 1 runs predicted in \d+ s, 9 picks of these and 2 other runs that are done in this folder above"
+    assert re.search(said, last.text())
+    assert last.figures()["n_other_runs"] == 2
 
 
 def test_a_note_of_many_runs_is_one_line(tmp_path):
@@ -275,12 +340,14 @@ def wait_for(condition, process):
 def test_a_killed_worker_loses_nothing(blob_project, slow_blob_model, tmp_path):
     """A worker is killed over its first run, by the signal of a kernel out of memory; another takes its place."""
     project, out = blob_project(3, (64, 64, 64)), tmp_path / "out"
-    parent = started(project, slow_blob_model, out, "--workers", "2")
+    parent = started(project, slow_blob_model, out)
     wait_for(lambda: (out / "log.jsonl").exists() and events(out, "begun"), parent)
     os.kill(children_of(parent.pid)[0], signal.SIGKILL)
-    parent.communicate(timeout=120)
+    _, said = parent.communicate(timeout=120)
     assert parent.returncode == 0
     assert len(events(out, "died")) == 1
+    assert "resource_tracker" not in said  # which warns of the semaphores that a killed process leaves
+    assert "leaked" not in said
     check_picks(project, read_pick_table(out / "submission.csv"))
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,23 @@ def test_a_prediction_at_work(out, held, at):
     figures = json.loads(json.dumps(status.figures()))
     assert figures["hours_left"] == pytest.approx(680 / 3600, abs=1e-3)
     assert figures["running"][0] == {"run": "TS_31", "worker": 1, "since": NOW + 1201}
+
+
+def test_a_run_that_takes_minutes_is_told_with_its_windows(out, held, at):
+    """Of a run begun again, after its worker died or it failed, only the windows of this time."""
+    log(out, (0, "prediction", start(RUNS[:3])), begin(1, "TS_0"), begin(1, "TS_1", 1))
+    for seconds, run, n_done in ((40, "TS_0", 3), (41, "TS_1", 9), (70, "TS_0", 5)):
+        log(out, (seconds, "windows", {"run": run, "worker": 0, "n_done": n_done, "n_windows": 9}))
+    log(out, begin(80, "TS_1", 1))
+    at(90)
+    status = prediction_status(out)
+    text = status.text()
+    assert re.search(r"running  TS_0 \(worker 0, since \S+ \S+, 5 of 9 windows at \S+ \S+\), TS_1 \(worker 1, ", text)
+    assert text.count("windows") == 1
+    running = status.figures()["running"]
+    assert [run.get("n_windows_done") for run in running] == [5, None]
+    finish(out, 95, "TS_0")
+    assert "windows" not in prediction_status(out).text()
 
 
 def test_times_are_local(out, monkeypatch):

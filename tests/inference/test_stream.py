@@ -45,6 +45,7 @@ class Desk:
         self.found: dict[str, stream.Found] = {}
         self.errors: dict[str, Exception] = {}
         self.current = ""
+        self.windows: list[tuple[str, int, int]] = []
 
     def tell(self, kind: str, run: Run) -> None:
         with self.heard:
@@ -72,7 +73,8 @@ class Desk:
         self.current = run.name
         self.tell("begun", run)
 
-    def window(self, run: Run) -> None:
+    def window(self, run: Run, n_done: int, n_windows: int) -> None:
+        self.windows.append((run.name, n_done, n_windows))
         self.tell("window", run)
 
     def done(self, run: Run, found: stream.Found) -> None:

@@ -262,13 +262,13 @@ def test_a_worker_without_its_parent_writes_nothing_more(tmp_path):
     parent = _Parent(Job(tmp_path, "cpu", None, 1, tmp_path, PartOrigin("0" * 64, "denoised")), theirs)
     run = Run("TS_1", "test", tmp_path)
     parent.write(run, empty_pick_table())
-    parent.window(run)
-    assert ours.recv() == Message("window", "TS_1")
+    parent.window(run, 2, 9)
+    assert ours.recv() == Message("window", "TS_1", {"n_done": 2, "n_windows": 9})
     part_path(tmp_path, "TS_1").unlink()
     ours.close()
-    parent.window(run)  # the pipe is closed, and that is for the listener to find out
+    parent.window(run, 3, 9)  # the pipe is closed, and that is for the listener to find out
     parent.is_gone.set()
-    for step in (lambda: parent.window(run), lambda: parent.write(run, empty_pick_table())):
+    for step in (lambda: parent.window(run, 4, 9), lambda: parent.write(run, empty_pick_table())):
         with pytest.raises(SystemExit) as ended:
             step()
         assert ended.value.code == 0

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tomopoint.__main__ import main
 from tomopoint.data.project import Project, Run
 from tomopoint.data.selection import select_picks
+from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tables import passing, write_submission
-from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import DataError
 from tomopoint.inference.parts import PartOrigin, load_part, read_part, write_part
 from tomopoint.inference.verify import verify_submission
@@ -429,9 +429,49 @@ def test_runs_without_a_pick_and_incomplete_stores(root, out):
     assert found.warnings == (
         f"{out / 'submission.csv'}: 1 of 3 runs have no pick: TS_3; look at their tomograms, or lower thresholds with "
         "`tomopoint rethreshold`",
-        f"{out / 'log.jsonl'}: {note}: TS_1, TS_2; where that can be mended, remove the run's part and "
-        "predict it again",
+        f"{out / 'log.jsonl'}: {note}: TS_1, TS_2; copy or download these stores again, remove the part of each of "
+        "these runs and run the same `tomopoint predict` command again",
     )
+
+
+def read_as(voxel_A, is_stated):
+    return {"read": {"format": "OME-Zarr, float32", "voxel_A": voxel_A, "is_stated": is_stated}}
+
+
+def test_voxels_that_the_prediction_took_for_others_are_no_fault_of_the_rows(root, out):
+    """Picks at twice the tomogram's own Angstrom: predicted with --voxel-size 20."""
+    write_part(out / "parts", "TS_1", table("TS_1", [("ribosome", 1100, 50, 60, 0.9)]), ORIGIN)
+    join(out)
+    (error,) = verify(root).errors
+    assert "lies outside the tomogram of TS_1, which ends at x 560.0, y 400.0, z 240.0 A" in error
+    write_log(out, STARTED, done("TS_1") | read_as(20.0, True), done("TS_2"), done("TS_3") | read_as(10.0, True))
+    found = verify(root)
+    assert found.errors == ()
+    assert found.unchecked == (
+        "whether picks lie inside the tomogram of TS_1, predicted as of voxels of 20.000 A, here they are 10.000 A: "
+        "say --voxel-size 20, as tomopoint predict was told",
+    )
+    write_log(out, STARTED, done("TS_1") | read_as(20.0, False), done("TS_2"), done("TS_3"))
+    assert "A: say no --voxel-size, as tomopoint predict was told none; or, if the file" in verify(root).unchecked[0]
+
+
+def test_advice_fits_what_is_noted(root, out):
+    """How a tomogram is read is another prediction's; what its file lacks is mended there."""
+    notes = {
+        "contrast unclear, read as it is": "predict them with --invert, with another --out",
+        "protein looks light in the file to the networks: see --invert": "another --invert, with another --out",
+        "windows overlapped less, for time": "remove the part of each of these runs and run the same",
+        "stored as int16, the competition's are float32": "no fault, unless values were cut off",
+        "unlike the denoised tomograms of training: tails outside 1 to 2": "fine-tuning on a few such tomograms helps",
+        "a note of another version": "look at these tomograms",
+    }
+    write_log(out, STARTED, done("TS_1", *notes), done("TS_2"), done("TS_3"))
+    warnings = verify(root).warnings
+    assert len(warnings) == len(notes)
+    for warning, (note, advice) in zip(warnings, notes.items(), strict=True):
+        assert warning.startswith(f"{out / 'log.jsonl'}: {note}: TS_1; ")
+        assert advice in warning
+        assert ("remove the part" in warning) == ("overlapped" in note)
 
 
 def test_a_note_of_an_earlier_try_is_not_repeated(root, out):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.kaggle.dataset import stage_dataset
 from tomopoint.networks.build import build_network

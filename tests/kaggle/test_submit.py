@@ -8,7 +8,7 @@ import onnx
 import pandas as pd
 import pytest
 
-from tomopoint.data import tomograms
+from tomopoint.data import stores, tomograms
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError
 from tomopoint.export.cost import measured_hours, project
@@ -81,8 +81,8 @@ def test_a_broken_run_is_reported_and_the_others_come_out(root):
 
 def test_missing_chunks_are_in_the_report_and_the_table(root, monkeypatch):
     store = root / "input/czii/test/static/ExperimentRuns/TS_2/VoxelSpacing10.000/denoised.zarr"
-    monkeypatch.setattr(tomograms, "CHUNK_VOX", 20)
-    tomograms.write_tomogram(store, tomograms.read_tomogram(store).volume_zyx)
+    monkeypatch.setattr(stores, "CHUNK_VOX", 20)
+    stores.write_tomogram(store, tomograms.read_tomogram(store).volume_zyx)
     (store / "0/0/0/0").unlink()
     result = run(root)
     assert result.ok

@@ -1,6 +1,8 @@
 """Simulated projects on disk: the competition's layout, resuming, independence of runs."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -181,6 +183,29 @@ def test_no_process_outlives_a_killed_command(tmp_path: Path) -> None:
         command.kill()
         command.wait()
     assert wait_for(lambda: not any(is_alive(process) for process in processes))
+
+
+def test_a_process_that_is_ended_from_outside_is_said_in_a_sentence(tmp_path: Path) -> None:
+    """As by a kernel out of memory; and no warning of semaphores that it left."""
+    words = [sys.executable, "-m", "tomopoint", "simulate", str(tmp_path / "data"), "--train-runs", "400"]
+    words += ["--shape", "32,64,64", "--workers", "2"]
+    command = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        # Its first run is written, and with it the lock made that Blosc takes.
+        wait_for(lambda: list((tmp_path / "data").rglob("TS_*.json")))
+        for child in children_of(command.pid):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(child, signal.SIGKILL)
+        _, said = command.communicate(timeout=120)
+    finally:
+        command.kill()
+    assert command.returncode == 1
+    assert said.splitlines()[-1] == (
+        "tomopoint simulate: a process that made runs was ended from outside, by a machine out of memory as a rule; "
+        "run the same command again to go on, with fewer --workers than 2"
+    )
+    assert "leaked" not in said
+    assert "Traceback" not in said
 
 
 def children_of(pid):

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 import shutil
 import time
 from pathlib import Path
@@ -18,7 +19,8 @@ from training_data import PARTICLES, VOXEL_A, write_project
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Project
-from tomopoint.data.tomograms import read_tomogram, write_tomogram
+from tomopoint.data.stores import write_tomogram
+from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.training import fit
 from tomopoint.training.checkpoints import CANDIDATES, MemberRecord, find_members, load_member
@@ -683,6 +685,9 @@ def test_the_log_says_how_much_there_is_to_do_and_how_far_it_is(data, tmp_path, 
     timed = next(i for i, text in enumerate(said) if "fold0/segresnet is member 1 of 2" in text)
     epoch = next(i for i, text in enumerate(said) if text.startswith("fold0/segresnet epoch 1 of 2, step 22: loss"))
     assert first < timed < epoch  # from bare steps, before the first epoch is over
+    assert re.search(r", \d+ s, about \d+ (s|min) left$", said[epoch])
+    last = next(text for text in said if text.startswith("fold0/segresnet epoch 2 of 2, step 44: loss"))
+    assert "left" not in last
     assert any("fold1/segresnet is member 2 of 2" in text and "with validation" in text for text in said)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Run
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 from tomopoint.evaluation.thresholds import sweep, threshold_grid
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.engines.torch import TorchEngine

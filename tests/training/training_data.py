@@ -5,7 +5,7 @@ import torch
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Run
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 from tomopoint.pipeline import Particle
 from tomopoint.training.crops.tomograms import TrainingTomogram
 

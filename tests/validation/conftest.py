@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from validation_data import NETWORKS, RECIPE_USED, RUNS, SHAPE_ZYX, VOXEL_A, write_member
 
 from tomopoint.data.picks import write_picks
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 from tomopoint.training.checkpoints import RECIPE
 from tomopoint.validation.command import validate
 

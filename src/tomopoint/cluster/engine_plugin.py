@@ -214,7 +214,7 @@ class _Desk:
     def begun(self, run: ReadableRun) -> None:
         self._say("begun", run=run.name)
 
-    def window(self, run: ReadableRun) -> None:
+    def window(self, run: ReadableRun, n_done: int, n_windows: int) -> None:
         pass
 
     def done(self, run: ReadableRun, found: Found) -> None:

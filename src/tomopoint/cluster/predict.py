@@ -18,7 +18,7 @@ from tomopoint.errors import EngineError
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.folder import PredictionFolder
-from tomopoint.inference.supervisor import LONGEST_OUTAGE_PAUSE, OUTAGES_BEFORE_FAILED
+from tomopoint.inference.supervisor import LONGEST_OUTAGE_PAUSE, OUTAGES_BEFORE_FAILED, Standing
 from tomopoint.inference.worker import Job
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class ClusterCrew:
         """Workers that finished a run."""
         return len(self._productive)
 
-    def settle(self) -> Iterator[None]:
-        """Work until every run is settled, the time is up, or no worker has an engine; yield per settled run."""
+    def settle(self) -> Iterator[Standing]:
+        """Work until every run is settled, the time is up, or no worker has an engine; yield what has moved."""
         self.client.subscribe_topic(TOPIC, self._hear)
         n_settled, pause_until = 0, 0.0
         try:
@@ -139,9 +139,9 @@ class ClusterCrew:
                     pause = min(self.outage_pause * 2.0 ** (max(self._outages.values()) - 1), LONGEST_OUTAGE_PAUSE)
                     self._warn(f"{n_outages} runs cannot be read for now: the next run is dealt in {pause:.0f} s")
                     pause_until = time.monotonic() + pause
-                while n_settled < len(self.notes) + len(self.failed):
-                    n_settled += 1
-                    yield
+                if n_settled < len(self.notes) + len(self.failed):
+                    n_settled = len(self.notes) + len(self.failed)
+                    yield Standing(n_settled, f"{n_settled} of {self._n_runs} runs")
         finally:
             self.client.cancel(list(self._futures))
             self.client.unsubscribe_topic(TOPIC)

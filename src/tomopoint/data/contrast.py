@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from tomopoint.data.notes import UNLIKE_TRAINING
 from tomopoint.data.read_record import Protein
 
 Volume = npt.NDArray[np.float32]
@@ -154,7 +155,7 @@ def unlike(statistics: Statistics, tomo_type: str) -> list[str]:
         ("correlation of neighbours along x", x, known.correlation_x),
     )
     return [
-        f"unlike the {tomo_type} tomograms of training: {name} outside {limits.low:g} to {limits.high:g}"
+        f"{UNLIKE_TRAINING} {tomo_type} tomograms of training: {name} outside {limits.low:g} to {limits.high:g}"
         for name, value, limits in compared
         if not limits.holds(value)
     ]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tomopoint.data.multiscale import ISOTROPY_TOLERANCE
+from tomopoint.data.notes import ODD_HEADER, THIN_ALONG_Y
 from tomopoint.errors import DataError, reason_of
 from tomopoint.files import require_file
 
@@ -105,7 +106,7 @@ def open_mrc(path: Path, voxel_A: float | None = None) -> MrcTomogram:
     depth, height, width = voxels_zyx.shape
     if height < FLAT_SHARE * min(depth, width):
         oddities.append(
-            f"thinnest along y ({width}x{height}x{depth} voxels along x, y, z): a tomogram as it comes from the "
+            f"{THIN_ALONG_Y} ({width}x{height}x{depth} voxels along x, y, z): a tomogram as it comes from the "
             "reconstruction, not yet rotated so that the beam runs along z?"
         )
     return MrcTomogram(voxels_zyx, voxel_A or _voxel_A(header, path), tuple(oddities))
@@ -129,7 +130,7 @@ def _header(path: Path) -> tuple[Any, list[str]]:
     # Without its mark, the first 1024 bytes of anything are a header.
     if bytes(header.map)[:3] != b"MAP" and (int(header.mode) not in MODES or not 0 < int(header.nx) < 1 << 20):
         raise DataError(f"{path} is no MRC file ({'; '.join(said)}); copy or convert it again")
-    return header, [f"its header is odd: {sentence}" for sentence in said if "extended header" not in sentence.lower()]
+    return header, [f"{ODD_HEADER}: {sentence}" for sentence in said if "extended header" not in sentence.lower()]
 
 
 def _dtype(header: Any) -> np.dtype[Any]:

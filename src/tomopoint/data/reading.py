@@ -11,16 +11,11 @@ from typing import Literal
 import numpy as np
 
 from tomopoint.data.contrast import measure, protein_of, unlike
+from tomopoint.data.notes import CONTRAST_UNCLEAR, LIGHT_PROTEIN
 from tomopoint.data.read_record import Protein, ReadRecord
 from tomopoint.data.resample import resample, resampled_shape
-from tomopoint.data.tomograms import (
-    COPIES_IN_MEMORY,
-    StoredTomogram,
-    Tomogram,
-    TomogramInfo,
-    check_memory,
-    open_tomogram,
-)
+from tomopoint.data.stores import COPIES_IN_MEMORY, check_memory
+from tomopoint.data.tomograms import StoredTomogram, Tomogram, TomogramInfo, open_tomogram
 from tomopoint.errors import DataError
 
 FACTORS = (0.2, 2.0)
@@ -134,9 +129,9 @@ def read_as(path: Path, reading: Reading, voxel_A: float | None = None) -> Tomog
     # What whoever uses the picks should know.
     notes = list(stored.notes)
     if protein == "unclear":
-        notes.append("contrast unclear, read as " + ("inverted" if is_inverted else "it is"))
+        notes.append(f"{CONTRAST_UNCLEAR}, read as " + ("inverted" if is_inverted else "it is"))
     elif (protein == "dark") == is_inverted:
-        notes.append(f"protein looks {'light' if is_inverted else 'light in the file'} to the networks: see --invert")
+        notes.append(f"{LIGHT_PROTEIN}{'' if is_inverted else ' in the file'} to the networks: see --invert")
     notes += unlike(statistics, reading.tomo_type)
     for note in notes[len(stored.notes) :]:
         logger.warning("%s: %s", path, note)

@@ -60,6 +60,12 @@ class Budget:
         """Mean seconds per run; 0 before the first."""
         return sum(self.costs) / len(self.costs) if self.costs else 0.0
 
+    @property
+    def usual_cost(self) -> float:
+        """Mean seconds per run without the first of each worker, which nothing goes beside; of all before others."""
+        later = self.costs[self.n_workers :] or self.costs
+        return sum(later) / len(later) if later else 0.0
+
     def projected(self, n_runs: int) -> float:
         """Seconds that `n_runs` take at the present rate, shared by all workers."""
         return n_runs * self.mean_cost / self.n_workers

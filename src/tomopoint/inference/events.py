@@ -36,6 +36,8 @@ class Event:
         Of ``"prediction"``: the graph's hash.
     message, notes
         What went wrong, or is to be known of a tomogram.
+    n_done, n_windows
+        Of ``"windows"``: how many of a run's windows are computed, and how many it has.
     read
         Of ``"done"``: how the tomogram was read, where that is not as a project's are.
     """
@@ -50,6 +52,8 @@ class Event:
     graph_sha256: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
+    n_done: int = 0
+    n_windows: int = 0
     read: ReadRecord | None = None
 
 

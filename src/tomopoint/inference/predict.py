@@ -18,12 +18,15 @@ from tomopoint.inference.engines.engine import OFFSETS, SCORES, Array, Engine
 from tomopoint.inference.tiles import MapMerger, Size, TilePlan, VolumeMaps
 from tomopoint.pipeline import Pipeline
 
+OnWindow = Callable[[int, int], None]
+"""Called after each call of the engine, with how many of a tomogram's windows are computed, and how many it has."""
+
 VOXEL_TOLERANCE = 0.02
 """Voxel sizes may differ from the training's by this share: a 2 % scale is within the +-5 % of the augmentation."""
 
 
 def predict_tomogram(
-    tomogram: Tomogram, engine: Engine, pipeline: Pipeline, on_window: Callable[[], None] = lambda: None
+    tomogram: Tomogram, engine: Engine, pipeline: Pipeline, on_window: OnWindow = lambda n_done, n_windows: None
 ) -> pd.DataFrame:
     """Find the particles of one tomogram.
 
@@ -48,12 +51,9 @@ def predict_volume(
     volume_zyx: npt.NDArray[np.float32],
     engine: Engine,
     pipeline: Pipeline,
-    on_window: Callable[[], None] = lambda: None,
+    on_window: OnWindow = lambda n_done, n_windows: None,
 ) -> VolumeMaps:
-    """Normalise a raw volume ``(D, H, W)``, run the engine over its windows and merge the outputs.
-
-    After each call of the engine `on_window` is called.
-    """
+    """Normalise a raw volume ``(D, H, W)``, run the engine over its windows and merge the outputs."""
     with ThreadPoolExecutor(max_workers=1) as merging:
         return compute(prepare(volume_zyx, pipeline), engine, pipeline, merging, on_window).result()
 
@@ -98,7 +98,7 @@ def compute(
     engine: Engine,
     pipeline: Pipeline,
     merging: Executor,
-    on_window: Callable[[], None] = lambda: None,
+    on_window: OnWindow = lambda n_done, n_windows: None,
 ) -> Future[VolumeMaps]:
     """Run the engine over a tomogram's windows; return once it is done, while the last outputs may still be merged.
 
@@ -109,7 +109,7 @@ def compute(
     merging
         One thread, which merges.
     on_window
-        Called after each call of the engine.
+        See :data:`OnWindow`.
 
     Raises
     ------
@@ -125,12 +125,14 @@ def compute(
         )
     merger = MapMerger(prepared.plan, len(pipeline.particles), pipeline.tiling.edge_weight)
     merged: Future[None] | None = None
+    n_done, n_windows = 0, len(prepared.plan.starts_zyx)
     for starts, windows in prepared.plan.batches(prepared.volume_zyx, engine.batch):
         outputs = engine.infer(windows)
         if merged is not None:
             merged.result()
         merged = merging.submit(_merge, merger, starts, outputs)
-        on_window()
+        n_done += len(starts)
+        on_window(n_done, n_windows)
     return merging.submit(_maps_after, merged, merger)
 
 

@@ -28,13 +28,13 @@ from tomopoint.inference.engines.load import ON_THE_CPU, PROVIDERS
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.parts import PartOrigin, part_path
 from tomopoint.inference.submission import join_parts
-from tomopoint.inference.summary import PredictionSummary, RunOutcome
-from tomopoint.inference.supervisor import Supervisor
+from tomopoint.inference.summary import N_TOLD, PredictionSummary, RunOutcome
+from tomopoint.inference.supervisor import Standing, Supervisor
 from tomopoint.inference.tiles import TilePlan
 from tomopoint.inference.worker import Job
 from tomopoint.inference.worker_process import Patience
 from tomopoint.pipeline import Pipeline
-from tomopoint.progress import track
+from tomopoint.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +121,8 @@ class Crew(Protocol):
         """Workers that finished a run."""
         ...
 
-    def settle(self) -> Iterator[None]:
-        """Work until every run is settled or there is no time or nobody left; yield per settled run."""
+    def settle(self) -> Iterator[Standing]:
+        """Work until every run is settled or there is no time or nobody left; yield what has moved."""
         ...
 
 
@@ -192,9 +192,9 @@ def predict_runs(
         ended_by: BaseException | None = None
         trouble: list[str] = []
         try:
-            with terminated_like_interrupted():
-                for _ in track(crew.settle(), "predict", total=len(todo)):
-                    pass
+            with terminated_like_interrupted(), Progress("predict", len(todo)) as progress:
+                for standing in crew.settle():
+                    progress.show(standing.n_done, standing.text)
         except KeyboardInterrupt as error:
             ended_by = error
         except Exception as error:
@@ -215,6 +215,7 @@ def predict_runs(
                 outcomes.append(RunOutcome(name, "failed", crew.failed[name]))
             else:
                 outcomes.append(RunOutcome(name, "not processed", "the time was up, or no worker was left"))
+        n_others = len(set(parts) - {run.name for run in runs})
         seconds = time.monotonic() - started
         folder.log("joined", n_picks=n_picks, n_submitted=sum(counts.values()), total_seconds=round(seconds, 2))
         summary = PredictionSummary(
@@ -226,6 +227,8 @@ def predict_runs(
             budget.mean_cost,
             crew.n_productive,
             (*crew.troubles, *damaged, *trouble),
+            n_others,
+            N_TOLD * budget.usual_cost / budget.n_workers,
         )
     if ended_by is not None:
         logger.warning("stopped; %d of %d runs are done and joined in %s", summary.n_done, len(runs), out)

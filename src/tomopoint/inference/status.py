@@ -44,6 +44,8 @@ class Status:
         Runs that were asked for, and those of them whose part is there, of earlier calls, too.
     in_work
         The ``begun`` event of each run that was begun and has no end so far.
+    windows
+        The last ``windows`` event of each of them that told of its windows: runs that take half a minute or longer.
     failed
         Run -> why it failed. A run is tried once more at the end; while it is, it is in work.
     left
@@ -68,6 +70,7 @@ class Status:
     n_runs: int
     n_done: int
     in_work: tuple[Event, ...]
+    windows: dict[str, Event]
     failed: dict[str, str]
     left: tuple[str, ...]
     recent_rate: float | None
@@ -110,7 +113,9 @@ class Status:
             "joined": self.joined,
             "n_runs": self.n_runs,
             "n_done": self.n_done,
-            "running": [{"run": e.run, "worker": e.worker, "since": e.time} for e in self.in_work],
+            "running": [
+                {"run": e.run, "worker": e.worker, "since": e.time} | self._windows_of(e.run) for e in self.in_work
+            ],
             "failed": self.failed,
             "left": list(self.left),
             "runs_per_hour_recent": self.recent_rate,
@@ -136,7 +141,7 @@ class Status:
         lines.append(f"  done     {done}")
         if self.in_work:
             label = "stopped" if self.is_held is False else "running"
-            runs = [f"{e.run} (worker {e.worker}, since {_at(e.time)})" for e in self.in_work]
+            runs = [f"{e.run} (worker {e.worker}, since {_at(e.time)}{self._window_text(e.run)})" for e in self.in_work]
             lines.append(f"  {label}  {', '.join(runs)}")
         if self.failed:
             lines.append(f"  failed   {len(self.failed)}")
@@ -157,6 +162,14 @@ class Status:
             lines.append("Last warnings:")
             lines += [f"  {_at(event.time)} {_warning(event)}" for event in self.warnings]
         return "\n".join(lines)
+
+    def _windows_of(self, run: str) -> dict[str, int]:
+        event = self.windows.get(run)
+        return {} if event is None else {"n_windows_done": event.n_done, "n_windows": event.n_windows}
+
+    def _window_text(self, run: str) -> str:
+        event = self.windows.get(run)
+        return "" if event is None else f", {event.n_done} of {event.n_windows} windows at {_at(event.time)}"
 
     def _state(self) -> str:
         since = f"since {_at(self.started)} ({_lasted(self.now - self.started)})"
@@ -203,9 +216,13 @@ def prediction_status(out: Path) -> Status:
     parts = {path.stem for path in folder.parts_path.glob("[!.]*.csv")}
     # The last that was said of each run; a worker that died gave its runs back.
     said: dict[str, Event] = {}
+    windows: dict[str, Event] = {}
     for event in call:
         if event.event in ("begun", "done", "failed"):
             said[event.run] = event
+            windows.pop(event.run, None)
+        elif event.event == "windows":
+            windows[event.run] = event
         elif event.event == "died":
             for run in event.runs:
                 said.pop(run, None)
@@ -224,6 +241,7 @@ def prediction_status(out: Path) -> Status:
         n_runs=start.n_runs,
         n_done=start.n_runs - len(open_runs),
         in_work=tuple(sorted(in_work, key=lambda event: event.time)),
+        windows={event.run: windows[event.run] for event in in_work if event.run in windows},
         failed=failed,
         left=tuple(run for run in open_runs if run not in busy),
         recent_rate=_rate(done_times[-RECENT_RUNS:]),

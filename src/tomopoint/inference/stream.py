@@ -119,8 +119,8 @@ class Desk(Protocol):
         """A run is about to be computed."""
         ...
 
-    def window(self, run: ReadableRun) -> None:
-        """A call of the engine returned. What is raised here ends everything."""
+    def window(self, run: ReadableRun, n_done: int, n_windows: int) -> None:
+        """A call of the engine returned: so many windows of the run are computed. What is raised ends everything."""
         ...
 
     def done(self, run: ReadableRun, found: Found) -> None:
@@ -236,8 +236,8 @@ class TomogramStream:
                 return work, prepared
         return None
 
-    def _after_window(self, run: ReadableRun, finishing: Future[None]) -> None:
-        self.desk.window(run)
+    def _after_window(self, run: ReadableRun, finishing: Future[None], n_done: int, n_windows: int) -> None:
+        self.desk.window(run, n_done, n_windows)
         if finishing.done():
             finishing.result()  # the run before: its last output was looked at after this run was begun
 

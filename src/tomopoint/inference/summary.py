@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tomopoint.inference.folder import PredictionFolder
+from tomopoint.progress import spoken
 
 MAX_LISTED = 10
 """So many runs are named in one line; the table and the log name all."""
+
+
+N_TOLD = 500
+"""Tomograms whose time is told at the end: about as many as the competition hides."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ class PredictionSummary:
         Workers that finished a run.
     lost
         One sentence per worker that was given up.
+    n_others
+        Runs of earlier predictions in the folder that were not asked for now; their picks are joined with these.
+    many_seconds
+        What `N_TOLD` tomograms like these would take here; 0 where none was predicted.
     """
 
     outcomes: tuple[RunOutcome, ...]
@@ -68,6 +77,8 @@ class PredictionSummary:
     mean_run_seconds: float
     n_workers: int
     lost: tuple[str, ...] = ()
+    n_others: int = 0
+    many_seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -103,6 +114,7 @@ class PredictionSummary:
         """Return the figures as plain JSON values."""
         return {
             "n_runs": len(self.outcomes),
+            "n_other_runs": self.n_others,
             "n_picks": self.n_picks,
             "n_submitted": self.n_submitted,
             "counts": self.counts,
@@ -110,6 +122,7 @@ class PredictionSummary:
             "notes": {outcome.run: list(outcome.notes) for outcome in self.outcomes if outcome.notes},
             "read": {outcome.run: outcome.read for outcome in self.outcomes if outcome.read},
             "seconds_per_run": round(self.mean_run_seconds, 2),
+            f"seconds_per_{N_TOLD}_runs": round(self.many_seconds),
             "workers": self.n_workers,
             "lost_workers": list(self.lost),
             "submission": str(self.folder.submission_path),
@@ -120,14 +133,17 @@ class PredictionSummary:
         """Return the same for people, and what to do about runs that are not done."""
         rows = [f"  {name:20} {count:6d}" for name, count in self.counts.items()]
         problems = [f"  {outcome.run} ({outcome.status}): {outcome.message}" for outcome in self.failed]
+        of = f" of these and {self.n_others} other runs that are done in this folder" if self.n_others else ""
         lines = [
             f"{self.n_done} of {len(self.outcomes)} runs predicted in {self.seconds:.0f} s, "
-            f"{self.n_submitted} picks above their thresholds:",
+            f"{self.n_submitted} picks{of} above their thresholds:",
             *rows,
             f"Submission: {self.folder.submission_path}",
             f"All {self.n_picks} picks with scores: {self.folder.picks_path}",
             *self.lost,
         ]
+        if self.many_seconds and len(self.outcomes) < N_TOLD:
+            lines.append(f"{N_TOLD} tomograms like these would take about {spoken(self.many_seconds)} on this machine.")
         if self.readings:
             lines += ["Tomograms as they were read:", *(f"  {reading}" for reading in self.readings)]
         if self.remarks:

@@ -10,8 +10,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 
+from tomopoint.data.notes import LESS_OVERLAP
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.inference.budget import Budget
 from tomopoint.inference.crash_policy import CrashPolicy
@@ -28,10 +30,35 @@ OUTAGES_BEFORE_FAILED = 6
 
 LONGEST_OUTAGE_PAUSE = 120.0
 
+WINDOWS_SHARE = 0.99
+"""Of a run: its windows. The rest is for decoding and writing, so that no run counts in full before its picks are."""
+
+SECONDS_BETWEEN_WINDOWS = 30.0
+"""The log tells at most this often of the windows of a run: for `tomopoint status`, where a run takes minutes."""
+
+MAX_SHOWN = 4
+"""So many runs are named with their windows."""
+
 logger = logging.getLogger(__name__)
 
 Plan = tuple[tuple[int, int, int], float]
 """Overlap of windows, voxels, z, y, x, and what a run then costs as a share of its full cost."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a prediction has come.
+
+    Attributes
+    ----------
+    n_done
+        Runs that are settled, and the shares of those that are computed.
+    text
+        The same in words: ``"1 of 3 runs, TS_5_4 window 4 of 9"``.
+    """
+
+    n_done: float
+    text: str
 
 
 class Supervisor:
@@ -89,13 +116,16 @@ class Supervisor:
         self._n_runs = len(runs)
         self._workers: dict[int, WorkerProcess] = {}
         self._shares: dict[str, float] = {}
-        self._failed_once: set[str] = set()
+        self._failed_once: dict[str, str] = {}
         self._retry: dict[str, ReadableRun] = {}
         self._outages: Counter[str] = Counter()
         self._n_outages = 0
         self._deal_after = 0.0
         self._start_after = [0.0] * budget.n_workers
         self._said: set[str] = set()
+        self._windows: dict[str, tuple[int, int]] = {}
+        self._windows_logged: dict[str, float] = {}
+        self._has_moved = False
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -107,9 +137,8 @@ class Supervisor:
         """Workers that finished a run."""
         return self.policy.n_productive
 
-    def settle(self) -> Iterator[None]:
-        """Work until every run is settled, the time is up, or no worker is worth starting; yield per settled run."""
-        n_settled = 0
+    def settle(self) -> Iterator[Standing]:
+        """Work until every run is settled, the time is up, or no worker is worth starting; yield what has moved."""
         try:
             while True:
                 # Hear what the workers say, and take note of those that ended or say nothing for too long.
@@ -125,9 +154,9 @@ class Supervisor:
                         worker.end()
                         status = worker.exit_status
                         self._after_death(worker, "" if status == ENGINE_FAILED else f"exit status {status}")
-                while n_settled < len(self.notes) + len(self.failed):
-                    n_settled += 1
-                    yield
+                if self._has_moved:
+                    self._has_moved = False
+                    yield self._standing()
 
                 # Is there anything left to do, and the time and the workers to do it?
                 dealt = any(worker.dealt for worker in self._workers.values())
@@ -148,7 +177,7 @@ class Supervisor:
                 if self.policy.is_hopeless and not self._workers:
                     self.why_broken = f"no worker is left: {'; '.join(self.policy.troubles)}"
                     return
-                self._say_the_end(self._n_runs - n_settled)
+                self._say_the_end(self._n_left)
 
                 # Start workers for the runs that nobody has, and deal: three to each, one to finish, one to compute and
                 # one to read ahead.
@@ -203,9 +232,20 @@ class Supervisor:
     def _n_left(self) -> int:
         return self._n_runs - len(self.notes) - len(self.failed)
 
+    def _standing(self) -> Standing:
+        """Return how far all runs have come."""
+        n_settled = self._n_runs - self._n_left
+        shares = sum(n_done / n_windows for n_done, n_windows in self._windows.values())
+        shown = [f"{run} window {n} of {n_windows}" for run, (n, n_windows) in self._windows.items()]
+        text = ", ".join([f"{n_settled} of {self._n_runs} runs", *shown[:MAX_SHOWN]])
+        return Standing(n_settled + WINDOWS_SHARE * shares, text)
+
     def _note(self, worker: WorkerProcess, message: Message, silence: float) -> None:
         """Enter what a worker says into the ledger and the log."""
-        name, details = message.run, message.details
+        name, details, now = message.run, message.details, time.monotonic()
+        self._has_moved |= message.kind in ("begun", "window", "done", "failed")
+        if message.kind in ("done", "failed"):
+            self._windows.pop(name, None)
         if message.kind == "ready":
             self.patience.loaded(silence)
             self.folder.log("engine", worker=worker.number, **details)
@@ -213,16 +253,21 @@ class Supervisor:
             self.policy.load_failed(worker.number, details["message"])
             self.folder.log("engine_failed", worker=worker.number, **details)
         elif message.kind == "begun":
+            self._windows_logged[name] = now
             self.folder.log("begun", run=name, worker=worker.number)
         elif message.kind == "window":
             self.patience.predicted(silence)
+            self._windows[name] = details["n_done"], details["n_windows"]
+            if now - self._windows_logged[name] >= SECONDS_BETWEEN_WINDOWS:
+                self._windows_logged[name] = now
+                self.folder.log("windows", run=name, worker=worker.number, **details)
         elif message.kind == "broke":
             self.folder.log("engine_broke", run=name, worker=worker.number, **details)
             self._warn(f"worker {worker.number}: {details['message']}")
         elif message.kind == "done":
             del worker.dealt[name]
             share = self._shares.pop(name, 1.0)
-            self.notes[name] = (*details["notes"], *(["windows overlapped less, for time"] if share < 1 else []))
+            self.notes[name] = (*details["notes"], *([f"{LESS_OVERLAP}, for time"] if share < 1 else []))
             self.budget.add(details["seconds"] / share)
             self.policy.finished(worker.number)
             self._n_outages = 0
@@ -235,15 +280,16 @@ class Supervisor:
                 self._n_outages += 1
                 self.waiting[name] = run
                 pause = min(self.outage_pause * 2.0 ** (self._n_outages - 1), LONGEST_OUTAGE_PAUSE)
-                self._deal_after = time.monotonic() + pause
+                self._deal_after = now + pause
                 self._warn(
                     f"{name} cannot be read for now ({details['message']}): the next run is dealt in {pause:.0f} s"
                 )
             elif name in self._failed_once:
                 self.failed[name] = details["message"]
-                logger.error("%s failed: %s", name, details["message"])
+                if self._failed_once[name] != details["message"]:  # else it was said, and the summary says it again
+                    logger.error("%s failed: %s", name, details["message"])
             else:
-                self._failed_once.add(name)
+                self._failed_once[name] = details["message"]
                 self._retry[name] = run
                 logger.warning("%s failed: %s; it is tried once more at the end", name, details["message"])
 
@@ -253,6 +299,8 @@ class Supervisor:
         del self._workers[number]
         returned = {name: deal.run for name, deal in worker.dealt.items()}
         self.waiting = {**returned, **self.waiting}
+        for name in returned:
+            self._windows.pop(name, None)
         if why:
             in_work = [name for name in worker.in_work if name in returned]
             self.policy.died(number, in_work, why)

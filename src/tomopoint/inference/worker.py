@@ -74,7 +74,7 @@ class Message:
     run
         Which run it is about; empty for ``ready`` and ``no engine``.
     details
-        For the log; ``message`` of what failed, ``seconds`` of what is done.
+        For the log; ``message`` of what failed, ``seconds`` of what is done, ``n_done`` and ``n_windows`` of a window.
     outage
         Of ``failed``: reading failed in a way that is not the store's fault.
     """
@@ -156,10 +156,10 @@ class _Parent:
         """Tell it."""
         self.tell("begun", run.name)
 
-    def window(self, run: ReadableRun) -> None:
+    def window(self, run: ReadableRun, n_done: int, n_windows: int) -> None:
         """Tell it."""
         self._leave_if_gone()
-        self.tell("window", run.name)
+        self.tell("window", run.name, n_done=n_done, n_windows=n_windows)
 
     def done(self, run: ReadableRun, found: Found) -> None:
         """Tell it, with the figures that the budget counts by."""

@@ -12,6 +12,7 @@ from multiprocessing.context import SpawnProcess
 
 from tomopoint.inference.stream import Deal
 from tomopoint.inference.worker import Job, Message, work
+from tomopoint.processes import leave_no_semaphores
 
 GRACE_SECONDS = 10.0
 """A worker that is told to end has this long to do so, and as long again to be gone once it is killed."""
@@ -23,6 +24,11 @@ class BoundedProcess(SpawnProcess):
     One that sleeps uninterruptibly (a dead disk, a lost GPU) outlives its killing, and Python joins every child
     when it exits.
     """
+
+    def run(self) -> None:
+        """Call the target, in the process itself; any process that is started from there is of this class."""
+        leave_no_semaphores()
+        super().run()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the process to end, at most `GRACE_SECONDS` unless told otherwise."""

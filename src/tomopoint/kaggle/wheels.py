@@ -140,7 +140,7 @@ def fetch(
 
 
 def lock(*, folder: Path = Path("wheels")) -> CommandResult:
-    """Resolve kernel.in for Kaggle's Pythons against the packages of its image, and write pylock.cp312.toml ...
+    """Resolve kernel.in for Kaggle's Pythons against the packages of its image, and write the locks.
 
     Versions that are locked already stay, unless kernel.in or image.txt rule them out.
 

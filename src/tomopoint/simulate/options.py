@@ -142,7 +142,7 @@ class SimulationOptions:
     world
         ``own``: the world pickers are trained in. ``other``: another kind of imaging, matter and deformation, to judge
         pickers by; no recipe trains on it. Of these options it follows `difficulty`, `crowding`, `labels`, `shapes`
-        and `voxel_A`.
+        and `voxel-A`.
     """
 
     difficulty: float = 1.0

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -27,10 +28,11 @@ from tomopoint import __version__
 from tomopoint.data.particles import PARTICLES_NAME
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import SAMPLE_SUBMISSION, SIMULATION_RECORD, SPLITS, TRUTH_FOLDER, Run
+from tomopoint.data.stores import COMPETITION_SCALE_A, write_tomogram
 from tomopoint.data.tables import write_submission
-from tomopoint.data.tomograms import COMPETITION_SCALE_A, write_tomogram
-from tomopoint.errors import DataError
+from tomopoint.errors import DataError, TomopointError
 from tomopoint.files import write_atomically
+from tomopoint.processes import leave_no_semaphores
 from tomopoint.progress import track
 from tomopoint.simulate.options import VOXEL_A, SimulationOptions, check_shape
 from tomopoint.simulate.particles.catalogue import competition_particles
@@ -237,19 +239,25 @@ def _make_runs(plan: ProjectPlan, tasks: list[tuple[str, int]], workers: int) ->
             yield write_run(plan, split, index)
         return
     # Spawned, not forked: a fork of a process that has used torch's threads or a GPU can hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin_process)
     try:
         for future in as_completed([pool.submit(write_run, plan, *task) for task in tasks]):
             yield future.result()
+    except BrokenProcessPool as error:
+        raise TomopointError(
+            "a process that made runs was ended from outside, by a machine out of memory as a rule; run the same "
+            f"command again to go on, with fewer --workers than {workers}"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Let this process end when the one that started it does.
+def _begin_process() -> None:
+    """Let this process leave nothing behind, and end when the one that started it does.
 
     A pool's process outlives a command that is killed: it makes the run that it is at, and then waits for ever.
     """
+    leave_no_semaphores()
     parent = parent_process()
     assert parent is not None
 

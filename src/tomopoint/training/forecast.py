@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from tomopoint.progress import spoken
 from tomopoint.training.recipe import Recipe
 
 
@@ -56,6 +58,13 @@ class Workload:
         return min(seconds, self.limit_s) if self.limit_s else seconds
 
 
+class TimeLeft(NamedTuple):
+    """What is said of the time left: of one member in short, and all that is known."""
+
+    member: str
+    text: str
+
+
 class Forecast:
     """What is still to do, in seconds, from what was measured so far.
 
@@ -91,13 +100,13 @@ class Forecast:
         """Whether a network of this member's title was measured already."""
         return self.members[label].title in self._seconds_per_crop
 
-    def after_steps(self, label: str, seconds_per_step: float) -> str:
+    def after_steps(self, label: str, seconds_per_step: float) -> TimeLeft:
         """Take in a first measurement of bare steps, and say what it comes to."""
         member = self.members[label]
         self._seconds_per_crop[member.title] = seconds_per_step / member.crops_per_step
         return self._text(label, seconds_per_step * member.steps, "per step")
 
-    def after_epoch(self, label: str, rows: Sequence[Mapping[str, float]]) -> str:
+    def after_epoch(self, label: str, rows: Sequence[Mapping[str, float]]) -> TimeLeft:
         """Take in all epochs of a member so far (rows of its metrics), and say what they come to."""
         member = self.members[label]
         ends = [row["seconds"] for row in rows]
@@ -116,16 +125,17 @@ class Forecast:
         """Take a member off the list, trained or failed."""
         self.open.remove(label)
 
-    def _text(self, label: str, seconds: float, per: str) -> str:
+    def _text(self, label: str, seconds: float, per: str) -> TimeLeft:
         member, place = self.members[label], list(self.members).index(label) + 1
         seconds = max(0.0, member.limited(seconds))
         rest = [self.members[other] for other in self.open if other != label]
         total = seconds + sum(self._expected(other) for other in rest)
         step_s = self._seconds_per_crop[member.title] * member.crops_per_step
         early = "at most " if member.patience else "about "
-        return (
+        return TimeLeft(
+            f"{early}{spoken(seconds)} left",
             f"is member {place} of {len(self.members)}, {step_s:.3g} s {per}: {early}{spoken(seconds)} more for this "
-            f"one, {spoken(total)} for all that is left"
+            f"one, {spoken(total)} for all that is left",
         )
 
     def _expected(self, member: Workload) -> float:
@@ -133,13 +143,3 @@ class Forecast:
         known = self._seconds_per_crop
         per_crop = known.get(member.title, sum(known.values()) / len(known))
         return member.limited(per_crop * member.steps * member.crops_per_step)
-
-
-def spoken(seconds: float) -> str:
-    """Return a length of time as one says it: ``40 s``, ``25 min``, ``3.2 h``, ``31 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 10 else f"{hours:.0f} h"

@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tomopoint.progress import spoken
 from tomopoint.training.forecast import Forecast
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class TrainingProgress:
         if self._steps == start:
             self._timed_from = time.monotonic()
         elif self._steps == end:  # an epoch may take an hour: the first forecast is made from bare steps
-            self._say(self.forecast.after_steps(self.label, (time.monotonic() - self._timed_from) / (end - start)))
+            seconds_per_step = (time.monotonic() - self._timed_from) / (end - start)
+            self._say(self.forecast.after_steps(self.label, seconds_per_step).text)
 
     def after_epoch(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Say how the last epoch went; `rows` are those of ``metrics.csv`` so far."""
@@ -70,12 +72,15 @@ class TrainingProgress:
             text += f", validation {row['validation_loss']:.3f}"
         if "score" in row:
             text += f", score {row['score']:.3f}"
-        self._say(text if self._bar is not None else f"{text}, {row['seconds']:.0f} s")
-        if self.forecast is not None:
-            left = self.forecast.after_epoch(self.label, rows)
-            first_score = "score" in row and sum("score" in earlier for earlier in rows) == 1
-            if (n in FORECAST_AFTER or first_score) and n != self.n_epochs:
-                self._say(left)
+        left = None if self.forecast is None else self.forecast.after_epoch(self.label, rows)
+        if n == self.n_epochs:
+            left = None
+        if self._bar is None:  # which says both itself
+            text += f", {spoken(row['seconds'])}" + ("" if left is None else f", {left.member}")
+        self._say(text)
+        first_score = "score" in row and sum("score" in earlier for earlier in rows) == 1
+        if left is not None and (n in FORECAST_AFTER or first_score):
+            self._say(left.text)
 
     def _say(self, text: str) -> None:
         if self._bar is not None:
