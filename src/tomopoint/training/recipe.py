@@ -26,6 +26,7 @@ Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
 MeanOfBest = Literal["if-better", "always"]
 Freeze = Literal["none", "encoder", "backbone"]
+PasteFrom = Literal["any", "other", "same"]
 
 MAX_CROP_VOX = 4096
 """Beyond any tomogram."""
@@ -97,10 +98,17 @@ class AugmentationOptions:
         Add white noise of up to this many standard deviations.
     mixup
         Probability of blending a second crop in, about evenly, with the particles of both.
+    mixup_instances
+        For each particle, the probability that another one is blended into it, about evenly; both are learnt.
     copy_paste
-        Probability of pasting particles of other runs into free places, up to three.
+        Probability of pasting particles into free places, up to three, as the crop shows its own: of the same
+        reconstruction, at its scale and in its orientation.
+    copy_paste_from
+        Runs that pasted particles are taken from: ``any``, all ``other`` ones, or the ``same`` as the crop.
     erase
         Probability of blanking one cuboid; particles centred in it are dropped.
+    erase_instances
+        For each particle, the probability of blanking it out; particles centred within its radius are dropped.
     """
 
     rotation_degrees: float = 180.0
@@ -115,14 +123,26 @@ class AugmentationOptions:
     mixup: float = 0.0
     copy_paste: float = 0.0
     erase: float = 0.0
+    mixup_instances: float = field(default=0.0, metadata=ADDED)
+    copy_paste_from: PasteFrom = field(default="any", metadata=ADDED)
+    erase_instances: float = field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
-        for name in ("resample_probability", "mixup", "copy_paste", "erase"):
+        for name in ("resample_probability", "mixup", "copy_paste", "erase", "mixup_instances", "erase_instances"):
             _require_share(name, getattr(self, name))
         for name in ("rotation_degrees", "tilt_degrees", "shift", "noise"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("scale", "gain"):
             _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        _require(
+            self.copy_paste > 0 or self.copy_paste_from == "any",
+            f"copy_paste_from is {self.copy_paste_from}, but copy_paste is 0 and nothing is pasted; set copy_paste",
+        )
+
+    @property
+    def changes_instances(self) -> bool:
+        """Whether single particles are pasted, mixed or erased."""
+        return max(self.copy_paste, self.mixup_instances, self.erase_instances) > 0
 
 
 @dataclass(frozen=True)
