@@ -100,8 +100,8 @@ def test_the_winners_settings():
     assert segresnet.crops.size_zyx == (96, 128, 128)
     assert segresnet.crops.jitter == 0
     assert segresnet.fit.averaging == "none"
-    assert (dynunet.fit.averaging, dynunet.augmentation.erase) == ("ema", 0.05)
-    assert segresnet.augmentation.erase == 0
+    assert (dynunet.fit.averaging, dynunet.augmentation.erase_instances) == ("ema", 0.05)
+    assert segresnet.augmentation.erase_instances == 0
     assert segresnet.loss.cross_entropy_weight == 0
     lengths = [(own.fit.batch_size, own.fit.steps_per_epoch, own.fit.epochs) for own in (segresnet, dynunet)]
     assert lengths == [(4, 160, 150), (6, 106, 150)]
@@ -130,7 +130,7 @@ def test_the_miniature_is_the_winner_but_for_its_size():
         *(f"fit.{name}" for name in ("batch_size", "ema_decay", "epochs", "precision", "steps_per_epoch")),
         "fit.validation_crops",
     }
-    assert (small.for_network(0).fit.averaging, small.for_network(1).augmentation.erase) == ("none", 0.05)
+    assert (small.for_network(0).fit.averaging, small.for_network(1).augmentation.erase_instances) == ("none", 0.05)
 
 
 OWN = {
