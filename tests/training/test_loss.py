@@ -93,12 +93,15 @@ def loop_loss(logits, offsets, points: PointBatch, options: LossOptions) -> tupl
                     q = target if positive else 0.0
                     weight = q if positive else options.focal_alpha * p**options.focal_gamma
                 else:
-                    q = float(positive)
-                    weight = ((1 - p) if positive else p) ** options.focal_gamma
+                    q = positive * (1 - options.label_smoothing)
+                    weight = abs(p - q) ** options.focal_gamma
                 classification += weight * -(q * math.log(p) + (1 - q) * math.log(1 - p))
     for (b, cell), (label, target, predicted, true, sigma) in assigned.items():
         row = [float(logits[(b, c, *cell)]) for c in range(logits.shape[1])]
-        cross_entropy = math.log(sum(math.exp(x) for x in row)) - row[label]
+        spread = options.label_smoothing / len(row)
+        wanted = [spread + (1 - options.label_smoothing) * (c == label) for c in range(len(row))]
+        total = math.log(sum(math.exp(x) for x in row))
+        cross_entropy = sum(share * (total - x) for share, x in zip(wanted, row, strict=True))
         classification += options.cross_entropy_weight * cross_entropy * target
         regression += (1 - similarity(predicted, true, sigma)) * target
         for p, q in zip(predicted, true, strict=True):
@@ -112,6 +115,8 @@ OPTIONS = {
     "winner": LossOptions(),
     "focal": LossOptions(classification="focal", focal_gamma=1.5),
     "all terms": LossOptions(cross_entropy_weight=0.7, l1_weight=0.3, focal_alpha=0.5),
+    "smoothed": LossOptions(cross_entropy_weight=0.7, label_smoothing=0.1),
+    "smoothed focal": LossOptions(classification="focal", label_smoothing=0.2),
 }
 
 
