@@ -14,20 +14,21 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
-from training_data import PARTICLES, VOXEL_A, write_project
+from training_data import PARTICLES, VOXEL_A, make_run, write_project
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Project
 from tomopoint.data.tomograms import read_tomogram, write_tomogram
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.evaluation.epochs import read_epoch_scores
+from tomopoint.networks.build import build_network
 from tomopoint.training import fit
 from tomopoint.training.checkpoints import CANDIDATES, MemberRecord, find_members, load_member
 from tomopoint.training.command import train
 from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.fit import Validation
 from tomopoint.training.last_checkpoint import LAST
-from tomopoint.training.official_score import HeldOutScore
+from tomopoint.training.official_score import HeldOutScore, official_score
 from tomopoint.training.optimisation import Clock
 from tomopoint.training.progress import TrainingProgress
 from tomopoint.training.recipe_files import load_recipe
@@ -671,6 +672,30 @@ def test_a_warm_up_that_outlasts_the_run_is_said(data, tmp_path, caplog):
     assert said[0].startswith(
         "segresnet: warm-up takes 5 steps and the whole training has 2: learning_rate 0.25 is never"
     )
+
+
+def test_options_that_the_runs_cannot_serve_are_refused_before_they_are_read(data, tmp_path):
+    two = write_project(tmp_path / "two", n_runs=2)
+    paste = {"copy_paste": 0.5, "copy_paste_from": "other"}
+    with pytest.raises(TomopointError, match=r"fold0/segresnet: copy_paste_from is other, .* one run alone"):
+        run_train(two, tmp_path / "run", recipe_file(tmp_path, folds="kfold-2", augmentation=paste))
+    with pytest.raises(TomopointError, match=r"'plateau' waits for validations, but this fold holds no run out"):
+        run_train(data, tmp_path / "run", recipe_file(tmp_path, folds="all", optimiser={"schedule": "plateau"}))
+
+
+def test_the_weights_of_the_particles_decide_what_ranks_epochs(data, tmp_path):
+    """A class of weight 0 does not count: what ranks is the weighted mean of the F4s."""
+    weights = (0.0, 3.0)
+    particles = [{**vars(p), "weight": weight} for p, weight in zip(PARTICLES, weights, strict=True)]
+    recipe = load_recipe(recipe_file(tmp_path, particles=particles, networks=[SEGRESNET]))
+    tomograms = [make_run(shape=(32, 32, 32), n_particles=9)]
+    network = build_network(recipe.networks[0], 2, 2).eval()
+    torch.nn.init.normal_(network.head.classify[-1].weight)  # else every cell scores the same
+    network.head.classify[-1].bias.data.zero_()
+    score = official_score(network, tomograms, recipe)
+    assert set(score.per_class) == {"small", "large"}
+    assert score.per_class["small"] != score.per_class["large"] > 0
+    assert score.value == pytest.approx(score.per_class["large"])
 
 
 def test_every_network_is_trained_with_its_own_options(data, tmp_path):

@@ -1,5 +1,6 @@
 """Recipes: read by name or path, strict about names and values, the same after a round trip."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,15 @@ STORED = Path(__file__).parent / "stored"
 def test_named_recipes_load_and_suit_their_crops(name):
     recipe = load_recipe(name)
     assert all(build_network(config, 6, stride=2).n_classes == 6 for config in recipe.networks)
+
+
+def test_the_recipes_of_the_documents_load(tmp_path):
+    page = recipes_folder().parent / "docs" / "training.md"
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for number, block in enumerate(blocks):
+        (tmp_path / f"{number}.yaml").write_text(block)
+        load_recipe(str(tmp_path / f"{number}.yaml"))
 
 
 def test_every_recipe_file_is_tested():
