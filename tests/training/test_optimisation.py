@@ -91,6 +91,16 @@ def test_one_cycle_rises_and_falls_as_cosines_and_momentum_the_other_way():
     assert [momentum for momentum, _ in found] == pytest.approx([0.9, 0.8, 0.85, 0.9, 0.9])
 
 
+@pytest.mark.parametrize("warmup", [0, 1, 2, 64])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_one_cycle_of_a_few_steps_only_has_rates_too(warmup, steps):
+    fit = FitOptions(epochs=1, steps_per_epoch=steps)
+    schedule = Schedule(fit, OptimiserOptions(warmup_steps=warmup, schedule="one-cycle", final_share=0.0), Clock())
+    found = shares(schedule, range(steps + 1))
+    assert all(0 <= share <= 1 for share in found)
+    assert found[-1] == pytest.approx(0.0 if warmup < steps or steps == 1 else 1.0, abs=1e-12)
+
+
 def momentum_and_rate(schedule, step):
     """Return what one weight's optimiser is given for a step, the rate as share of the peak."""
     weight = nn.Parameter(torch.zeros(1))

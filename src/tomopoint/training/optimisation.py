@@ -99,12 +99,13 @@ class Schedule:
                 max_momentum=momentum,
             )
         elif optimiser.schedule == "one-cycle":
-            # Its lowest rates are those of the warm-up and of the end.
+            # Its lowest rates are those of the warm-up and of the end. A rise of one step would be divided by zero.
+            rise = min(optimiser.warmup_steps, self.n_steps)
             self._steps = lr_scheduler.OneCycleLR(
                 self._probe,
                 max_lr=1.0,
                 total_steps=self.n_steps,
-                pct_start=min(1.0, optimiser.warmup_steps / self.n_steps),
+                pct_start=rise / self.n_steps if rise > 1 else 0.0,
                 div_factor=1 / FIRST_SHARE,
                 final_div_factor=FIRST_SHARE / optimiser.final_share if optimiser.final_share else math.inf,
                 cycle_momentum=self._swings,
