@@ -202,7 +202,7 @@ def fit_member(
         set_frozen(network, recipe.optimiser, False)
     clock = Clock(state.seconds)
     schedule = Schedule(options, recipe.optimiser, clock)
-    for row in state.rows:
+    for row in state.rows:  # a schedule that waits for them is told again
         schedule.after_validation(validation.value(row))
     progress = TrainingProgress(task.label, options.epochs, fabric.is_global_zero, forecast)
     curves = machine.build_logger(task.folder, task.label) if fabric.is_global_zero else None
@@ -254,7 +254,7 @@ def fit_member(
         if average is not None and options.averaging == "swa" and schedule.progress(state.step) >= SWA_START:
             average.update_parameters(network)
         state.n_averaged = 0 if average is None else int(average.n_averaged)
-        to_average(bare_optimiser)
+        to_average(bare_optimiser)  # a schedule-free optimiser keeps one of its own
         evaluated = average.module if average is not None and state.n_averaged else network
         assert isinstance(evaluated, PointNetwork)
 
