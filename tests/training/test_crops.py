@@ -1,5 +1,7 @@
 """Where crops are taken, and what a dataset of them holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -89,15 +91,18 @@ def test_crops_show_the_volume_where_their_labels_say():
 
 def test_epoch_and_position_decide_everything():
     runs = [make_run("TS_0"), make_run("TS_1", seed=1)]
-    every = AugmentationOptions(mixup=0.5, copy_paste=0.5, erase=0.5, noise=0.2, gain=0.1, shift=0.1)
-    options = CropOptions((16, 16, 16))
-    first, again, other = CropDataset(runs, options, every, 7), CropDataset(runs, options, every, 7), None
-    other = CropDataset(runs, options, every, 8)
+    single = AugmentationOptions(copy_paste=0.5, mixup_instances=0.5, erase_instances=0.5)
+    every = replace(single, mixup=0.5, erase=0.5, noise=0.2, gain=0.1, shift=0.1)
+    first, again, other = (
+        CropDataset(runs, CropOptions((16, 16, 16)), every, seed, radii_vox=[3, 6]) for seed in (7, 7, 8)
+    )
     _ = [first[0, i] for i in range(5)]
     assert torch.equal(first[3, 2].volume_zyx, again[3, 2].volume_zyx)
     assert np.array_equal(first[3, 2].centres_zyx, again[3, 2].centres_zyx)
     assert not torch.equal(first[3, 2].volume_zyx, first[4, 2].volume_zyx)
     assert not torch.equal(first[3, 2].volume_zyx, other[3, 2].volume_zyx)
+    with pytest.raises(ValueError, match="radii_vox"):
+        CropDataset(runs, CropOptions((16, 16, 16)), every, 7)
 
 
 def test_processes_share_an_epoch_without_overlap():

@@ -15,19 +15,21 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
-from training_data import PARTICLES, VOXEL_A, write_project
+from training_data import PARTICLES, VOXEL_A, make_run, write_project
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Project
 from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import DataError, TomopointError
+from tomopoint.evaluation.epochs import read_epoch_scores
 from tomopoint.training import fit
 from tomopoint.training.checkpoints import CANDIDATES, MemberRecord, find_members, load_member
 from tomopoint.training.command import train
 from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.fit import Validation
 from tomopoint.training.last_checkpoint import LAST
+from tomopoint.training.official_score import HeldOutScore, official_score
 from tomopoint.training.optimisation import Clock
 from tomopoint.training.progress import TrainingProgress
 from tomopoint.training.recipe_files import load_recipe
@@ -146,15 +148,30 @@ def checkpoint_of(path):
 
 
 @pytest.mark.parametrize(
-    ("averaging", "step", "network"),
-    [("ema", 6, SEGRESNET), ("ema", 8, SEGRESNET), ("swa", 10, SEGRESNET), ("none", 3, SEGRESNET), ("ema", 6, DYNUNET)],
-    ids=["between epochs", "within an epoch", "swa", "no average", "channels last"],
+    ("averaging", "step", "network", "optimiser"),
+    [
+        ("ema", 6, SEGRESNET, {}),
+        ("ema", 8, SEGRESNET, {}),
+        ("swa", 10, SEGRESNET, {}),
+        ("none", 3, SEGRESNET, {}),
+        ("ema", 6, DYNUNET, {}),
+        ("ema", 8, SEGRESNET, {"name": "sgd", "nesterov": True, "schedule": "one-cycle"}),
+        ("none", 8, SEGRESNET, {"name": "sgd", "momentum": 0.0, "schedule": "step", "period": 1, "factor": 0.5}),
+        ("none", 10, SEGRESNET, {"name": "radam", "schedule": "plateau", "period": 1, "factor": 0.5}),
+        ("none", 8, SEGRESNET, {"name": "adamw-schedulefree", "schedule": "constant"}),
+    ],
+    ids=[
+        *("between epochs", "within an epoch", "swa", "no average", "channels last"),
+        *("sgd, one-cycle", "sgd without momentum, step", "radam, plateau", "schedule-free"),
+    ],
 )
-def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, averaging, step, network):
+def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, averaging, step, network, optimiser):
     """Weights agree bit by bit: crops, dropout, optimiser, schedule and averages all go on where they were."""
-    recipe = recipe_file(
-        tmp_path, networks=[network], fit={"averaging": averaging, "keep_best": 0}, optimiser={"accumulate": 2}
-    )
+    if optimiser.get("name") == "adamw-schedulefree":
+        pytest.importorskip("schedulefree", reason="pip install schedulefree")
+    # With so much to improve by, no validation is better than the first, and a plateau shows.
+    fit = {"averaging": averaging, "keep_best": 0, "min_improvement": 1000.0}
+    recipe = recipe_file(tmp_path, networks=[network], fit=fit, optimiser={"accumulate": 2, **optimiser})
     run_train(data, tmp_path / "whole", recipe)
     with monkeypatch.context() as patch:
         kill_after(patch, step)
@@ -170,6 +187,8 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, av
         for row in table:
             del row["seconds"]
     assert tables[0] == tables[1]
+    if optimiser.get("schedule") == "plateau":
+        assert [float(row["learning_rate"]) for row in tables[0]] == pytest.approx([0.01, 0.01, 0.01, 0.005])
 
 
 @pytest.fixture
@@ -460,7 +479,8 @@ class Scores:
 
     def __call__(self, network, held_out, recipe):
         self.weights.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
-        return self.values[len(self.weights) - 1]
+        value = self.values[len(self.weights) - 1]
+        return HeldOutScore(value, {"small": value / 2, "large": value})
 
 
 @pytest.fixture
@@ -516,6 +536,39 @@ def test_the_mean_of_the_best_epochs_is_kept_in_any_case_if_the_recipe_says_so(s
     )
     assert_mean_of(weights, [scores.weights[i] for i in (1, 3, 4)])
     assert record.kept.startswith("mean of 3 epochs")
+
+
+def test_the_score_of_every_class_is_kept_for_every_epoch(scored, tmp_path):
+    _, _, table, _ = scored(0.2, 0.6, epochs=2, keep_best=1)
+    assert [(row["score"], row["score/small"], row["score/large"]) for row in table] == [
+        ("0.2", "0.1", "0.2"),
+        ("0.6", "0.3", "0.6"),
+    ]
+    curves = read_epoch_scores(tmp_path / "run")["fold0/segresnet"]
+    assert curves["score/small"].tolist() == [0.1, 0.3]
+
+
+def test_schedule_free_training_keeps_and_scores_its_average(data, tmp_path, monkeypatch):
+    """What is validated and stored is the mean x, not the point y where gradients are taken."""
+    free = pytest.importorskip("schedulefree", reason="pip install schedulefree").AdamWScheduleFree
+    modes, original = [], fit.Validation.losses
+
+    def looking(self, network):
+        modes.append([group["train_mode"] for group in made[-1].param_groups])
+        return original(self, network)
+
+    made, build = [], fit.build_optimiser
+    monkeypatch.setattr(fit, "build_optimiser", lambda *given: made.append(build(*given)) or made[-1])
+    monkeypatch.setattr(fit.Validation, "losses", looking)
+    optimiser = {"name": "adamw-schedulefree", "schedule": "constant"}
+    recipe = recipe_file(tmp_path, optimiser=optimiser, fit={"averaging": "none", "epochs": 2, "keep_best": 0})
+    assert run_train(data, tmp_path / "run", recipe).ok
+    assert isinstance(made[0], free)
+    assert [any(mode) for mode in modes] == [False, False]
+    kept = load_file(tmp_path / "run" / "fold0" / "segresnet" / "weights.safetensors")
+    stored, _ = checkpoint_of(tmp_path / "run" / "fold0" / "segresnet" / LAST)
+    assert all(torch.equal(kept[name], stored[f"network.{name}"]) for name in kept)
+    assert any(not torch.equal(kept[name], stored[f"optimiser.{name}.z"]) for name in kept)
 
 
 def copy_of(network):
@@ -622,6 +675,40 @@ def test_a_warm_up_that_outlasts_the_run_is_said(data, tmp_path, caplog):
     )
 
 
+def test_options_that_the_runs_cannot_serve_are_refused_before_they_are_read(data, tmp_path):
+    two = write_project(tmp_path / "two", n_runs=2)
+    paste = {"copy_paste": 0.5, "copy_paste_from": "other"}
+    with pytest.raises(TomopointError, match=r"fold0/segresnet: copy_paste_from is other, .* one run alone"):
+        run_train(two, tmp_path / "run", recipe_file(tmp_path, folds="kfold-2", augmentation=paste))
+    with pytest.raises(TomopointError, match=r"'plateau' waits for validations, but this fold holds no run out"):
+        run_train(data, tmp_path / "run", recipe_file(tmp_path, folds="all", optimiser={"schedule": "plateau"}))
+
+
+class Darkness(torch.nn.Module):
+    """Finds whatever is dark, and takes it for both kinds of particle."""
+
+    divisor = 2
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.tensor(-4.0))
+
+    def forward(self, volume):
+        scores = torch.sigmoid(self.bias - torch.nn.functional.avg_pool3d(volume, 2))
+        return scores.expand(-1, 2, -1, -1, -1), torch.zeros(scores.shape[0], 3, *scores.shape[2:])
+
+
+@pytest.mark.parametrize("weights", [(1.0, 3.0), (0.0, 2.0)])
+def test_the_weights_of_the_particles_decide_what_ranks_epochs(weights, tmp_path):
+    particles = [{**vars(p), "weight": weight} for p, weight in zip(PARTICLES, weights, strict=True)]
+    recipe = load_recipe(recipe_file(tmp_path, particles=particles))
+    score = official_score(Darkness(), [make_run(shape=(48, 64, 64), n_particles=12)], recipe)
+    small, large = score.per_class["small"], score.per_class["large"]
+    assert min(small, large) > 0.5
+    assert small != large  # the large ones are darker, so a threshold keeps these alone
+    assert score.value == pytest.approx((weights[0] * small + weights[1] * large) / sum(weights))
+
+
 def test_every_network_is_trained_with_its_own_options(data, tmp_path):
     own = {**SEGRESNET, "label": "own", "fit": {"epochs": 3, "steps_per_epoch": 1}, "optimiser": {"warmup_steps": 0}}
     recipe = recipe_file(tmp_path, networks=[SEGRESNET, own], fit={"epochs": 1, "averaging": "none"})
@@ -721,4 +808,8 @@ def test_official_score_ranks_the_epochs(data, tmp_path):
     table = rows(folder / "metrics.csv")
     assert [row["score"] == "" for row in table] == [True, False, True]
     assert 0 <= float(table[1]["score"]) <= 1
+    # Both classes weigh one.
+    mean = (float(table[1]["score/small"]) + float(table[1]["score/large"])) / 2
+    assert float(table[1]["score"]) == pytest.approx(mean, abs=1e-5)
+    assert table[0]["score/small"] == table[2]["score/large"] == ""
     assert "epoch0001" in load_member(folder)[1].kept

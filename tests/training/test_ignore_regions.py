@@ -1,5 +1,7 @@
 """Particles just outside a crop are neither found nor background."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -44,17 +46,15 @@ def test_a_cell_that_answers_for_a_particle_inside_keeps_its_loss():
     assert (both[1] == 0).any()
 
 
-def test_heatmap_paints_the_part_of_a_peak_that_reaches_into_the_crop():
-    logits = torch.zeros(1, 2, *MAP)
+def test_a_heatmap_s_peak_beyond_the_crop_reaches_into_it_and_has_no_cell_there():
+    """Centred half a cell outside, of standard deviation 0.35 * 6 voxels: the first cell is one cell from its peak."""
+    logits = torch.zeros(1, 2, *MAP, requires_grad=True)
     listed = collate([(torch.tensor([[-1.0, 9.0, 9.0]]), torch.tensor([FIRST_BORDER_LABEL]), 1.0)])
-    nothing = collate([(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 1.0)])
-    loss = HeatmapLoss(RADII, 2)
-    high = logits.clone()
-    high[0, 0, 0, 4, 4] = 0.5  # nearer to the peak's value there, 0.63, than a score of one half
-    gains = [
-        float(loss(logits, logits, points).total - loss(high, logits, points).total) for points in (listed, nothing)
-    ]
-    assert gains[0] > 0 > gains[1]
+    terms = HeatmapLoss(RADII, 2)(logits, torch.zeros(1, 3, *MAP), listed)
+    terms.total.backward()
+    assert terms.n_positive == 0
+    reduced = float(logits.grad[0, 0, 0, 4, 4] / logits.grad[0, 0, 7, 0, 0])
+    assert reduced == pytest.approx((1 - math.exp(-4 / (2 * (0.35 * 6) ** 2))) ** 4, rel=1e-5)
 
 
 def test_dataset_lists_particles_within_half_a_radius_outside():

@@ -93,12 +93,15 @@ def loop_loss(logits, offsets, points: PointBatch, options: LossOptions) -> tupl
                     q = target if positive else 0.0
                     weight = q if positive else options.focal_alpha * p**options.focal_gamma
                 else:
-                    q = float(positive)
-                    weight = ((1 - p) if positive else p) ** options.focal_gamma
+                    q = positive * (1 - options.label_smoothing)
+                    weight = abs(p - q) ** options.focal_gamma
                 classification += weight * -(q * math.log(p) + (1 - q) * math.log(1 - p))
     for (b, cell), (label, target, predicted, true, sigma) in assigned.items():
         row = [float(logits[(b, c, *cell)]) for c in range(logits.shape[1])]
-        cross_entropy = math.log(sum(math.exp(x) for x in row)) - row[label]
+        spread = options.label_smoothing / len(row)
+        wanted = [spread + (1 - options.label_smoothing) * (c == label) for c in range(len(row))]
+        total = math.log(sum(math.exp(x) for x in row))
+        cross_entropy = sum(share * (total - x) for share, x in zip(wanted, row, strict=True))
         classification += options.cross_entropy_weight * cross_entropy * target
         regression += (1 - similarity(predicted, true, sigma)) * target
         for p, q in zip(predicted, true, strict=True):
@@ -112,6 +115,8 @@ OPTIONS = {
     "winner": LossOptions(),
     "focal": LossOptions(classification="focal", focal_gamma=1.5),
     "all terms": LossOptions(cross_entropy_weight=0.7, l1_weight=0.3, focal_alpha=0.5),
+    "smoothed": LossOptions(cross_entropy_weight=0.7, label_smoothing=0.1),
+    "smoothed focal": LossOptions(classification="focal", label_smoothing=0.2),
 }
 
 
@@ -212,43 +217,60 @@ def test_a_few_steps_on_one_crop_lower_the_loss_and_train_every_parameter(config
     assert [name for name, p in network.named_parameters() if torch.equal(p, start[name])] == []
 
 
-def test_the_heatmap_loss_agrees_with_loops():
+def painted(cell, label, points, b, sigma_radii):
+    """Return the value of one cell of one class: the highest Gaussian around the cells that particles lie in."""
+    value = 0.0
+    for centre, other in zip(points.centres_zyx[b].tolist(), points.labels[b].tolist(), strict=True):
+        sigma = RADII_VOX[label] * float(points.scale[b]) * sigma_radii
+        squared = sum((STRIDE * (i - int(v // STRIDE))) ** 2 for i, v in zip(cell, centre, strict=True))
+        if other == label and squared < (4 * sigma) ** 2:
+            value = max(value, math.exp(-squared / (2 * sigma**2)))
+    return value
+
+
+def test_the_heatmap_loss_is_centernets():
+    """Equation 1 of Objects as Points, cell by cell: (1 - p)^2 log p at a peak, else (1 - y)^4 p^2 log(1 - p)."""
     logits, offsets, points = random_case(3)
-    options = LossOptions()
-    loss, painted = 0.0, 0.0
+    options = LossOptions(heatmap_sigma=0.5)
+    loss, n_peaks = 0.0, 0
     for b in range(len(logits)):
         for c, *cell in np.ndindex(*logits.shape[1:]):
-            target = 0.0
-            for g, label in enumerate(points.labels[b].tolist()):
-                if label == c:
-                    sigma = RADII_VOX[label] * float(points.scale[b]) * options.heatmap_sigma
-                    anchor = [(i + 0.5) * STRIDE for i in cell]
-                    true = [float(v) for v in points.centres_zyx[b, g]]
-                    if math.dist(anchor, true) < 4 * sigma:
-                        target = max(target, similarity(anchor, true, sigma))
+            y = painted(cell, c, points, b, options.heatmap_sigma)
             p = sigmoid(float(logits[(b, c, *cell)]))
-            weight = min(1.0, abs(target - p) / 0.5) ** options.focal_gamma
-            loss += weight * -(target * math.log(p) + (1 - target) * math.log(1 - p))
-            painted += target
-    got = HeatmapLoss(RADII_VOX, STRIDE)(logits, offsets, points)
+            n_peaks += y == 1
+            loss -= (1 - p) ** 2 * math.log(p) if y == 1 else (1 - y) ** 4 * p**2 * math.log(1 - p)
+    got = HeatmapLoss(RADII_VOX, STRIDE, options)(logits, offsets, points)
+    assert n_peaks == got.n_positive == 11  # each particle of the case has a cell of its own
     # Boxes may hold corners beyond four standard deviations, where a peak is below exp(-8).
-    assert got.total.item() == pytest.approx(loss / max(1.0, painted), rel=math.exp(-8))
-    assert got.n_positive == 11
+    assert got.total.item() == pytest.approx(loss / 11, rel=math.exp(-8))
 
 
-def test_a_painted_map_is_the_heatmap_losss_minimum():
-    _, offsets, points = random_case(4)
+def test_a_peak_reaches_one_in_the_cell_of_its_particle_and_nowhere_else():
     from tomopoint.training.losses.cell_boxes import PointList
     from tomopoint.training.losses.heatmap import paint
 
-    listed = PointList.of(points, torch.tensor(RADII_VOX, dtype=torch.float64))
-    target = paint(listed, (3, len(RADII_VOX), 5, 6, 4), STRIDE, 0.35).clamp(1e-6, 1 - 1e-6)
-    assert 0.5 < target.max() < 1
-    logits = torch.logit(target)
-    loss = HeatmapLoss(RADII_VOX, STRIDE)
-    best = loss(logits, offsets, points).total
-    for change in (0.3, -0.3):
-        assert loss(logits + change, offsets, points).total > best
+    # At the face of a cell, just below one, and in the last cell of the map.
+    centres = torch.tensor([[2.0, 3.999, 15.9], [9.3, 8.7, 8.0]])
+    points = collate([(centres, torch.tensor([0, 2]), 1.0)])
+    target = paint(PointList.of(points, torch.tensor(RADII_VOX)), (1, 3, 8, 8, 8), STRIDE, 0.35)
+    assert torch.nonzero(target == 1).tolist() == [[0, 0, 1, 1, 7], [0, 2, 4, 4, 4]]
+    assert float(target[0, 1].max()) == 0
+    # One cell beside it, two voxels away, with a standard deviation of 0.35 * 2.5 voxels.
+    assert float(target[0, 0, 2, 1, 7]) == pytest.approx(math.exp(-4 / (2 * (0.35 * 2.5) ** 2)), rel=1e-6)
+
+
+def test_the_gradient_of_the_heatmap_loss_lifts_peaks_only():
+    logits, offsets, points = random_case(4)
+    logits.requires_grad_()
+    HeatmapLoss(RADII_VOX, STRIDE)(logits, offsets, points).total.backward()
+    peaks = [
+        (b, label, *(int(v // STRIDE) for v in centre))
+        for b in range(len(logits))
+        for centre, label in zip(points.centres_zyx[b].tolist(), points.labels[b].tolist(), strict=True)
+        if label >= 0
+    ]
+    lifted = {tuple(index) for index in torch.nonzero(logits.grad < 0).tolist()}
+    assert lifted == set(peaks)
 
 
 @pytest.mark.parametrize("kind", [DetectionLoss, HeatmapLoss])

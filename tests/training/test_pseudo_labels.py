@@ -1,6 +1,7 @@
 """Confident picks of unlabelled runs become training runs; uncertain ones are left alone."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ from tomopoint.data.project import Project
 from tomopoint.data.tables import write_pick_table
 from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import DataError
+from tomopoint.pipeline import Member, Pipeline
 from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset
-from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
+from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs, parse_pseudo_threshold
 from tomopoint.training.crops.tomograms import read_tomograms
 from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL
@@ -88,3 +90,68 @@ def test_useless_tables_are_refused(project, tmp_path):
     table.assign(particle_type="virus").to_csv(tmp_path / "other.csv", index=False)
     with pytest.raises(DataError, match="virus"):
         describe_pseudo_runs(PseudoLabels(tmp_path / "other.csv", project), RECIPE, [])
+
+
+def test_each_particle_has_its_own_threshold(project, tmp_path):
+    """Half the picks are scored 0.9, half 0.3: of the large ones all are learned, of the small ones the first half."""
+    options = replace(write_picks_of(project, tmp_path / "picks.csv", [0.9, 0.3]), per_particle={"large": 0.2})
+    record = describe_pseudo_runs(options, RECIPE, ["TS_0", "TS_1"])[PREFIX + "TS_9"]
+    truth = make_run("TS_1", seed=1)
+    n_small, n_large = (int((truth.labels == label).sum()) for label in (0, 1))
+    n_sure = int((truth.labels[0::2] == 0).sum())
+    assert (len(record.picks_xyz_A["small"]), len(record.uncertain_xyz_A["small"])) == (n_sure, n_small - n_sure)
+    assert (len(record.picks_xyz_A["large"]), len(record.uncertain_xyz_A["large"])) == (n_large, 0)
+    with pytest.raises(DataError, match="unknown particle virus; known are small, large"):
+        describe_pseudo_runs(replace(options, per_particle={"virus": 0.3}), RECIPE, ["TS_1"])
+
+
+def test_thresholds_are_read_as_one_or_by_particle(tmp_path):
+    assert parse_pseudo_threshold("0.7") == (0.7, {})
+    assert parse_pseudo_threshold("small=0.4,large=0.8") == (0.5, {"small": 0.4, "large": 0.8})
+    (tmp_path / "thresholds.json").write_text('{"small": 0.25}')
+    assert parse_pseudo_threshold(str(tmp_path / "thresholds.json")) == (0.5, {"small": 0.25})
+    for wrong in ("high", "small=high", "1.5", "small=0", "small=0.3,small=0.4"):
+        with pytest.raises(DataError, match="--pseudo-threshold"):
+            parse_pseudo_threshold(wrong)
+
+
+def pipeline_of(path, *validation_runs):
+    """Write the pipeline.json that a prediction leaves, of networks that never saw these runs."""
+    members = tuple(Member(f"fold{i}", "segresnet", runs, None, "0" * 64) for i, runs in enumerate(validation_runs))
+    Pipeline(PARTICLES, VOXEL_A, members=members).save(path / "pipeline.json")
+
+
+@pytest.mark.parametrize(
+    ("folds", "said"),
+    [
+        ((("TS_0",), ("TS_1",)), "(fold0, fold1) were trained on TS_0, TS_1, which are held out"),
+        ((("TS_0",),), "(fold0) were trained on TS_1, which"),
+        (((),), "(fold0) were trained on TS_0, TS_1, which"),
+        ((("TS_0", "TS_1"),), None),
+        ((("other_1",), ("other_2",)), None),
+    ],
+    ids=["all folds", "one fold", "no run held out", "both held out", "of other data"],
+)
+def test_labels_of_networks_that_saw_held_out_runs_are_warned_of(folds, said, project, tmp_path, caplog):
+    options = write_picks_of(project, tmp_path / "picks.csv", [0.9])
+    pipeline_of(tmp_path, *folds)
+    make_plan(RECIPE, "x", project, tmp_path / "run", None, options)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]
+
+
+def test_only_the_folds_that_are_trained_matter(project, tmp_path, caplog):
+    options = write_picks_of(project, tmp_path / "picks.csv", [0.9])
+    pipeline_of(tmp_path, ("TS_0",))
+    for fold in ("0", "1"):
+        caplog.clear()
+        plan = make_plan(RECIPE, "x", project, tmp_path / "run", fold, options)
+        warned = any("pseudo-labels: networks" in record.getMessage() for record in caplog.records)
+        assert warned == (plan.tasks[0].fold.validation_runs != ("TS_0",))
+
+
+def test_picks_of_unknown_networks_are_said_to_be(project, tmp_path, caplog):
+    options = write_picks_of(project, tmp_path / "picks.csv", [0.9])
+    make_plan(RECIPE, "x", project, tmp_path / "run", None, options)
+    assert "no pipeline.json beside" in caplog.text

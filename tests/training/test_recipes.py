@@ -1,5 +1,6 @@
 """Recipes: read by name or path, strict about names and values, the same after a round trip."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,15 @@ STORED = Path(__file__).parent / "stored"
 def test_named_recipes_load_and_suit_their_crops(name):
     recipe = load_recipe(name)
     assert all(build_network(config, 6, stride=2).n_classes == 6 for config in recipe.networks)
+
+
+def test_the_recipes_of_the_documents_load(tmp_path):
+    page = recipes_folder().parent / "docs" / "training.md"
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for number, block in enumerate(blocks):
+        (tmp_path / f"{number}.yaml").write_text(block)
+        load_recipe(str(tmp_path / f"{number}.yaml"))
 
 
 def test_every_recipe_file_is_tested():
@@ -100,8 +110,8 @@ def test_the_winners_settings():
     assert segresnet.crops.size_zyx == (96, 128, 128)
     assert segresnet.crops.jitter == 0
     assert segresnet.fit.averaging == "none"
-    assert (dynunet.fit.averaging, dynunet.augmentation.erase) == ("ema", 0.05)
-    assert segresnet.augmentation.erase == 0
+    assert (dynunet.fit.averaging, dynunet.augmentation.erase_instances) == ("ema", 0.05)
+    assert segresnet.augmentation.erase_instances == 0
     assert segresnet.loss.cross_entropy_weight == 0
     lengths = [(own.fit.batch_size, own.fit.steps_per_epoch, own.fit.epochs) for own in (segresnet, dynunet)]
     assert lengths == [(4, 160, 150), (6, 106, 150)]
@@ -130,7 +140,7 @@ def test_the_miniature_is_the_winner_but_for_its_size():
         *(f"fit.{name}" for name in ("batch_size", "ema_decay", "epochs", "precision", "steps_per_epoch")),
         "fit.validation_crops",
     }
-    assert (small.for_network(0).fit.averaging, small.for_network(1).augmentation.erase) == ("none", 0.05)
+    assert (small.for_network(0).fit.averaging, small.for_network(1).augmentation.erase_instances) == ("none", 0.05)
 
 
 OWN = {
@@ -261,6 +271,37 @@ def test_stored_recipes_and_members_of_earlier_versions_keep_their_identity(fold
             {"particles": [{"name": "a", "radius_A": 9, "weight": 1, "threshold": 0.2, "suppression_A": 9}] * 2},
             ["particles", "differ"],
         ),
+        ({"optimiser": {"momentum": 0.5}}, ["momentum has no effect on optimiser 'adamw'"]),
+        ({"optimiser": {"name": "sgd", "betas": [0.5, 0.9]}}, ["betas has no effect on optimiser 'sgd'"]),
+        ({"optimiser": {"name": "sgd", "momentum": 0.0, "nesterov": True}}, ["nesterov", "momentum"]),
+        ({"optimiser": {"name": "lion"}}, ["optimiser.name", "'adamw'", "'adamw-schedulefree'", "'lion'"]),
+        ({"optimiser": {"factor": 0.5, "period": 3}}, ["factor, period has no effect on schedule 'cosine'"]),
+        ({"optimiser": {"schedule": "step", "final_share": 0.5}}, ["final_share has no effect on schedule 'step'"]),
+        ({"optimiser": {"schedule": "step", "factor": 1.5}}, ["factor", "(0, 1)", "1.5"]),
+        ({"optimiser": {"name": "adamw-schedulefree"}}, ["'cosine'", "set schedule: constant"]),
+        (
+            {"optimiser": {"name": "adamw-schedulefree", "schedule": "constant"}},
+            ["network 'segresnet'", "fit.averaging to none", "ema"],
+        ),
+        ({"optimiser": {"schedule": "step"}, "fit": {"averaging": "swa"}}, ["swa", "'step'", "cosine or constant"]),
+        ({"optimiser": {"schedule": "one-cycle"}, "fit": {"max_minutes": 9}}, ["'one-cycle'", "max_minutes"]),
+        ({"optimiser": {"schedule": "plateau"}, "fit": {"validation_crops": 0}}, ["'plateau'", "validation_crops"]),
+        ({"augmentation": {"copy_paste_from": "other"}}, ["copy_paste_from is other", "set copy_paste"]),
+        ({"augmentation": {"erase_instances": 1.5}}, ["erase_instances", "[0, 1]"]),
+        ({"loss": {"label_smoothing": 0.1}}, ["label_smoothing", "cross_entropy_weight"]),
+        ({"loss": {"heatmap_sigma": 0.5}}, ["loss.heatmap_sigma", "'segresnet', 'dynunet'", "focal_alpha"]),
+        (
+            {"networks": [{"name": "heatmap", "label": "peaks"}], "loss": {"assignment": {"topk": 5}}},
+            ["loss.assignment has no effect on network 'peaks'", "focal_gamma, heatmap_sigma"],
+        ),
+        (
+            {"networks": [{"name": "segresnet"}, {"name": "heatmap", "loss": {"l1_weight": 0.5}}]},
+            ["loss.l1_weight has no effect on network 'heatmap'"],
+        ),
+        (
+            {"networks": [{"name": "segresnet", "loss": {"heatmap_sigma": 0.5}}, {"name": "heatmap"}]},
+            ["loss.heatmap_sigma has no effect on network 'segresnet'"],
+        ),
         (["fit"], ["an object with fields"]),
         ({"networks": 3}, ["networks must be a list", "3"]),
         ({"networks": {"segresnet": {"dropout": 0.1}}}, ["networks must be a list", "segresnet"]),
@@ -272,6 +313,47 @@ def test_mistakes_are_refused_with_what_is_allowed(content, words):
     assert "mine.yaml" in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_options_of_the_loss_reach_the_networks_that_can_use_them():
+    """One recipe may hold options for a detector and for the heatmap: each is trained with its own."""
+    content = {
+        "networks": [{"name": "segresnet"}, {"name": "heatmap"}],
+        "loss": {"l1_weight": 0.5, "heatmap_sigma": 0.4},
+    }
+    recipe = recipe_from_dict(content, "mine.yaml")
+    detector, heatmap = (recipe.for_network(index).loss for index in (0, 1))
+    assert (detector.l1_weight, detector.heatmap_sigma) == (0.5, 0.35)
+    assert (heatmap.l1_weight, heatmap.heatmap_sigma) == (0.0, 0.4)
+
+
+def test_what_one_network_does_is_no_matter_of_the_others():
+    """The second is averaged, which the first's optimiser could not be; each recipe alone is legal."""
+    free = {"optimiser": {"name": "adamw-schedulefree", "schedule": "constant"}, "fit": {"averaging": "none"}}
+    networks = [{"name": "segresnet", **free}, {"name": "dynunet", "fit": {"averaging": "swa"}}]
+    recipe = recipe_from_dict({"networks": networks}, "mine.yaml")
+    alone = [recipe.for_network(index) for index in (0, 1)]
+    assert [(own.optimiser.name, own.fit.averaging) for own in alone] == [
+        ("adamw-schedulefree", "none"),
+        ("adamw", "swa"),
+    ]
+    assert [network.title for own in alone for network in own.networks] == ["segresnet", "dynunet"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimiser": {"name": "sgd", "momentum": 0.8, "nesterov": True, "schedule": "cyclic", "period": 4}},
+        {"augmentation": {"copy_paste": 0.5, "copy_paste_from": "other", "mixup_instances": 0.1}},
+        {"loss": {"cross_entropy_weight": 1.0, "label_smoothing": 0.1}},
+    ],
+)
+def test_new_options_read_back_and_count_where_they_are_used(changes, tmp_path):
+    recipe = recipe_from_dict(changes, "mine.yaml")
+    assert_reads_back(recipe, tmp_path)
+    part, options = next(iter(changes.items()))
+    assert sorted(differences(Recipe().to_dict(), recipe.to_dict())) == sorted(f"{part}.{name}" for name in options)
+    assert recipe.digest != Recipe().digest
 
 
 def test_numbers_are_read_as_people_write_them(tmp_path):

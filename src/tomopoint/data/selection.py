@@ -38,8 +38,10 @@ SCORE_STEP = 1e-5
 Floats = npt.NDArray[np.float64]
 
 
-def parse_thresholds(text: str) -> dict[str, float]:
+def parse_thresholds(text: str, option: str = "--thresholds") -> dict[str, float]:
     """Read ``name=number,name=number``, or the JSON file of that content which `tomopoint tune` writes.
+
+    `option` names where the text was given, for messages.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def parse_thresholds(text: str) -> dict[str, float]:
     """
     example = "ribosome=0.3,thyroglobulin=0.2, or thresholds.json of `tomopoint tune`"
     if text.strip() and "=" not in text:
-        with reading(text, DataError, "holds no thresholds", f"--thresholds takes {example}"):
+        with reading(text, DataError, "holds no thresholds", f"{option} takes {example}"):
             content = read(Path(text))
             if not isinstance(content, dict) or not all(type(value) in (int, float) for value in content.values()):
                 raise Malformed(f"expected names with numbers, got {shown(content)}")
@@ -56,9 +58,9 @@ def parse_thresholds(text: str) -> dict[str, float]:
     try:
         pairs = [(name.strip(), float(value)) for name, value in (p.split("=") for p in text.split(",") if p.strip())]
     except ValueError as error:
-        raise DataError(f"--thresholds takes {example}; got {text!r}") from error
+        raise DataError(f"{option} takes {example}; got {text!r}") from error
     if len(dict(pairs)) < len(pairs):
-        raise DataError(f"--thresholds {text!r} names a particle twice; leave one of them out")
+        raise DataError(f"{option} {text!r} names a particle twice; leave one of them out")
     return dict(pairs)
 
 

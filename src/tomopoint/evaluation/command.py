@@ -218,7 +218,7 @@ def report(
     out
         The page.
     trained
-        Validated training folder, e.g. trained/first: adds threshold curves and out-of-fold scores.
+        Validated training folder, e.g. trained/first: adds threshold curves, F4 per epoch and out-of-fold scores.
     prediction
         Folder that `tomopoint predict` wrote: adds timings; default the folder of the submission.
     model

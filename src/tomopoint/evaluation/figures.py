@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tomopoint.evaluation.epochs import SCORE_OF
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -105,6 +107,34 @@ def draw_histograms(picks: pd.DataFrame, particles: Sequence[str], thresholds: M
         axes.axvline(thresholds[name], color=INK, lw=1.2)
         _count_axis(axes)
         _finish(axes, name, "score", "picks")
+    _legend(figure, panels[0])
+    return _svg(figure)
+
+
+def draw_epoch_scores(particles: Sequence[str], members: Mapping[str, pd.DataFrame]) -> str:
+    """Draw F4 of held-out runs over the epochs, a line per member and a colour per network.
+
+    Parameters
+    ----------
+    particles
+        Names, one panel each.
+    members
+        By member (``fold0/segresnet``), see :func:`~tomopoint.evaluation.epochs.read_epoch_scores`.
+    """
+    figure, panels = _grid(len(particles))
+    networks = list(dict.fromkeys(member.rpartition("/")[2] for member in members))
+    last = max(table["epoch"].max() for table in members.values()) + 1
+    for axes, name in zip(panels, particles, strict=False):
+        for member, table in members.items():
+            network = member.rpartition("/")[2]
+            first = next(other for other in members if other.rpartition("/")[2] == network)
+            label = network if member == first else None
+            if SCORE_OF + name in table.columns:
+                colour = f"C{networks.index(network)}"
+                axes.plot(table["epoch"] + 1, table[SCORE_OF + name], color=colour, lw=1, marker=".", ms=3, label=label)
+        axes.set_ylim(0, 1.03)
+        _finish(axes, name, "epoch", "F4")
+        axes.set_xlim(0, last + 1)
     _legend(figure, panels[0])
     return _svg(figure)
 

@@ -14,7 +14,8 @@ from tomopoint.data.tables import COORDINATES, read_pick_table
 from tomopoint.data.truth import read_truth
 from tomopoint.errors import DataError, EngineError
 from tomopoint.evaluation.calibration import OUT_OF_FOLD_FOLDER, VALIDATION_NAME
-from tomopoint.evaluation.figures import draw_curves, draw_histograms
+from tomopoint.evaluation.epochs import read_epoch_scores
+from tomopoint.evaluation.figures import draw_curves, draw_epoch_scores, draw_histograms
 from tomopoint.evaluation.matching import match_points
 from tomopoint.evaluation.page import Markup, number, paragraph, picture, section, table
 from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
@@ -131,7 +132,25 @@ def validation_sections(training_folder: Path | None) -> list[Markup]:
             "picks, logarithmic above."
         )
         parts.append(section("Scores of right and wrong picks", paragraph(note, soft=True), bars))
+    parts += _epochs(training_folder, validation, names)
     return parts
+
+
+def _epochs(ensemble_folder: Path, validation: Mapping[str, Any], names: Sequence[str]) -> list[Markup]:
+    """F4 of held-out runs per particle while the networks were trained, where that was measured; per training folder.
+
+    An ensemble names the folders that it is made of; one training folder is its own.
+    """
+    folders = [Path(folder) for folder in validation.get("training_folders", ())]
+    sections = []
+    for folder in folders if len(folders) > 1 else [ensemble_folder]:
+        members = read_epoch_scores(folder)
+        if members:
+            note = "Each epoch's best threshold, chosen on the runs that are scored: flattering, for every epoch alike."
+            curves = picture(draw_epoch_scores(names, members), "F4 of held-out runs over the epochs, per particle")
+            where = f" in {folder.name}" if len(folders) > 1 else ""
+            sections.append(section(f"F4 per epoch{where}", paragraph(note, soft=True), curves))
+    return sections
 
 
 def _folds(validation: Mapping[str, Any], names: Sequence[str]) -> Markup:

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tomopoint.errors import TomopointError, reason_of
+from tomopoint.evaluation.epochs import SCORE_OF
 from tomopoint.files import require_file, sha256_of, whole_or_absent, write_atomically
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 RECORD = "member.json"
-METRICS = "metrics.csv"
 CANDIDATES = "candidates"
 RECIPE = "recipe.yaml"
 
@@ -47,7 +47,7 @@ COLUMNS = (
     *("validation_loss", "validation_classification", "validation_regression"),
     *("score", "seconds"),
 )
-"""Of ``metrics.csv``."""
+"""Of ``metrics.csv``; then :data:`SCORE_OF` with the name of each particle, where the official score is measured."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,8 @@ def mean_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
 def write_metrics(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write one line per epoch; what was not measured stays empty."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    per_class = dict.fromkeys(name for row in rows for name in row if name.startswith(SCORE_OF))
+    writer = csv.DictWriter(text, [*COLUMNS, *per_class], lineterminator="\n")
     writer.writeheader()
     for row in rows:
         whole = {name: int(row[name]) for name in ("epoch", "step")}

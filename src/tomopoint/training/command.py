@@ -11,8 +11,6 @@ from tomopoint.errors import TomopointError
 
 logger = logging.getLogger(__name__)
 
-PSEUDO_THRESHOLD = 0.5
-
 
 def train(
     *,
@@ -27,7 +25,7 @@ def train(
     precision: Literal["fp32", "bf16", "fp16", "auto"] | None = None,
     pseudo_labels: Path | None = None,
     pseudo_data: Path | None = None,
-    pseudo_threshold: float = PSEUDO_THRESHOLD,
+    pseudo_threshold: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
     curves: Literal["tensorboard", "wandb", "none"] = "tensorboard",
@@ -63,7 +61,8 @@ def train(
     pseudo_data
         Project whose test runs these are; default the one of --data.
     pseudo_threshold
-        Picks scored at least this are learned; near the others nothing is.
+        Picks scored at least this (0.5) are learned; near the others nothing is. Per particle: ribosome=0.4,virus=0.7,
+        or thresholds.json of tomopoint tune.
     device
         Where to train.
     workers
@@ -74,12 +73,12 @@ def train(
     from dataclasses import replace
 
     from tomopoint.data.particles import project_particles
-    from tomopoint.training.crops.pseudo_labels import PseudoLabels
+    from tomopoint.training.crops.pseudo_labels import DEFAULT_THRESHOLD, PseudoLabels, parse_pseudo_threshold
     from tomopoint.training.cross_validation import make_plan, open_folder, train_members
     from tomopoint.training.machine import Machine
     from tomopoint.training.recipe_files import load_recipe
 
-    if pseudo_labels is None and (pseudo_data is not None or pseudo_threshold != PSEUDO_THRESHOLD):
+    if pseudo_labels is None and (pseudo_data is not None or pseudo_threshold is not None):
         raise TomopointError("--pseudo-data and --pseudo-threshold belong to --pseudo-labels, which is not given")
     chosen = load_recipe(recipe, project_particles(data)).with_fit(
         epochs=epochs, steps_per_epoch=steps_per_epoch, max_minutes=max_minutes, precision=precision
@@ -88,7 +87,12 @@ def train(
     machine = Machine(device, workers, curves)
     for index in range(len(chosen.networks)):
         machine.precisions(chosen.for_network(index).fit.precision)
-    pseudo = PseudoLabels(pseudo_labels, pseudo_data or data, threshold=pseudo_threshold) if pseudo_labels else None
+    pseudo = None
+    if pseudo_labels is not None:
+        common, single = parse_pseudo_threshold(
+            str(DEFAULT_THRESHOLD) if pseudo_threshold is None else pseudo_threshold
+        )
+        pseudo = PseudoLabels(pseudo_labels, pseudo_data or data, threshold=common, per_particle=single)
     plan = make_plan(chosen, recipe, data, out, folds, pseudo)
     open_folder(plan)
     outcome = train_members(plan, machine)

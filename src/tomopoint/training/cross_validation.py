@@ -25,7 +25,7 @@ from tomopoint.training.checkpoints import (
     load_record,
     save_weights,
 )
-from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs
+from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs, warn_of_leaks
 from tomopoint.training.crops.tomograms import RunRecord, check_voxel_sizes, describe_runs, read_tomograms
 from tomopoint.training.fit import MemberTask, fit_member
 from tomopoint.training.forecast import Forecast, Workload
@@ -168,10 +168,30 @@ def make_plan(
             )
     starts = {task.label: task.pretrained.sha256 for task in tasks if task.pretrained is not None}
     names = sorted({name for fold in chosen for name in by_name[fold].runs})
-    extra = {} if pseudo is None else describe_pseudo_runs(pseudo, recipe, all_names)
+    extra = {}
+    if pseudo is not None:
+        extra = describe_pseudo_runs(pseudo, recipe, all_names)
+        held_out = sorted({name for fold in chosen for name in by_name[fold].validation_runs})
+        warn_of_leaks(pseudo.picks_path, held_out, all_names)
+    for task in tasks:
+        _check_data(task, n_training=len(task.fold.training_runs) + len(extra))
     records = {**describe_runs(data_root, names, recipe), **extra}
     check_voxel_sizes(records.values())
     return TrainingPlan(recipe, recipe_name, data_root, out, tuple(tasks), records, tuple(extra), starts)
+
+
+def _check_data(task: MemberTask, n_training: int) -> None:
+    """Refuse options of a member that its runs cannot serve."""
+    own = task.own_recipe
+    if own.augmentation.copy_paste_from == "other" and n_training < 2:
+        raise TomopointError(
+            f"{task.label}: copy_paste_from is other, but it trains on one run alone; set it to same or any"
+        )
+    if own.optimiser.schedule == "plateau" and not task.fold.validation_runs:
+        raise TomopointError(
+            f"{task.label}: schedule 'plateau' waits for validations, but this fold holds no run out; take another "
+            "schedule, or folds that hold runs out"
+        )
 
 
 def open_folder(plan: TrainingPlan) -> None:

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 
 from tomopoint.data.folds import Fold
 from tomopoint.errors import TomopointError
+from tomopoint.evaluation.epochs import METRICS, SCORE_OF
 from tomopoint.networks.build import build_network
 from tomopoint.networks.point_network import PointNetwork
-from tomopoint.training.checkpoints import CANDIDATES, METRICS, mean_weights, save_weights, write_metrics
+from tomopoint.training.checkpoints import CANDIDATES, mean_weights, save_weights, write_metrics
 from tomopoint.training.crops.dataset import CropBatch, CropDataset, EpochSampler, collate_crops, fixed_batches
 from tomopoint.training.crops.sampler import Sampler
 from tomopoint.training.crops.tomograms import TrainingTomogram
@@ -31,7 +32,17 @@ from tomopoint.training.losses.build import build_loss
 from tomopoint.training.machine import LIGHTNING, Machine, Processes
 from tomopoint.training.official_score import official_score
 from tomopoint.training.on_cpu.choice import Way, fastest_way, has_fused_norms, prepare
-from tomopoint.training.optimisation import SWA_START, Clock, Schedule, build_average, parameter_groups, set_frozen
+from tomopoint.training.optimisation import (
+    SWA_START,
+    Clock,
+    Schedule,
+    build_average,
+    build_optimiser,
+    parameter_groups,
+    set_frozen,
+    to_average,
+    to_training_point,
+)
 from tomopoint.training.pretrained import Pretrained, find_pretrained
 from tomopoint.training.progress import TrainingProgress
 from tomopoint.training.recipe import NetworkRecipe, Recipe
@@ -169,9 +180,8 @@ def fit_member(
         task.pretrained.load_into(network, task.network, names)
     set_frozen(network, recipe.optimiser, True)
     prepare(network, way)
-    groups = parameter_groups(network, recipe.optimiser)
-    adam = torch.optim.AdamW(groups, lr=recipe.optimiser.learning_rate, betas=recipe.optimiser.betas)
-    model, optimiser = fabric.setup(network, adam)
+    bare_optimiser = build_optimiser(parameter_groups(network, recipe.optimiser), recipe.optimiser)
+    model, optimiser = fabric.setup(network, bare_optimiser)
     model.mark_forward_method("logits")
     loss = build_loss(task.network, radii_vox, recipe.stride, recipe.loss).to(fabric.device)
     average = build_average(network, options)
@@ -184,7 +194,7 @@ def fit_member(
     validation = Validation(fabric, recipe, held_out, loss)
 
     # Where an earlier process stopped.
-    state = load_checkpoint(last, network, average, adam) if last.exists() else FitState()
+    state = load_checkpoint(last, network, average, bare_optimiser) if last.exists() else FitState()
     state.way = way
     if state.scaler:
         fabric.strategy.precision.load_state_dict(dict(state.scaler))
@@ -192,6 +202,8 @@ def fit_member(
         set_frozen(network, recipe.optimiser, False)
     clock = Clock(state.seconds)
     schedule = Schedule(options, recipe.optimiser, clock)
+    for row in state.rows:  # a schedule that waits for them is told again
+        schedule.after_validation(validation.value(row))
     progress = TrainingProgress(task.label, options.epochs, fabric.is_global_zero, forecast)
     curves = machine.build_logger(task.folder, task.label) if fabric.is_global_zero else None
 
@@ -199,6 +211,7 @@ def fit_member(
         # Dropout is seeded by epoch, so that a resumed training drops what an uninterrupted one drops.
         torch.manual_seed(seed_of_epoch(task.seed, state.epoch, fabric.global_rank))
         network.train()
+        to_training_point(bare_optimiser)
         positions.epoch = state.epoch
         history: list[tuple[float, float]] = []
         for number, batch in enumerate(loader, start=1):
@@ -222,8 +235,7 @@ def fit_member(
                 raise not_finite("gradient", f"norm {float(norm)}", where)
 
             # Step, each part at its share of the schedule's rate. What was frozen until now moves from the next one on.
-            for group in adam.param_groups:
-                group["lr"] = recipe.optimiser.learning_rate * group["rate"] * schedule(state.step)
+            schedule.set_rates(bare_optimiser, state.step)
             optimiser.step()
             optimiser.zero_grad()
             state.step += 1
@@ -242,6 +254,7 @@ def fit_member(
         if average is not None and options.averaging == "swa" and schedule.progress(state.step) >= SWA_START:
             average.update_parameters(network)
         state.n_averaged = 0 if average is None else int(average.n_averaged)
+        to_average(bare_optimiser)  # a schedule-free optimiser keeps one of its own
         evaluated = average.module if average is not None and state.n_averaged else network
         assert isinstance(evaluated, PointNetwork)
 
@@ -265,6 +278,7 @@ def fit_member(
 
         # Rank: are these weights among the best, and are they better than the last that counted as better?
         value = validation.value(row)
+        schedule.after_validation(value)
         if value is not None:
             candidate = (value, f"epoch{state.epoch:04d}.safetensors")
             ranked = sorted([*state.best, candidate], key=lambda item: item[0], reverse=True)
@@ -283,7 +297,7 @@ def fit_member(
         state.scaler = fabric.strategy.precision.state_dict()
         if fabric.is_global_zero:
             write_metrics(state.rows, task.folder / METRICS)
-            save_checkpoint(last, state, network, average, adam)
+            save_checkpoint(last, state, network, average, bare_optimiser)
             for path in (task.folder / CANDIDATES).glob("*.safetensors"):
                 if path.name not in {name for _, name in state.best}:
                     path.unlink()
@@ -425,11 +439,14 @@ class Validation:
         }
 
     def score(self, network: PointNetwork) -> dict[str, float]:
-        """Return the official score; nothing without held-out runs."""
+        """Return the official score, and F4 of every class; nothing without held-out runs."""
         if not self.held_out:
             return {}
-        value = official_score(network, self.held_out, self.recipe) if self.fabric.is_global_zero else 0.0
-        return {"score": self.fabric.broadcast(value)}
+        figures: dict[str, float] = {}
+        if self.fabric.is_global_zero:
+            score = official_score(network, self.held_out, self.recipe)
+            figures = {"score": score.value, **{SCORE_OF + name: f4 for name, f4 in score.per_class.items()}}
+        return self.fabric.broadcast(figures)
 
     def value(self, figures: Mapping[str, float]) -> float | None:
         """Return what ranks weights, larger is better: of what was measured, the score or the loss; None if neither."""

@@ -18,18 +18,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from tomopoint.errors import TomopointError, reason_of
+from tomopoint.evaluation.epochs import SCORE_OF
 from tomopoint.files import check_output, is_plain_name, put_in_place, require_file
 from tomopoint.strict_json import Malformed, build, parse, shown
 from tomopoint.training.checkpoints import COLUMNS
 from tomopoint.training.on_cpu.choice import Way
+from tomopoint.training.optimisation import moments_of
 
 LAST = "last.safetensors"
 
 _STATE = "tomopoint-training"
 """Name of the JSON in the file's header."""
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of every parameter."""
+_COUNTED = ("k", "weight_sum", "lr_max")
+"""What a schedule-free optimiser counts in every group of weights."""
 
 
 @dataclass
@@ -58,6 +60,8 @@ class FitState:
         State of the gradient scaler of fp16; empty otherwise.
     way
         How the network is computed; None in a checkpoint of earlier versions.
+    groups
+        What the optimiser itself counts in each group of weights; empty where it counts nothing.
     """
 
     epoch: int = 0
@@ -71,6 +75,7 @@ class FitState:
     n_averaged: int = 0
     scaler: Mapping[str, float] | None = None
     way: Way | None = None
+    groups: tuple[Mapping[str, float], ...] = ()
 
 
 def save_checkpoint(
@@ -84,11 +89,12 @@ def save_checkpoint(
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.module.state_dict().items()}
     for name, parameter in network.named_parameters():
-        if parameter in optimiser.state:  # what is frozen has not moved yet
-            tensors |= {f"optimiser.{name}.{key}": optimiser.state[parameter][key] for key in _MOMENTS}
+        if optimiser.state.get(parameter):  # what is frozen has not moved yet
+            tensors |= {f"optimiser.{name}.{key}": optimiser.state[parameter][key] for key in moments_of(optimiser)}
     check_output(path)
     temporary = path.with_name(f".{path.name}.partial")  # one name: what a kill leaves is written over
-    header = {_STATE: json.dumps(asdict(state))}
+    counted = [{key: group[key] for key in _COUNTED if key in group} for group in optimiser.param_groups]
+    header = {_STATE: json.dumps({**asdict(state), "groups": counted if any(counted) else []})}
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, header)
     put_in_place(temporary, path)
 
@@ -127,12 +133,18 @@ def load_checkpoint(
             average.module.load_state_dict(_below("average.", tensors))
             average.n_averaged.fill_(state.n_averaged)
         for name, parameter in network.named_parameters():
-            if not parameter.requires_grad and f"optimiser.{name}.step" not in tensors:
+            stored = {key: f"optimiser.{name}.{key}" for key in moments_of(optimiser)}
+            if not stored or (not parameter.requires_grad and not set(stored.values()) <= set(tensors)):
                 continue  # frozen, and not yet let go when this was saved
-            step, first, second = (tensors[f"optimiser.{name}.{key}"] for key in _MOMENTS)
             # As the optimiser makes them: in the memory layout of the parameter, with the count on the CPU.
-            moments = [torch.empty_like(parameter).copy_(moment) for moment in (first, second)]
-            optimiser.state[parameter] = dict(zip(_MOMENTS, (step, *moments), strict=True))
+            optimiser.state[parameter] = {
+                key: tensors[place] if key == "step" else torch.empty_like(parameter).copy_(tensors[place])
+                for key, place in stored.items()
+            }
+        for group, counted in zip(optimiser.param_groups, state.groups, strict=bool(state.groups)):
+            if set(counted) != {key for key in _COUNTED if key in group}:
+                raise Malformed(f"the optimiser counts {shown(sorted(counted))}")
+            group.update(counted)
     except (OSError, SafetensorError, ValueError, RuntimeError, KeyError) as error:
         raise _damaged(path, error) from error
     return state
@@ -150,7 +162,8 @@ def _check_state(state: FitState) -> None:
     if not state.epoch == len(state.rows) <= state.step or min(state.n_averaged, state.stale, state.seconds) < 0:
         raise Malformed(f"epoch {state.epoch}, step {state.step} and {len(state.rows)} rows do not go together")
     for row in state.rows:
-        if not {"epoch", "step"} <= set(row) <= set(COLUMNS):
+        named = {name for name in row if not name.startswith(SCORE_OF)}
+        if not {"epoch", "step"} <= named <= set(COLUMNS):
             raise Malformed(f"a row has the columns {shown(sorted(row))}")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,23 @@ from tomopoint.training.crops.tomograms import TrainingTomogram
 from tomopoint.training.recipe import Recipe
 
 
-def official_score(network: PointNetwork, held_out: Sequence[TrainingTomogram], recipe: Recipe) -> float:
+@dataclass(frozen=True)
+class HeldOutScore:
+    """What a network scores on held-out runs.
+
+    Attributes
+    ----------
+    value
+        The official score: the mean over classes, by the weights of the recipe's particles.
+    per_class
+        F4 of every particle, by name.
+    """
+
+    value: float
+    per_class: Mapping[str, float]
+
+
+def official_score(network: PointNetwork, held_out: Sequence[TrainingTomogram], recipe: Recipe) -> HeldOutScore:
     """Return the official score of `network` on held-out runs, of the first reconstruction that is trained on.
 
     Every class counts with the best F4 of its curve, as in the winner's validation score: thresholds chosen on the
@@ -45,5 +62,5 @@ def official_score(network: PointNetwork, held_out: Sequence[TrainingTomogram], 
         truth, pd.concat(tables, ignore_index=True), pipeline.particles, threshold_grid(pipeline.decoding.floor)
     )
     weights = np.array([particle.weight for particle in pipeline.particles])
-    best = np.array([curves[particle.name].f_beta.max(initial=0.0) for particle in pipeline.particles])
-    return float((weights * best).sum() / weights.sum())
+    best = {name: float(curves[name].f_beta.max(initial=0.0)) for name in pipeline.particle_names}
+    return HeldOutScore(float((weights * list(best.values())).sum() / weights.sum()), best)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import log, sqrt
 from pathlib import Path
@@ -26,6 +27,9 @@ Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
 MeanOfBest = Literal["if-better", "always"]
 Freeze = Literal["none", "encoder", "backbone"]
+PasteFrom = Literal["any", "other", "same"]
+Optimiser = Literal["adamw", "radam", "sgd", "adamw-schedulefree"]
+ScheduleName = Literal["cosine", "constant", "plateau", "step", "cyclic", "one-cycle"]
 
 MAX_CROP_VOX = 4096
 """Beyond any tomogram."""
@@ -97,10 +101,17 @@ class AugmentationOptions:
         Add white noise of up to this many standard deviations.
     mixup
         Probability of blending a second crop in, about evenly, with the particles of both.
+    mixup_instances
+        For each particle, the probability that another one is blended into it, about evenly; both are learnt.
     copy_paste
-        Probability of pasting particles of other runs into free places, up to three.
+        Probability of pasting particles into free places, up to three, as the crop shows its own: of the same
+        reconstruction, at its scale and in its orientation.
+    copy_paste_from
+        Runs that pasted particles are taken from: ``any``, all ``other`` ones, or the ``same`` as the crop.
     erase
         Probability of blanking one cuboid; particles centred in it are dropped.
+    erase_instances
+        For each particle, the probability of blanking it out; particles centred within its radius are dropped.
     """
 
     rotation_degrees: float = 180.0
@@ -115,14 +126,26 @@ class AugmentationOptions:
     mixup: float = 0.0
     copy_paste: float = 0.0
     erase: float = 0.0
+    mixup_instances: float = field(default=0.0, metadata=ADDED)
+    copy_paste_from: PasteFrom = field(default="any", metadata=ADDED)
+    erase_instances: float = field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
-        for name in ("resample_probability", "mixup", "copy_paste", "erase"):
+        for name in ("resample_probability", "mixup", "copy_paste", "erase", "mixup_instances", "erase_instances"):
             _require_share(name, getattr(self, name))
         for name in ("rotation_degrees", "tilt_degrees", "shift", "noise"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("scale", "gain"):
             _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        _require(
+            self.copy_paste > 0 or self.copy_paste_from == "any",
+            f"copy_paste_from is {self.copy_paste_from}, but copy_paste is 0 and nothing is pasted; set copy_paste",
+        )
+
+    @property
+    def changes_instances(self) -> bool:
+        """Whether single particles are pasted, mixed or erased."""
+        return max(self.copy_paste, self.mixup_instances, self.erase_instances) > 0
 
 
 @dataclass(frozen=True)
@@ -180,6 +203,10 @@ class LossOptions:
         Which cells answer for which particle.
     heatmap_sigma
         Heatmap baseline: standard deviation of the painted peak, in radii of the particle.
+    label_smoothing
+        In the cross entropy this share of the target is spread evenly over all classes; ``focal`` asks of positives one
+        minus this. Background stays zero: it is nearly all cells, which would lift every score. Target scores of
+        ``varifocal`` are soft as they are.
     """
 
     classification: str = "varifocal"
@@ -189,6 +216,7 @@ class LossOptions:
     l1_weight: float = 0.0
     assignment: AssignmentOptions = field(default_factory=AssignmentOptions)
     heatmap_sigma: float = 0.35
+    label_smoothing: float = field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.classification not in ("varifocal", "focal"):
@@ -198,24 +226,43 @@ class LossOptions:
                 raise TomopointError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.heatmap_sigma <= 0:
             raise TomopointError(f"heatmap_sigma must be positive, got {self.heatmap_sigma}")
+        _require(0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        _require(
+            not self.label_smoothing or self.classification == "focal" or self.cross_entropy_weight > 0,
+            f"label_smoothing is {self.label_smoothing}, but there is nothing to smooth; set cross_entropy_weight, or "
+            "classification to focal",
+        )
+
+    @staticmethod
+    def used_by(network: str) -> frozenset[str]:
+        """Return the names of the options that have an effect on a network of this name."""
+        if network == "heatmap":
+            return frozenset({"focal_gamma", "heatmap_sigma"})
+        return frozenset(f.name for f in fields(LossOptions)) - {"heatmap_sigma"}
+
+    def useless_for(self, network: str) -> list[str]:
+        """Return the options that are not at their default and have no effect on a network of this name."""
+        changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(LossOptions(), f.name)]
+        return [name for name in changed if name not in self.used_by(network)]
 
 
 @dataclass(frozen=True)
 class OptimiserOptions:
-    """AdamW with linear warm-up and a cosine, per optimiser step.
+    """The optimiser, and its learning rate at every step: linear warm-up, then a schedule.
 
     Attributes
     ----------
     learning_rate
         Peak, for networks that do not set their own.
     weight_decay
-        On weights of two or more axes; biases and norms have none.
+        On weights of two or more axes; biases and norms have none. Apart from the gradient (decoupled), but for ``sgd``
+        added to it.
     betas
-        AdamW's two.
+        Of all but ``sgd``.
     warmup_steps
         Steps from about zero to the peak.
     final_share
-        The cosine ends at this share of the peak.
+        Of the peak: where ``cosine`` and ``one-cycle`` end, and what ``plateau`` and ``cyclic`` never go below.
     clip_norm
         Gradients are scaled down to this norm; 0 switches clipping off.
     accumulate
@@ -228,6 +275,19 @@ class OptimiserOptions:
         its ``encoder`` (all that leads down to the coarsest map), or ``none``. Dropout in it goes on.
     freeze_steps
         It moves from this optimiser step on; 0: never.
+    name
+        ``adamw``, ``radam`` and ``sgd`` of torch, or ``adamw-schedulefree`` of the package schedulefree, which averages
+        the weights itself: it wants schedule ``constant`` and averaging ``none``.
+    momentum, nesterov
+        Of ``sgd``.
+    schedule
+        ``cosine`` or ``constant`` after the warm-up, or one of torch's, which the warm-up multiplies: ``plateau``,
+        times `factor` after more than `period` validations without a better one (by `fit.min_improvement`);
+        ``step``, times `factor` after every `period` epochs; ``cyclic``, from the lowest rate to the peak and back in
+        `period` epochs; ``one-cycle``, up in `warmup_steps` and down to the end, both as a cosine. The last two
+        lower the momentum (first beta) by 0.1 where the rate is highest.
+    period, factor
+        See `schedule`.
     """
 
     learning_rate: float = 3e-4
@@ -241,6 +301,12 @@ class OptimiserOptions:
     head_rate: float = field(default=1.0, metadata=ADDED)
     freeze: Freeze = field(default="none", metadata=ADDED)
     freeze_steps: int = field(default=0, metadata=ADDED)
+    name: Optimiser = field(default="adamw", metadata=ADDED)
+    momentum: float = field(default=0.9, metadata=ADDED)
+    nesterov: bool = field(default=False, metadata=ADDED)
+    schedule: ScheduleName = field(default="cosine", metadata=ADDED)
+    period: int = field(default=10, metadata=ADDED)
+    factor: float = field(default=0.1, metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
@@ -259,6 +325,38 @@ class OptimiserOptions:
             self.freeze != "none" or not self.freeze_steps,
             f"freeze_steps is {self.freeze_steps}, but freeze is none; set freeze to backbone or encoder",
         )
+        _require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum}")
+        _require(self.momentum > 0 or not self.nesterov, "nesterov needs momentum, which is 0; set momentum, e.g. 0.9")
+        _require(self.period >= 1, f"period must be at least 1, got {self.period}")
+        _require(0 < self.factor < 1, f"factor must lie in (0, 1), got {self.factor}")
+        default = {f.name: f.default for f in fields(self)}
+        of_name = {"betas"} if self.name != "sgd" else {"momentum", "nesterov"}
+        for given, of_all, used in (
+            (f"optimiser {self.name!r}", {"betas", "momentum", "nesterov"}, of_name),
+            (f"schedule {self.schedule!r}", {"final_share", "period", "factor"}, _SCHEDULE_OPTIONS[self.schedule]),
+        ):
+            useless = [name for name in sorted(of_all - used) if getattr(self, name) != default[name]]
+            _require(not useless, f"{', '.join(useless)} has no effect on {given}; remove it")
+        if self.name == "adamw-schedulefree":
+            _require(
+                self.schedule == "constant",
+                f"optimiser 'adamw-schedulefree' takes the place of schedule {self.schedule!r}; set schedule: constant",
+            )
+            _require(
+                not self.freeze_steps,
+                "optimiser 'adamw-schedulefree' averages all steps, so weights cannot join at freeze_steps "
+                f"{self.freeze_steps}; freeze for the whole training (freeze_steps: 0), or take adamw",
+            )
+
+
+_SCHEDULE_OPTIONS: Mapping[ScheduleName, frozenset[str]] = {
+    "cosine": frozenset({"final_share"}),
+    "constant": frozenset(),
+    "plateau": frozenset({"final_share", "period", "factor"}),
+    "step": frozenset({"period", "factor"}),
+    "cyclic": frozenset({"final_share", "period"}),
+    "one-cycle": frozenset({"final_share"}),
+}
 
 
 @dataclass(frozen=True)
@@ -406,12 +504,27 @@ class Recipe:
                 check_size((1, 1, *self.crops.size_zyx), network.divisor, network.needs_context)
             except TomopointError as error:
                 raise TomopointError(f"crops.size_zyx does not suit network {network.title!r}: {error}") from error
-            freeze = (network.optimiser or self.optimiser).freeze
+            optimiser = network.optimiser or self.optimiser
             _require(
-                freeze == "none" or network.pretrained is not None,
-                f"optimiser.freeze is {freeze}, but network {network.title!r} starts fresh and would keep random "
-                "weights; give it `pretrained` weights, or its own optimiser: {freeze: none}",
+                optimiser.freeze == "none" or network.pretrained is not None,
+                f"optimiser.freeze is {optimiser.freeze}, but network {network.title!r} starts fresh and would keep "
+                "random weights; give it `pretrained` weights, or its own optimiser: {freeze: none}",
             )
+            _check_length(network.title, optimiser, network.fit or self.fit)
+        self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Refuse options of the loss that no network of the recipe can use, and those of a network that it cannot."""
+        own = [(network.loss, self.loss, [network]) for network in self.networks if network.loss is not None]
+        for loss, below, users in [(self.loss, LossOptions(), list(self.networks)), *own]:
+            for name in loss.useless_for(users[0].name):
+                of_all = all(name in loss.useless_for(network.name) for network in users)
+                if of_all and getattr(loss, name) != getattr(below, name):
+                    titles = ", ".join(repr(network.title) for network in users)
+                    usable = ", ".join(sorted(LossOptions.used_by(users[0].name)))
+                    raise TomopointError(
+                        f"loss.{name} has no effect on network {titles}; remove it. Its options are {usable}"
+                    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option as plain JSON values; those that earlier versions did not have, where they are used."""
@@ -438,18 +551,45 @@ class Recipe:
         return replace(self, fit=replace(self.fit, **given), networks=tuple(networks))
 
     def for_network(self, index: int) -> Recipe:
-        """Return a copy whose options are those that network number `index` is trained with."""
+        """Return the recipe of network number `index` alone: its options are those that it is trained with."""
         network = self.networks[index]
         own = {name: getattr(network, name) for name in OWN_OPTIONS if getattr(network, name) is not None}
         if network.learning_rate is not None:
             own["optimiser"] = replace(own.get("optimiser", self.optimiser), learning_rate=network.learning_rate)
-        return replace(self, **own)
+        loss = own.get("loss", self.loss)  # the recipe's may hold what is meant for other networks
+        own["loss"] = replace(loss, **{name: getattr(LossOptions(), name) for name in loss.useless_for(network.name)})
+        alone = replace(network, augmentation=None, loss=None, optimiser=None, fit=None)
+        return replace(self, networks=(alone,), **own)
 
     def save(self, path: Path) -> None:
         """Write every option as YAML, atomically."""
         import yaml
 
         write_atomically(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+
+def _check_length(network: str, optimiser: OptimiserOptions, fit: FitOptions) -> None:
+    """Refuse what optimiser and fit cannot do together."""
+    if optimiser.name == "adamw-schedulefree" and fit.averaging != "none":
+        raise TomopointError(
+            f"network {network!r}: optimiser 'adamw-schedulefree' averages weights itself; set fit.averaging to none "
+            f"instead of {fit.averaging}"
+        )
+    if fit.averaging == "swa" and optimiser.schedule not in ("cosine", "constant"):
+        raise TomopointError(
+            f"network {network!r}: averaging swa holds the rate of its last quarter, which schedule "
+            f"{optimiser.schedule!r} moves; set schedule to cosine or constant, or another averaging"
+        )
+    if optimiser.schedule == "one-cycle" and fit.max_minutes:
+        raise TomopointError(
+            f"network {network!r}: schedule 'one-cycle' must know its steps, but max_minutes ends it by the clock; set "
+            "schedule to cosine, or limit epochs"
+        )
+    if optimiser.schedule == "plateau" and not (fit.score_every or fit.validation_crops):
+        raise TomopointError(
+            f"network {network!r}: schedule 'plateau' waits for validations, but nothing is validated; set "
+            "fit.validation_crops or fit.score_every"
+        )
 
 
 def _plain(value: Any, below: Any = None) -> Any:

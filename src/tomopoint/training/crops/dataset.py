@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from tomopoint.training.crops.augment import Crop, vary
+from tomopoint.training.crops.augment import vary
+from tomopoint.training.crops.crop import Crop
+from tomopoint.training.crops.instances import Instances
 from tomopoint.training.crops.resample import Matrix, draw_transform, inside, resample
 from tomopoint.training.crops.sampler import CropSampler, Sampler
 from tomopoint.training.crops.tomograms import TrainingTomogram
@@ -73,7 +75,8 @@ class CropDataset(data.Dataset[Crop]):
         What chooses places; by default :class:`~tomopoint.training.crops.sampler.CropSampler`.
     radii_vox
         Radius of each class. With them, particles centred less than half a radius outside a crop are listed too,
-        with border labels (:mod:`tomopoint.training.losses.ignore_regions`).
+        with border labels (:mod:`tomopoint.training.losses.ignore_regions`). What is done to single particles
+        (`copy_paste`, `mixup_instances`, `erase_instances`) needs them.
     """
 
     def __init__(
@@ -91,6 +94,9 @@ class CropDataset(data.Dataset[Crop]):
         self.augmentation = augmentation
         self.seed = seed
         self.sampler = sampler or CropSampler(tomograms, crops)
+        self.instances = None if radii_vox is None else Instances(tomograms, radii_vox)
+        if augmentation.changes_instances and radii_vox is None:
+            raise ValueError("copy_paste, mixup_instances and erase_instances need radii_vox")
 
     def __getitem__(self, key: tuple[int, int]) -> Crop:
         """Return the crop at (epoch, position)."""
@@ -101,7 +107,7 @@ class CropDataset(data.Dataset[Crop]):
         if options.mixup and rng.random() < options.mixup:
             second = np.random.default_rng((self.seed, epoch + MIXUP_EPOCH_OFFSET, position))
             crop = crop.blend(self._cut(position, second, crop.scale), share=rng.uniform(0.4, 0.6))
-        return vary(crop, rng, options, self.tomograms)
+        return vary(crop, rng, options, self.instances)
 
     def _cut(self, position: int, rng: np.random.Generator, scale: float | None = None) -> Crop:
         """Take one crop with its particles; the one resampling of the volume happens here.
@@ -118,7 +124,9 @@ class CropDataset(data.Dataset[Crop]):
             volume_zyx=resample(run.volumes_zyx[origin.tomo_type], transform),
             centres_zyx=centres_zyx[kept],
             labels=labels[kept],
-            scale=transform.scale,
+            transform=transform,
+            run=run.name,
+            tomo_type=origin.tomo_type,
             origin=f"{run.name} ({origin.tomo_type}) at z, y, x = {place} voxels",
         )
 

@@ -60,14 +60,15 @@ class DetectionLoss(PointLoss):
         if self.options.classification == "varifocal":
             weight = torch.where(positive, target, self.options.focal_alpha * torch.sigmoid(flat) ** self._gamma)
         else:
-            target = positive.to(flat.dtype)
+            target = positive.to(flat.dtype) * (1 - self.options.label_smoothing)
             weight = (torch.sigmoid(flat) - target).abs() ** self._gamma
         maps = logits.shape
         weight = without_background(weight.view(maps), positive.view(maps), border, self.stride).view_as(flat)
         loss = (weight * F.binary_cross_entropy_with_logits(flat, target, reduction="none")).sum()
         if self.options.cross_entropy_weight:
             of_cell = flat[assigned.entry, :, assigned.cell]
-            cross_entropy = F.cross_entropy(of_cell, assigned.label, reduction="none")
+            smoothing = self.options.label_smoothing
+            cross_entropy = F.cross_entropy(of_cell, assigned.label, reduction="none", label_smoothing=smoothing)
             loss = loss + self.options.cross_entropy_weight * (cross_entropy * assigned.target).sum()
         return loss
 

@@ -1,15 +1,20 @@
-"""Loss of the heatmap baseline: Gaussian peaks and a reduced focal loss.
+"""Loss of the heatmap baseline: Gaussian peaks and the penalty-reduced focal loss of CenterNet.
 
-Every particle paints a Gaussian of its own size into its class's channel; where two overlap the higher value
-stands. The loss is a binary cross entropy towards the painted value, with the weight of the reduced focal loss
-(Sergievskiy and Ponamarev 2019, arXiv 1903.01347) in its form for soft targets (quality focal loss, Li et al. 2020):
-with ``d = |target - score|`` the weight is ``(d / 0.5) ** gamma`` below 0.5 and one above, so that cells which are
-badly wrong keep their full weight. The sum is divided by the summed targets.
+Every particle paints a Gaussian of its own size into its class's channel, around the anchor of the cell that it lies
+in, so that the peak reaches one there; where two overlap the higher value stands. With y the painted value, p the
+score and N the number of particles the loss is (Zhou et al. 2019, arXiv 1904.07850, equation 1, after Law and Deng
+2018)::
+
+    -1/N  sum  (1 - p)^gamma log(p)                  in cells where y = 1
+               (1 - y)^4 p^gamma log(1 - p)          in all others
+
+so only the cells of particles are positives, and their neighbours are punished the less the nearer they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +28,12 @@ from tomopoint.training.losses.points import PointBatch
 CUT_SIGMAS = 4.0
 """A peak is painted out to this many standard deviations, where it has fallen to 0.0003."""
 
-REDUCED_BELOW = 0.5
-"""Deviation of score and target above which a cell keeps its full weight: the threshold of the paper."""
+PENALTY_EXPONENT = 4.0
+"""Of one minus the painted value, in the weight of the cells beside a peak: CenterNet's beta."""
 
 
 class HeatmapLoss(PointLoss):
-    """Reduced focal loss towards Gaussian peaks, called as the detector's loss is.
+    """Penalty-reduced focal loss towards Gaussian peaks, called as the detector's loss is.
 
     Of the options, `heatmap_sigma` and `focal_gamma` are used.
     """
@@ -48,13 +53,14 @@ class HeatmapLoss(PointLoss):
                 for some in (listed, border.where(~within))
             )
             target = torch.maximum(target, beyond)  # the part of a peak that reaches into the crop
-            deviation = (target - torch.sigmoid(logits)).abs()
-            weight = (deviation / REDUCED_BELOW).clamp_max(1.0) ** self.options.focal_gamma
+            positive = target == 1
+            score, gamma = torch.sigmoid(logits), self.options.focal_gamma
+            weight = torch.where(positive, (1 - score) ** gamma, (1 - target) ** PENALTY_EXPONENT * score**gamma)
             # Uncertain picks (pseudo-labels) lie in the crop: neither a peak nor background.
-            weight = without_background(weight, target >= REDUCED_BELOW, border.where(within), self.stride)
-            loss = (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()
-            total_target, n_ranks = across_ranks(target.sum())
-            loss = loss * n_ranks / total_target.clamp_min(1.0)
+            weight = without_background(weight, positive, border.where(within), self.stride)
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
+            n_particles, n_ranks = across_ranks(logits.new_tensor(float(len(listed.label))))
+            loss = (weight * cross_entropy).sum() * n_ranks / n_particles.clamp_min(1.0)
             return LossTerms(loss, loss.detach(), torch.zeros_like(loss.detach()), len(listed.label))
 
 
@@ -62,10 +68,12 @@ class HeatmapLoss(PointLoss):
 def paint(points: PointList, shape: Sequence[int], stride: int, sigma_radii: float) -> Tensor:
     """Return the target map (B,C,d,h,w): at each cell the highest of the peaks of its class, in [0, 1].
 
+    A peak is exactly 1 in the cell that its particle lies in, whose anchor is the nearest, and in no other.
+
     Parameters
     ----------
     points
-        True particles.
+        True particles; of those outside the map, what reaches into it is painted.
     shape
         (B, C, d, h, w).
     stride
@@ -78,7 +86,8 @@ def paint(points: PointList, shape: Sequence[int], stride: int, sigma_radii: flo
     sigma_vox = points.sigma_vox * sigma_radii
     target = torch.zeros(tuple(shape), dtype=sigma_vox.dtype, device=sigma_vox.device)
     map_size = (map_zyx[0], map_zyx[1], map_zyx[2])
-    for near in cell_boxes(points, sigma_vox * CUT_SIGMAS, map_size, stride):
+    at_anchor = replace(points, centre_zyx=(torch.floor(points.centre_zyx / stride) + 0.5) * stride)
+    for near in cell_boxes(at_anchor, sigma_vox * CUT_SIGMAS, map_size, stride):
         peak = torch.exp(-near.squared_distance() / (2 * sigma_vox[near.point, None] ** 2))
         channel = points.entry[near.point] * n_classes + points.label[near.point]
         index = channel[:, None] * n_cells + near.cell
