@@ -19,6 +19,7 @@ ALLOWED = {
     "networks": BASE | {"pipeline", "data"},
     "inference": BASE | {"pipeline", "data"},
     "evaluation": BASE | {"pipeline", "data", "inference"},
+    "fusion": BASE | {"pipeline", "data", "formats", "inference", "evaluation"},
     "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation"},
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},

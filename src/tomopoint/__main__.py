@@ -36,6 +36,7 @@ COMMANDS = {
         "status": "tomopoint.inference.command:status",
         "verify": "tomopoint.inference.command:verify",
         "rethreshold": "tomopoint.inference.command:rethreshold",
+        "fuse": "tomopoint.fusion.command:fuse",
         "export-picks": "tomopoint.formats.command:export_picks",
     },
     "Scores": {
