@@ -30,6 +30,7 @@ COMMANDS = {
     "Training": {"train": "tomopoint.training.command:train", "validate": "tomopoint.validation.command:validate"},
     "Deployment": {
         "export": "tomopoint.export.command:export",
+        "merge-graph": "tomopoint.export.command:merge_graph",
         "engine": "tomopoint.export.command:engine",
         "models": "tomopoint.inference.command:models",
         "predict": "tomopoint.inference.command:predict",

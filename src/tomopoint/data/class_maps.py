@@ -40,9 +40,6 @@ from tomopoint.strict_json import shown
 STRIDES = (1, 2)
 """Voxels per cell that maps may have."""
 
-NO_PARTICLE = ("background", "-")
-"""Names of channels that are passed over."""
-
 ROUNDING = 1e-3
 """Scores may pass 0 and 1 by this much, which half precision leaves of sums; they are set to 0 and 1 then."""
 
@@ -66,7 +63,7 @@ class ClassMaps:
     n_channels
         Maps that there are.
     channels
-        Names, where the store says them.
+        Their names, as :func:`~tomopoint.data.channels.particle_channels` takes them; none where the store is silent.
     stride
         Voxels per cell, where the store says it.
     voxel_A
@@ -77,7 +74,7 @@ class ClassMaps:
     path: Path
     shape_zyx: Size
     n_channels: int
-    channels: tuple[str, ...] | None
+    channels: tuple[str, ...]
     stride: int | None
     voxel_A: float | None
     _array: Any = field(repr=False, compare=False)
@@ -150,41 +147,6 @@ def find_class_maps(path: Path) -> list[ClassMaps]:
     return found
 
 
-def channel_particles(maps: ClassMaps, particle_names: Sequence[str], given: Sequence[str] = ()) -> dict[int, str]:
-    """Return which channel is which particle.
-
-    Parameters
-    ----------
-    maps
-        Whose ``channels`` count unless others are given.
-    particle_names
-        Those that are known.
-    given
-        Names of all channels in their order, instead.
-
-    Raises
-    ------
-    DataError
-        Nobody says the names; they are not as many as the channels; one is unknown, or there twice.
-    """
-    names = tuple(given) or maps.channels
-    known = f"known are {', '.join(particle_names)}, and {' or '.join(NO_PARTICLE)} for a channel that is no particle"
-    if names is None:
-        raise DataError(
-            f"{maps.path} does not say what its {maps.n_channels} channels are; say it with --channels NAME,NAME,... "
-            f"or its attribute `channels`: {known}"
-        )
-    if len(names) != maps.n_channels:
-        raise DataError(f"{maps.path} has {maps.n_channels} channels, named are {len(names)}: {', '.join(names)}")
-    chosen = {index: name for index, name in enumerate(names) if name not in NO_PARTICLE}
-    for name in chosen.values():
-        if name not in particle_names:
-            raise DataError(f"{maps.path}: unknown particle {name!r}; {known}. Rename it with --channels")
-        if list(names).count(name) > 1:
-            raise DataError(f"{maps.path}: two channels are called {name!r}; each particle has one")
-    return chosen
-
-
 def place_of(maps: ClassMaps, shape_zyx: Size | None, voxel_A: float | None) -> tuple[int, float]:
     """Return stride and voxel size (Angstrom, of the tomogram).
 
@@ -241,7 +203,7 @@ def _describe(run: str, path: Path, array: Any, around: dict[str, Any]) -> Class
         path,
         (depth, height, width),
         n_channels,
-        None if channels is None else tuple(channels),
+        tuple(channels or ()),
         None if stride is None else int(stride),
         None if voxel_A is None else float(voxel_A),
         array,

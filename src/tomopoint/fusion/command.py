@@ -67,6 +67,7 @@ def fuse(
     """
     import json
 
+    from tomopoint.data.channels import parse_channels
     from tomopoint.data.tables import write_pick_table
     from tomopoint.data.truth import is_simulated_truth, read_truth
     from tomopoint.files import check_output, write_atomically
@@ -103,8 +104,7 @@ def fuse(
     # What there is.
     tomograms = Tomograms(data, tomo_type) if data else None
     pipeline = fused_pipeline(places, particles, tomograms)
-    names = [name.strip() for name in channels.split(",")] if channels else []
-    found = [read_source(place, pipeline, tomograms, names) for place in places]
+    found = [read_source(place, pipeline, tomograms, parse_channels(channels)) for place in places]
     check_runs(found)
     points = read_truth(truth, pipeline.particle_names) if truth else None
 

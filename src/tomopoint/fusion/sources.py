@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tomopoint.data.class_maps import ClassMaps, channel_particles, find_class_maps, is_class_maps, place_of
+from tomopoint.data.channels import particle_channels
+from tomopoint.data.class_maps import ClassMaps, find_class_maps, is_class_maps, place_of
 from tomopoint.data.particles import read_particles
 from tomopoint.data.selection import refuse_doubled
 from tomopoint.data.tables import PICK_COLUMNS, empty_pick_table, passing, read_pick_table
@@ -253,16 +254,16 @@ def _read_maps(path: Path, pipeline: Pipeline, tomograms: Tomograms | None, chan
             z, y, x = (round(size / frame.voxel_A) for size in frame.size_xyz_A[::-1])
             shape_zyx, voxel_A = (z, y, x), frame.voxel_A
         stride, voxel_A = place_of(maps, shape_zyx, voxel_A)
-        table = decode_class_maps(
-            maps, channel_particles(maps, pipeline.particle_names, channels), pipeline, stride, voxel_A
-        )
+        names = channels or maps.channels
+        own = particle_channels(maps.path, names, maps.n_channels, pipeline.particle_names)
+        table = decode_class_maps(maps, own, pipeline, stride, voxel_A)
         tables.append(table.assign(experiment=tomograms.run(maps.run, maps.path) if tomograms else maps.run))
     tables = [table for table in tables if len(table)]
     return pd.concat(tables, ignore_index=True) if tables else empty_pick_table()
 
 
 def decode_class_maps(
-    maps: ClassMaps, particles: Mapping[int, str], pipeline: Pipeline, stride: int, voxel_A: float
+    maps: ClassMaps, channels: Mapping[str, int], pipeline: Pipeline, stride: int, voxel_A: float
 ) -> pd.DataFrame:
     """Decode the maps of one run as a network's are decoded, at the cells of their maxima: they have no offsets.
 
@@ -270,8 +271,8 @@ def decode_class_maps(
     ----------
     maps
         Read one channel at a time, so that one map is in memory.
-    particles
-        Channel -> particle.
+    channels
+        Particle -> channel.
     pipeline
         Particles' suppression radii, the floor.
     stride, voxel_A
@@ -285,7 +286,7 @@ def decode_class_maps(
     z, y, x = (size * stride for size in maps.shape_zyx)
     no_offsets = np.broadcast_to(np.float32(0), (3, *maps.shape_zyx))
     tables = []
-    for channel, name in particles.items():
+    for name, channel in channels.items():
         decoding = Decoding(pipeline.decoding.floor, pipeline.decoding.max_picks)
         own = replace(pipeline, particles=(pipeline.particle(name),), decoding=decoding)
         tables.append(decode_maps(VolumeMaps(maps.read(channel)[None], no_offsets, stride, (z, y, x)), own, voxel_A))
