@@ -38,7 +38,7 @@ def test_a_store_a_folder_of_stores_and_a_group_are_found(tmp_path):
     assert (first.run, first.channels, first.stride, first.voxel_A) == ("TS_3", NAMES, 1, 7.5)
     assert (second.run, second.stride) == ("TS_4", 2)  # what an array says goes before what the group says
     assert all(map(is_class_maps, (single, tmp_path / "one", tmp_path / "maps.zarr")))
-    assert not is_class_maps(tmp_path)
+    assert not is_class_maps(tmp_path / "one" / "TS_1.zarr" / "c")
 
 
 def test_a_tomogram_tells_the_stride_or_refuses_the_maps(tmp_path):
@@ -103,8 +103,8 @@ def test_links_out_of_the_store_and_damage_are_refused(tmp_path):
     with pytest.raises(DataError, match="is no Zarr store"):
         find_class_maps(tmp_path / "TS_1.zarr")
     write(tmp_path / "TS_2.zarr")
-    (tmp_path / "TS_2.zarr" / "c" / "other").symlink_to("/etc/hostname")
-    with pytest.raises(DataError, match="is a link to /etc/hostname, which is not in the store"):
+    (tmp_path / "TS_2.zarr" / "other").symlink_to("/etc/passwd")
+    with pytest.raises(DataError, match="is a link to /etc/passwd, which is not in the store"):
         find_class_maps(tmp_path / "TS_2.zarr")
     with pytest.raises(DataError, match="no such folder"):
         find_class_maps(tmp_path / "none")

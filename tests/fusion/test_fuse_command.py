@@ -238,7 +238,7 @@ def changed(world, tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t: t.assign(experiment="Z"), "b.csv shares no run with the other sources: it has Z, they have R1, R2"),
+        (lambda t: t.assign(experiment="Z"), "A shares no run with the other sources: it has R1, R2, R3, R4, R5, they have Z"),
         (lambda t: t.assign(particle_type="spike"), "b.csv names spike; known are apo-ferritin, beta-galactosidase"),
         (lambda t: pd.concat([t, t.head(1)]), "picks twice"),
         (lambda t: t.iloc[:0], "holds no picks; leave it out"),
