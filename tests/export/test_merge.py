@@ -341,6 +341,38 @@ def test_nothing_that_is_read_is_written_over(ours, foreign, pipeline):
         merge_graphs(ours, foreign, ours.with_name("x.onnx"), MergeOptions(-1.0))
 
 
+def half_graph(path, seed=1):
+    """The same in float16, between float32 ports."""
+    weights = np.random.default_rng(seed).normal(size=(6, 1, 2, 2, 2)).astype(np.float16)
+    nodes = [
+        helper.make_node("Cast", ["volume"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Conv", ["half", "w"], ["c"], strides=[2, 2, 2]),
+        helper.make_node("Cast", ["c"], ["full"], to=TensorProto.FLOAT),
+        helper.make_node("Sigmoid", ["full"], ["scores"]),
+    ]
+    cells = [size // 2 for size in WINDOW]
+    graph = helper.make_graph(
+        nodes,
+        "theirs",
+        [helper.make_tensor_value_info("volume", TensorProto.FLOAT, [1, 1, *WINDOW])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 6, *cells])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    return path
+
+
+def test_half_precision_is_known_by_its_weights(ours, pipeline, windows, tmp_path):
+    """Of the answers the coarser counts, of the speed the slower."""
+    theirs, out = half_graph(tmp_path / "theirs.onnx"), tmp_path / "out" / "m.onnx"
+    report = merge_graphs(ours, theirs, out, MergeOptions(channels=pipeline.particle_names))
+    assert report.foreign.is_half
+    assert report.cost.precision == "fp32"  # ours is
+    assert Reference.load(report.reference_path).precision == "fp16"
+    expected = (run(ours, windows)["scores"] + run(theirs, windows)["scores"]) / 2
+    np.testing.assert_allclose(run(out, windows)["scores"], expected, atol=SAME)
+
+
 def test_what_is_no_graph_is_refused(ours, tmp_path):
     (tmp_path / "theirs.onnx").write_bytes(b"\x08\x0a\x12\x04none")
     with pytest.raises(EngineError, match="is not an ONNX graph"):

@@ -238,7 +238,10 @@ def changed(world, tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t: t.assign(experiment="Z"), "A shares no run with the other sources: it has R1, R2, R3, R4, R5, they have Z"),
+        (
+            lambda t: t.assign(experiment="Z"),
+            "A shares no run with the other sources: it has R1, R2, R3, R4, R5, they have Z",
+        ),
         (lambda t: t.assign(particle_type="spike"), "b.csv names spike; known are apo-ferritin, beta-galactosidase"),
         (lambda t: pd.concat([t, t.head(1)]), "picks twice"),
         (lambda t: t.iloc[:0], "holds no picks; leave it out"),
@@ -265,6 +268,7 @@ def test_what_is_asked_for_has_to_make_sense(world, tmp_path):
         ([a, b], {"weights": "1,x"}, "one number per source, e.g. 1,0.7; got '1,x'"),
         ([a, b], {"weights": "1,0"}, "weights are positive numbers, got '1,0'"),
         ([a, b], {"radius_scale": 0.0}, r"--radius-scale must lie in \(0, 2\], got 0"),
+        ([a, b], {"channels": "ribosome"}, "no source is one; leave it out"),
         ([a, b], {"scale": "calibrated"}, "--scale calibrated takes the truth of some runs"),
     ]:
         with pytest.raises(DataError, match=sentence):

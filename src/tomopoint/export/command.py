@@ -135,6 +135,11 @@ def merge_graph(
     ]
     if warning := time_warning(report.cost, report.pipeline):
         lines.append(warning)
+    if not report.foreign.is_half:
+        lines.append(
+            f"{foreign} computes in float32: on a T4 that takes thrice as long, and TensorRT-RTX builds no such "
+            "convolution for it; where its makers can, let them export it in float16 between float32 ports"
+        )
     if kept:
         lines.append(
             f"NOT CALIBRATED: the thresholds of {', '.join(kept)} are those of {model}, chosen without {foreign}. "

@@ -112,7 +112,8 @@ def merge_graphs(model: Path, foreign_path: Path, out: Path, options: MergeOptio
     with closing(OnnxEngine(model, provider="cpu")) as engine:  # which checks ours
         pipeline, batch = engine.pipeline, engine.batch
     foreign = load_foreign(foreign_path, pipeline, batch, options.channels)
-    precision = "fp16" if foreign.is_half or precision_in(metadata) == "fp16" else "fp32"
+    halves = (precision_in(metadata) == "fp16", foreign.is_half)
+    precision = "fp16" if any(halves) else "fp32"  # of the answers
 
     # What both make of the same windows, and their mean.
     with reference_of(model) as path:
@@ -135,7 +136,7 @@ def merge_graphs(model: Path, foreign_path: Path, out: Path, options: MergeOptio
         )
     earlier = read_cost(model)
     cost = replace(
-        cost_of(ir.serde.deserialize_model(merged), deployed, precision, batch),
+        cost_of(ir.serde.deserialize_model(merged), deployed, "fp16" if all(halves) else "fp32", batch),
         n_networks=(earlier.n_networks if earlier else len(pipeline.members) * len(pipeline.views)) + 1,
     )
     out.parent.mkdir(parents=True, exist_ok=True)

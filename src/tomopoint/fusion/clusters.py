@@ -16,8 +16,8 @@ is w_s p.
    whatever particle, and a pick of the particle, in whatever run.
 4. Of two fused picks nearer than the particle's suppression radius, only the higher scored stays, as in decoding.
 
-Ties are broken by weight and position, and sums run from the strongest pick down, so that the order in which sources
-are named changes nothing, not the last digit.
+Ties are broken by position (picks that tie in that, too, are of two sources, and either may begin), and sums run from
+the strongest pick down, so that the order in which sources are named changes nothing, not the last digit.
 
 Source of the idea: R. Solovyev, W. Wang, T. Gabruseva, "Weighted boxes fusion", Image and Vision Computing 107 (2021).
 Theirs compares a box with the fused one so far; here it is the pick that began the cluster, which does not move.
@@ -102,7 +102,7 @@ def fuse_picks(
 def _fuse_one(points_xyz_A: Floats, scores: Floats, sources: Indices, shares: Floats, reach_A: float) -> pd.DataFrame:
     """Return the clusters of one particle in one run: ``x, y, z``, the sum of their strengths, and their votes."""
     # All that follows works in this order, so that neither ties nor sums know the order of the sources.
-    order = np.lexsort((*points_xyz_A.T[::-1], -shares[sources], -shares[sources] * scores))
+    order = np.lexsort((*points_xyz_A.T[::-1], -shares[sources] * scores))
     points_xyz_A, sources = points_xyz_A[order], sources[order]
     strengths = shares[sources] * scores[order]
     cluster = _clusters(points_xyz_A, sources, reach_A)

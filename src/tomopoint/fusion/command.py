@@ -95,6 +95,8 @@ def fuse(
     scale = scale or ("calibrated" if truth else "as-is")
     if scale == "calibrated" and truth is None:
         raise DataError("--scale calibrated takes the truth of some runs, --truth FOLDER; without it: as-is or rank")
+    if channels and not any(place.kind == "maps" for place in places):
+        raise DataError("--channels says what class maps hold, and no source is one; leave it out")
     read = [path for place in places for path in place.files.values() if path.is_file()]
     beside = [place.pipeline_path for place in places if place.pipeline_path]
     files = {name: out / name for name in (PICKS_NAME, PIPELINE_NAME, SUBMISSION_NAME, RECORD_NAME)}
