@@ -89,10 +89,10 @@ def test_ranks_make_equal_places_equal():
     long = picks(("A", 0, 9.0), ("A", 300, 8.0), ("A", 600, 7.0), ("A", 900, 7.0))
     short = picks(("A", 0, 0.3))
     twice = picks(("A", 0, 0.9), ("A", 300, 0.8), ("B", 0, 0.7), ("B", 300, 0.6))
-    scores = [t["score"].tolist() for t in ranked([long, short, twice])]
-    assert scores[0] == pytest.approx([1 - 0.5 / 4, 1 - 1.5 / 4, 1 - 3 / 4, 1 - 3 / 4])
-    assert scores[1] == pytest.approx([1 - 0.5 / 4])
-    assert scores[2] == pytest.approx([1 - 0.25 / 4, 1 - 0.75 / 4, 1 - 1.25 / 4, 1 - 1.75 / 4])
+    of_short, of_long, of_twice = (t["score"].tolist() for t in ranked([short, long, twice]))
+    assert of_long == pytest.approx([1 - 0.5 / 4, 1 - 1.5 / 4, 1 - 3 / 4, 1 - 3 / 4])
+    assert of_short == pytest.approx([1 - 0.5 / 4])
+    assert of_twice == pytest.approx([1 - 0.25 / 4, 1 - 0.75 / 4, 1 - 1.25 / 4, 1 - 1.75 / 4])
 
 
 @pytest.mark.parametrize("scores", [(-0.1, 0.5), (0.5, 1.2)])

@@ -20,8 +20,8 @@ weighs it::
     score = 17 p / (1 + 16 p)
 
 F4 has its best thresholds where one pick in ten or twenty is right. Among plain precisions that is the lowest tenth of
-the scale, and what one source is sure of would always outweigh what two agree on: on synthetic sources the mean of
-plain precisions was worse than that of raw scores, and this one better than both (docs/fusing.md).
+the scale, and what one source is sure of would always outweigh what two agree on: on made-up sources the mean of plain
+precisions was worse than that of raw scores, and this one better than both (benchmarks/fusion.py).
 """
 
 from __future__ import annotations
