@@ -26,13 +26,13 @@ import onnx_ir as ir
 from onnx import checker, compose, helper, numpy_helper
 
 from tomopoint.errors import EngineError, TomopointError
-from tomopoint.export.cost import GraphCost, read_cost
 from tomopoint.export.foreign import ForeignGraph, load_foreign, probe
 from tomopoint.export.graph import MAX_FILE_BYTES, OPSET
 from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.metadata import graph_metadata
 from tomopoint.export.rebuilt import reference_of
 from tomopoint.files import check_output, put_in_place, sha256_of
+from tomopoint.inference.cost import GraphCost, read_cost
 from tomopoint.inference.engines.engine import INPUT, OFFSETS, SCORES, Array
 from tomopoint.inference.engines.graph_metadata import precision_in, read_metadata
 from tomopoint.inference.engines.onnx import OnnxEngine, answers_of
