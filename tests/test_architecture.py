@@ -20,6 +20,7 @@ ALLOWED = {
     "inference": BASE | {"pipeline", "data", "cluster"},  # the latter by the command alone, see below
     "cluster": BASE | {"pipeline", "data", "inference"},
     "evaluation": BASE | {"pipeline", "data", "inference"},
+    "fusion": BASE | {"pipeline", "data", "formats", "inference", "evaluation"},
     "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation"},
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},

@@ -31,6 +31,7 @@ COMMANDS = {
     "Deployment": {
         "export": "tomopoint.export.command:export",
         "adapt": "tomopoint.export.command:adapt",
+        "merge-graph": "tomopoint.export.command:merge_graph",
         "plan": "tomopoint.export.command:plan",
         "engine": "tomopoint.export.command:engine",
         "models": "tomopoint.inference.command:models",
@@ -38,6 +39,7 @@ COMMANDS = {
         "status": "tomopoint.inference.command:status",
         "verify": "tomopoint.inference.command:verify",
         "rethreshold": "tomopoint.inference.command:rethreshold",
+        "fuse": "tomopoint.fusion.command:fuse",
         "export-picks": "tomopoint.formats.command:export_picks",
     },
     "Scores": {

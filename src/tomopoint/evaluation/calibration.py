@@ -20,7 +20,7 @@ with the thresholds chosen on the other groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -183,22 +183,33 @@ def calibrate(
         group_curves={name: sweep(part, corrected, particles, grid) for name, part in parts.items()},
         residual=residual,
         score=score_picks(truth, kept, particles),
-        left_out=_score_left_out(truth, corrected, groups, particles, options) if len(groups) > 1 else None,
+        left_out=score_left_out(truth, lambda _: corrected, groups, particles, options) if len(groups) > 1 else None,
         groups={name: tuple(runs) for name, runs in groups.items()},
         picks_per_run={p.name: float(counts.get(p.name, 0)) / len(truth) for p in particles},
     )
 
 
-def _score_left_out(
+def score_left_out(
     truth: TruthMapping,
-    picks: pd.DataFrame,
+    picks_without: Callable[[Sequence[str]], pd.DataFrame],
     groups: Mapping[str, Sequence[str]],
     particles: Sequence[Particle],
     options: CalibrationOptions,
 ) -> Score:
-    """Score each group's picks at the thresholds chosen on the other groups, all counts summed."""
+    """Score each group's picks at the thresholds chosen on the other groups, all counts summed.
+
+    Parameters
+    ----------
+    truth
+        Run -> particle -> ``(N, 3)`` x, y, z in Angstrom.
+    picks_without
+        Returns the picks of all runs as they are where nothing was learnt from the truth of these runs.
+    groups, particles, options
+        As of :func:`calibrate`.
+    """
     kept = []
     for runs in groups.values():
+        picks = picks_without(runs)
         others = {run: points for run, points in truth.items() if run not in runs}
         thresholds = _thresholds(_choose(others, picks, particles, options))
         kept.append(passing(picks.loc[picks["experiment"].isin(list(runs))], thresholds))

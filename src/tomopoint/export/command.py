@@ -1,4 +1,4 @@
-"""``tomopoint export``: trained folds as one averaged graph; ``tomopoint engine``: an engine from it."""
+"""``tomopoint export``: trained folds as one averaged graph; ``merge-graph``: with another's; ``engine``: an engine."""
 
 from __future__ import annotations
 
@@ -209,6 +209,88 @@ def plan(model: Path, /, *, shape: str = "184,630,630", tomograms: int = 500, gp
         "activation_bytes": one.activation_bytes,
         "host_bytes": one.host_bytes,
         "hours": {name: round(value, 3) for name, value in hours.items()},
+    }
+    return CommandResult("\n".join(lines), figures)
+
+
+def merge_graph(
+    model: Path,
+    foreign: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(alias="-o")] = Path("merged") / GRAPH_NAME,
+    weight: float = 1.0,
+    channels: str = "",
+    thresholds: str = "",
+) -> CommandResult:
+    """Average a graph of somebody else with ours, as one graph.
+
+    It has to have our ports, volume to scores and, where it predicts them, offsets, with the same static shapes, and
+    to take the same normalised voxels (docs/fusing.md). The merged graph is compared with the mean of both, and not
+    written where it differs. Its thresholds are those of ours: nobody knows which runs the other one was trained on.
+
+    Parameters
+    ----------
+    model
+        Our graph, which tomopoint export wrote; or a model's name, see tomopoint models.
+    foreign
+        The other one.
+    out
+        File to write; reference.npz is written beside it.
+    weight
+        Of the foreign graph, where ours as a whole has 1.
+    channels
+        What its channels are, where its metadata do not say it, e.g. background,ribosome,apo-ferritin.
+    thresholds
+        Calibrated for the merged graph, e.g. ribosome=0.3, or thresholds.json of tomopoint tune; the others stay as in
+        our graph.
+    """
+    from tomopoint.data.channels import parse_channels
+    from tomopoint.data.selection import parse_thresholds
+    from tomopoint.export.advice import time_warning
+    from tomopoint.export.cost import format_projections
+    from tomopoint.export.merge import MergeOptions, merge_graphs
+    from tomopoint.inference.parity import format_table
+    from tomopoint.models.box import find_model
+
+    given = parse_thresholds(thresholds)
+    report = merge_graphs(find_model(model), foreign, out, MergeOptions(weight, parse_channels(channels), given))
+    known = [
+        name
+        for name, channel in zip(report.pipeline.particle_names, report.foreign.channel_of, strict=True)
+        if channel is not None
+    ]
+    kept = [name for name in report.pipeline.particle_names if name not in given]
+    lines = [
+        f"{report.path}: {model} averaged with {foreign} (weight {weight:g} to 1; it knows {', '.join(known)}; offsets "
+        f"of {'both' if report.foreign.has_offsets else 'ours alone'}), {report.n_bytes / 1e6:.1f} MB",
+        format_table([report.row]),
+        format_projections(report.cost, report.pipeline),
+    ]
+    if warning := time_warning(report.cost, report.pipeline):
+        lines.append(warning)
+    if not report.foreign.is_half:
+        lines.append(
+            f"{foreign} computes in float32: on a T4 that takes thrice as long, and TensorRT-RTX builds no such "
+            "convolution for it; where its makers can, let them export it in float16 between float32 ports"
+        )
+    if kept:
+        lines.append(
+            f"NOT CALIBRATED: the thresholds of {', '.join(kept)} are those of {model}, chosen without {foreign}. "
+            "Predict runs with truth that neither was trained on (tomopoint predict), choose thresholds (tomopoint "
+            "tune), then run this again with --thresholds tuned/thresholds.json"
+        )
+    lines.append(f"next: tomopoint predict --data ROOT --model {report.path} --out picks")
+    figures = {
+        "model": str(report.path),
+        "reference": str(report.reference_path),
+        "onnx_sha256": report.onnx_sha256,
+        "foreign_sha256": report.foreign.sha256,
+        "pipeline_digest": report.pipeline.digest,
+        "n_bytes": report.n_bytes,
+        "parity": [report.row.to_dict()],
+        "cost": asdict(report.cost),
+        "not_calibrated": kept,
     }
     return CommandResult("\n".join(lines), figures)
 

@@ -70,7 +70,8 @@ def read_files(files: Sequence[str], kind: ImportFormat, tomograms: Tomograms, o
     Returns
     -------
     DataFrame
-        ``experiment, particle_type, x, y, z``: Angstrom from the corner, inside the tomograms.
+        ``experiment, particle_type, x, y, z``: Angstrom from the corner, inside the tomograms; and ``score`` where
+        every pick has one.
 
     Raises
     ------
@@ -97,7 +98,8 @@ def read_files(files: Sequence[str], kind: ImportFormat, tomograms: Tomograms, o
     for name in sorted(set(picks["particle_type"])):
         if not is_plain_name(name):
             raise DataError(f"a particle's name must be {PLAIN_NAME}, got {name!r}; rename it")
-    picks = _inside(picks[["experiment", "particle_type", *COORDINATES]], tomograms)
+    scored = ["score"] if "score" in picks.columns and picks["score"].notna().all() else []
+    picks = _inside(picks[["experiment", "particle_type", *COORDINATES, *scored]], tomograms)
     refuse_doubled(picks, ", ".join(files))
     return picks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -117,7 +117,8 @@ def read_relion(
     Returns
     -------
     DataFrame
-        ``experiment, x, y, z``, Angstrom from the corner. Shifts of a refinement are applied.
+        ``experiment, x, y, z``, Angstrom from the corner, and ``score`` where the file has figures of merit. Shifts
+        of a refinement are applied.
 
     Raises
     ------
@@ -142,7 +143,20 @@ def read_relion(
             assert pixels_A is not None
             points[own] = (given[own] - first + FROM_CORNER) * pixels_A[own]
     points -= _shifts_A(particles, path)
-    return pd.DataFrame(points, columns=list(COORDINATES)).assign(experiment=runs)
+    table = pd.DataFrame(points, columns=list(COORDINATES)).assign(experiment=runs)
+    return table.assign(score=_numbers(particles, (SCORE,), path)[:, 0]) if SCORE in particles.columns else table
+
+
+def version_of(path: Path) -> Version:
+    """Return which version's columns a STAR file has; DataError where it has none's, or is no STAR file."""
+    blocks = [block for block in _read(path).values() if isinstance(block, pd.DataFrame)]
+    for version in COLUMNS:
+        if any({NAME[version], *COLUMNS[version]} <= set(block.columns) for block in blocks):
+            return cast(Version, version)
+    raise DataError(
+        f"{path} has no table with {', '.join(CENTRED)} or {', '.join(PIXELS)} and the name of a tomogram; export it "
+        "again with these columns"
+    )
 
 
 def frames_of_tomograms_star(path: Path, runs: list[str]) -> tuple[dict[str, Frame], dict[str, str]]:

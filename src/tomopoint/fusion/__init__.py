@@ -1,0 +1,1 @@
+"""Picks of several sources, ours and others', as one table."""
