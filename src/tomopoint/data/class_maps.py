@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from tomopoint.data.chunks import check_link
 from tomopoint.data.multiscale import MAX_VOXEL_A
-from tomopoint.data.tomograms import COPIES_IN_MEMORY, FLOATS, check_memory
+from tomopoint.data.stores import COPIES_IN_MEMORY, FLOATS, check_memory
 from tomopoint.errors import DataError, reason_of
 from tomopoint.files import PLAIN_NAME, is_plain_name
 from tomopoint.strict_json import shown
