@@ -14,9 +14,9 @@ from tomopoint.data.tables import COORDINATES, read_pick_table
 from tomopoint.data.truth import read_truth
 from tomopoint.errors import DataError, EngineError
 from tomopoint.evaluation.calibration import OUT_OF_FOLD_FOLDER, VALIDATION_NAME
-from tomopoint.evaluation.figures import draw_curves, draw_histograms
+from tomopoint.evaluation.figures import CURVE_KEY, INK, RIGHT, WRONG, Histogram, Series, draw_curves, draw_histograms
 from tomopoint.evaluation.matching import match_points
-from tomopoint.evaluation.page import Markup, number, paragraph, picture, section, table
+from tomopoint.evaluation.page import Markup, key, number, panels, paragraph, section, table
 from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
 from tomopoint.inference.engines.graph_metadata import PARITY_KEY, read_metadata
 from tomopoint.inference.folder import PredictionFolder
@@ -118,20 +118,28 @@ def validation_sections(training_folder: Path | None) -> list[Markup]:
             f"run `tomopoint validate {training_folder}` again"
         )
     thresholds = pipeline.thresholds
-    curves = picture(draw_curves(names, validation, thresholds), "F4, recall and precision over the threshold")
+    curves = panels(draw_curves(names, validation, thresholds))
+    note = "Shaded: F4 within 1 % of the chosen threshold's."
     parts = [
         _folds(validation, names),
-        section("Threshold curves", paragraph("Shaded: F4 within 1 % of the chosen threshold's.", soft=True), curves),
+        section("Threshold curves", paragraph(note, soft=True), key(CURVE_KEY), curves),
     ]
     judged = _judge_out_of_fold(training_folder, validation, pipeline)
     if judged is not None:
-        bars = picture(draw_histograms(judged, names, thresholds), "histograms of the scores of out-of-fold picks")
+        bars = panels(draw_histograms([_out_of_fold_scores(judged, name, thresholds[name]) for name in names]))
         note = (
             "Out-of-fold picks above the floor. The line is the threshold; bars stack; the scale is linear up to ten "
             "picks, logarithmic above."
         )
-        parts.append(section("Scores of right and wrong picks", paragraph(note, soft=True), bars))
+        colours = key([("right", RIGHT), ("wrong", WRONG)])
+        parts.append(section("Out-of-fold scores of right and wrong picks", paragraph(note, soft=True), colours, bars))
     return parts
+
+
+def _out_of_fold_scores(judged: pd.DataFrame, name: str, threshold: float) -> Histogram:
+    own = judged.loc[judged["particle_type"] == name]
+    series = [Series(own.loc[own["hit"], "score"], RIGHT), Series(own.loc[~own["hit"], "score"], WRONG)]
+    return Histogram(name, series, (0.0, 1.0), "score", lines=[(threshold, INK)], from_ten_logarithmic=True)
 
 
 def _folds(validation: Mapping[str, Any], names: Sequence[str]) -> Markup:
