@@ -252,7 +252,7 @@ def report(
     lines, figures_of_each = [], []
     for own in material.submissions:
         figures = {"submission": str(own.path), "n_picks": len(own.picks)}
-        said = f"{len(own.picks)} picks in {len(material.runs)} runs"
+        said = f"{len(own.picks)} picks, runs: {len(material.runs)}"
         if own.score is not None:
             figures |= score_figures(own.score)
             said = f"{kind}: {own.score.score:.4f}"
@@ -260,7 +260,7 @@ def report(
         figures_of_each.append(figures)
     for own, differences in zip(material.submissions[1:], built.compared, strict=False):
         item = differences["score"]
-        lines.append(f"{own.label} is {item.verdict}: {item.difference:+.4f}")
+        lines.append(f"{own.label} less {material.submissions[0].label}: {item.difference:+.4f}, {item.verdict}")
     lines.append(f"wrote {out} ({len(built.html) / 1e6:.1f} MB); open it in a browser")
     figures = {
         "report": str(out),

@@ -114,7 +114,9 @@ def _scores(material: Material) -> list[Markup]:
 def _depths(material: Material) -> list[Markup]:
     """Return how picks, and true centres where they are known, lie along z."""
     tops = [info.shape_zyx[0] * info.voxel_A for run, info in material.volumes.items() if run in material.runs]
-    top_A = max(tops or [max(float(submission.picks["z"].max()) for submission in material.submissions)])
+    top_A = max(
+        [*tops, 1.0] if tops else [1.0, *(own.picks["z"].max() for own in material.submissions if len(own.picks))]
+    )
     histograms = []
     for name in material.present:
         series = _one_or_many(

@@ -32,8 +32,9 @@ SERIES_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
 RIGHT, WRONG = BLUE, ORANGE
 CURVE_KEY = (("F4 (thin: per fold)", BLUE), ("recall, dashed", GREEN), ("precision, dotted", VERMILION))
 PANEL_INCHES = (3.6, 2.3)
-BINS = 30
+BINS = 25
 COLUMNS = 3
+WIDEST_OUTLINE = 3.0
 
 Panels = list[tuple[str, str]]
 """Description and data URI of each."""
@@ -160,10 +161,12 @@ def _draw_histogram(axes: Axes, item: Histogram) -> None:
     if filled:
         values, colours = zip(*filled, strict=True)
         axes.hist(list(values), bins=bins, stacked=True, color=list(colours))
+    width = WIDEST_OUTLINE  # each narrower than those below it: equal ones do not hide each other
     for values_of_one, series in zip(clipped, item.series, strict=True):
         if series.outline:
             style = "--" if series.dashed else "-"
-            axes.hist(values_of_one, bins=bins, histtype="step", color=series.colour, lw=1.4, ls=style)
+            axes.hist(values_of_one, bins=bins, histtype="step", color=series.colour, lw=width, ls=style)
+            width = max(1.0, width - 1.0)
     for x, colour in item.lines:
         axes.axvline(x, color=colour, lw=1.2)
     axes.set_xlim(*item.limits)

@@ -35,7 +35,7 @@ def pictures_section(material: Material, read: Callable[[str], Tomogram], place:
     ranked = _ranked(material)
     there = [run for run in ranked if run in material.volumes]
     if not there:
-        missing = f"{place} has no tomogram of {', '.join(ranked[:SHOWN_RUNS])}." if ranked else ""
+        missing = f"{place} has no tomogram of {', '.join(ranked[:SHOWN_RUNS])} that can be read." if ranked else ""
         return [section(TITLE, paragraph(missing, soft=True))] if missing else []
     layers = _layers(material)
     views = [
@@ -51,13 +51,14 @@ def pictures_section(material: Material, read: Callable[[str], Tomogram], place:
         else "the most picks, the fewest and some between"
     )
     which = count if len(views) == len(material.runs) else f"{count}, {chosen}"
+    judged = any(kind.colour for layer in layers for kind in layer.kinds)
     intro = (
-        f"Shown: {which}. A particle is marked on each slab that it touches; its mark's shape is its kind. The slider "
-        "goes through z, and so do the arrow keys once the picture is clicked; the boxes switch marks on and off. "
-        f"Colours: {PALETTE}."
+        f"Shown: {which}. A particle is marked on each slab that it touches; the mark's shape says which particle it "
+        f"is{', its colour what became of it' if judged else ''}. The slider goes through z, and so do the arrow keys "
+        f"once the picture is clicked; the boxes switch marks on and off. Colours: {PALETTE}."
     )
     if set(there) != set(ranked):
-        intro += f" {len(ranked) - len(there)} runs have no tomogram in {place}."
+        intro += f" {len(ranked) - len(there)} runs have no tomogram in {place} that can be read."
     return [viewer(TITLE, paragraph(intro, soft=True), layers, views, material.particles)]
 
 

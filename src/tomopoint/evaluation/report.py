@@ -161,7 +161,7 @@ def build_report(sources: ReportSources) -> Report:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     badge = "SIMULATED" if material.simulated else ""
     names = ", ".join(f"{own.label} {own.path}".strip() for own in material.submissions)
-    subtitle = f"{names}; {len(material.runs)} runs; made {now} by tomopoint {__version__}"
+    subtitle = f"{names}; made {now} by tomopoint {__version__}"
     return Report(page("tomopoint report", badge, subtitle, parts), material, compared)
 
 
@@ -189,8 +189,8 @@ def _gather(sources: ReportSources) -> Material:
         submissions.append(Submission(label, path, picks, scored, pipeline, score))
     volumes: dict[str, TomogramInfo] = {}
     for name in runs:
-        with suppress(DataError):  # one damaged tomogram among many costs its density, not the report
-            if (run := sources.run_of(name)) is not None:
+        if (run := sources.run_of(name)) is not None:
+            with suppress(DataError):  # one damaged tomogram among many costs its density and slabs, not the report
                 volumes[name] = run.describe(sources.tomo_type)
     return Material(tuple(submissions), particles, truth, runs, volumes, sources.simulated)
 
@@ -214,7 +214,7 @@ def _headline(material: Material, compared: Sequence[dict[str, Difference]], sou
         n_picks = len(own.picks)
         shown = (f"{n_picks} / {n_truth}", "picks / true particles") if material.truth else (str(n_picks), "picks")
         values.append((shown[0], f"{own.label} {shown[1]}".strip()))
-    values.append((str(len(material.runs)), "runs"))
+    values.append((str(len(material.runs)), "run" if len(material.runs) == 1 else "runs"))
     notes = []
     if material.simulated:
         notes.append("Simulated tomograms: these figures say nothing about the leaderboard.")

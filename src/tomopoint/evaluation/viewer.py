@@ -55,9 +55,9 @@ class Kind:
 PICKED = (Kind("picked", "picked", None),)
 JUDGED_KINDS = (
     Kind("found", "found", SKY),
-    Kind("missed", "missed", PURPLE, "5 3"),
+    Kind("missed", "missed", PURPLE, "7 3"),
     Kind("wrong", "wrong", VERMILION),
-    Kind("duplicate", "duplicate", YELLOW, "2 2"),
+    Kind("duplicate", "duplicate", YELLOW, "3 3"),
 )
 
 
@@ -67,11 +67,11 @@ def kinds_of_two(first: str, second: str, judged: bool) -> tuple[Kind, ...]:
     kinds = (
         Kind("first", f"{has} {first} alone", ORANGE),
         Kind("second", f"{has} {second} alone", SKY),
-        Kind("both", f"{has} both", GREEN, "2 3"),
+        Kind("both", f"{has} both", GREEN, "3 3"),
     )
     wrong = (
-        Kind("wrong_first", f"wrong in {first} alone", VERMILION, "5 3"),
-        Kind("wrong_second", f"wrong in {second} alone", PURPLE, "5 3"),
+        Kind("wrong_first", f"wrong in {first} alone", VERMILION, "7 3"),
+        Kind("wrong_second", f"wrong in {second} alone", PURPLE, "7 3"),
     )
     return (*kinds, *wrong) if judged else kinds
 
@@ -241,7 +241,7 @@ def _figure(place: int, view: RunView, layers: Sequence[Layer], particles: Seque
 def _said(run: str, stack: SlabStack, index: int) -> str:
     slab = stack.slabs[index]
     slices = f"slice {slab.low}" if slab.high == slab.low + 1 else f"slices {slab.low} to {slab.high - 1}"
-    return f"{run}, {slices} of {stack.shape_zyx[0]}, z {stack.middles_A[index] / 10:.0f} nm"
+    return f"{run}, {slices} of {stack.shape_zyx[0]}, z {stack.middles_A[index]:.0f} A"
 
 
 def _totals(layer: Layer, marks: Marks) -> str:
