@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tomopoint.data.colours import COLOURS, hex_colour_of
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import SIMULATION_RECORD, Project, Run
 from tomopoint.data.tables import read_pick_table, write_pick_table, write_submission
@@ -28,6 +29,7 @@ from tomopoint.evaluation.page import escape, number, table
 from tomopoint.evaluation.score import truth_table
 from tomopoint.evaluation.slices import MOST_SLABS, cut_slabs
 from tomopoint.evaluation.submissions import find_scored
+from tomopoint.evaluation.viewer import JUDGED_KINDS, kinds_of_two
 from tomopoint.export.metadata import graph_metadata
 from tomopoint.inference.parity import FP32_SMALL, ParityRow
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
@@ -363,6 +365,14 @@ def test_neighbours_are_measured_within_runs_and_across_particles():
     assert ferritin.same_A.tolist() == [900.0, 900.0]
     assert ferritin.claimed.tolist() == [True, False]
     assert len(measured["thyroglobulin"].same_A) == 0
+
+
+def test_kinds_have_colours_of_their_own_out_of_a_palette_for_every_eye():
+    palette = [hex_colour_of(index) for index in range(len(COLOURS))]
+    for kinds in (JUDGED_KINDS, kinds_of_two("A", "B", judged=True), kinds_of_two("A", "B", judged=False)):
+        colours = [kind.colour for kind in kinds]
+        assert set(colours) <= set(palette)
+        assert len(set(colours)) == len(colours)
 
 
 def test_picks_are_counted_and_divided_by_the_volume():
