@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 BROWSERS = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
-JPEG_QUALITY = 72
+JPEG_QUALITY = 65
 HIGH_PHONE = {"width": 390, "height": 1650}
 DESKTOP = {"width": 1180, "height": 1260}
+HIGH_DESKTOP = {"width": 1180, "height": 1960}
 
 
 class NoBrowserError(Exception):
@@ -61,7 +62,7 @@ def take_pictures(pages: dict[str, Path], folder: Path) -> list[Path]:
     with browser() as opened:
         for name, page, size, scheme in (
             ("report-desktop", "judged", DESKTOP, "light"),
-            ("report-dark", "compared", DESKTOP, "dark"),
+            ("report-dark", "compared", HIGH_DESKTOP, "dark"),
             ("report-phone", "blind", HIGH_PHONE, "light"),
         ):
             shown = opened.new_page(viewport=size, color_scheme=scheme)
