@@ -24,6 +24,7 @@ from tomopoint.errors import DataError, EngineError, TomopointError
 from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.command import report
 from tomopoint.evaluation.distribution import count_picks, neighbours_of, volume_um3
+from tomopoint.evaluation.distribution_sections import threshold_between
 from tomopoint.evaluation.judging import compare_picks, judge_picks
 from tomopoint.evaluation.page import escape, number, table
 from tomopoint.evaluation.score import truth_table
@@ -318,6 +319,22 @@ def test_scores_of_the_candidates_come_from_the_table_beside(project, tmp_path):
     # A table that is not the one the submission was chosen from tells nothing of it.
     write_pick_table(candidates.iloc[10:], folder / "picks.csv")
     assert find_scored(folder / "submission.csv", read_pick_table(folder / "submission.csv")) is None
+
+
+@pytest.mark.parametrize(
+    ("taken", "left", "stated", "expected"),
+    [
+        ((0.5, 0.9), (0.1, 0.2), 0.3, 0.3),
+        ((0.5, 0.9), (0.1, 0.7), 0.3, 0.3),  # one class per place left out 0.7
+        ((0.5, 0.9), (0.1, 0.4), 0.3, 0.5),  # a higher one was taken
+        ((0.2, 0.9), (0.1,), 0.3, 0.2),  # a lower one was taken
+        ((), (0.1, 0.2), 0.3, 0.3),
+        ((0.5,), (0.1,), None, 0.5),
+        ((0.5,), (), None, None),
+    ],
+)
+def test_the_line_is_the_threshold_that_was_taken(taken, left, stated, expected):
+    assert threshold_between(np.array(taken), np.array(left), stated) == expected
 
 
 def test_a_submission_without_picks_is_reported(project, tmp_path):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from tomopoint.data.colours import BLUE, SKY, VERMILION
+from tomopoint.data.selection import SCORE_STEP
 from tomopoint.data.tables import COORDINATES
 from tomopoint.evaluation.distribution import Neighbours, count_picks, neighbours_of, volume_um3
 from tomopoint.evaluation.figures import INK, RIGHT, SERIES_COLOURS, WRONG, Histogram, Series, draw_histograms
@@ -73,42 +74,86 @@ def _densities(material: Material) -> list[Markup]:
 
 
 def _scores(material: Material) -> list[Markup]:
-    """Return histograms of the scores of all picks that the submissions were chosen from."""
-    scored = [(submission, submission.scored) for submission in material.submissions]
-    shown = [(submission, table_) for submission, table_ in scored if table_ is not None and len(table_)]
-    if not shown:
+    """Return histograms of scores: of one submission all picks it was chosen from, of several those submitted."""
+    if len(material.submissions) > 1:
+        return _scores_of_several(material)
+    scored, thresholds = material.submissions[0].scored, material.submissions[0].thresholds
+    if scored is None or not len(scored):
         return []
-    colours = [SERIES_COLOURS[place] for place, (_, table_) in enumerate(scored) if table_ is not None and len(table_)]
+    labels = (
+        [("submitted", BLUE), ("left out", SKY)] if material.truth is None else [("right", RIGHT), ("wrong", WRONG)]
+    )
+    histograms = []
+    for particle in material.particles:
+        own = scored.loc[scored["particle_type"] == particle.name]
+        if not len(own):
+            continue
+        taken = own["submitted"].to_numpy(dtype=bool)
+        upper = taken if material.truth is None else _hits(own, material, particle)
+        scores = own["score"].to_numpy(dtype=np.float64)
+        series = [Series(scores[upper], labels[0][1]), Series(scores[~upper], labels[1][1])]
+        threshold = threshold_between(scores[taken], scores[~taken], thresholds.get(particle.name))
+        lines = [] if threshold is None else [(threshold, INK)]
+        histograms.append(_score_histogram(particle.name, series, lines))
+    note = (
+        "All picks above the floor of the prediction. The line is the threshold: that of the pipeline.json beside the "
+        "submission, or the lowest submitted score where another one was taken. The scale is linear up to ten picks, "
+        "logarithmic above."
+    )
+    title = "Scores of the picks"
+    return [section(title, paragraph(note, soft=True), key(labels), panels(draw_histograms(histograms)))]
+
+
+def _scores_of_several(material: Material) -> list[Markup]:
     labels: list[tuple[str, str]] = []
+    submitted: list[tuple[pd.DataFrame, str]] = []
+    for submission, colour in zip(material.submissions, SERIES_COLOURS, strict=False):
+        if submission.scored is not None and submission.scored["submitted"].any():
+            labels.append((submission.title, colour))
+            submitted.append((submission.scored.loc[submission.scored["submitted"]], colour))
     histograms = []
     for name in material.names:
-        particle = next(particle for particle in material.particles if particle.name == name)
-        series: list[Series] = []
-        lines: list[tuple[float, str]] = []
-        for (submission, table_), colour in zip(shown, colours, strict=True):
-            own = table_.loc[table_["particle_type"] == name]
-            lone = len(material.submissions) == 1
-            if not lone:
-                series.append(Series(own["score"], colour, outline=True))
-                labels.append((submission.title, colour))
-            elif material.truth is not None:
-                hits = _hits(own, material, particle)
-                series += [Series(own.loc[hits, "score"], RIGHT), Series(own.loc[~hits, "score"], WRONG)]
-                labels += [("right", RIGHT), ("wrong", WRONG)]
-            else:
-                taken = own["submitted"].to_numpy(dtype=bool)
-                series += [Series(own.loc[taken, "score"], BLUE), Series(own.loc[~taken, "score"], SKY)]
-                labels += [("submitted", BLUE), ("left out", SKY)]
-            if name in submission.thresholds:
-                lines.append((submission.thresholds[name], INK if lone else colour))
+        series = [
+            Series(scored.loc[scored["particle_type"] == name, "score"].to_numpy(), colour, outline=True)
+            for scored, colour in submitted
+        ]
         if any(len(np.atleast_1d(one.values)) for one in series):
-            histograms.append(Histogram(name, series, (0.0, 1.0), "score", lines=lines, from_ten_logarithmic=True))
-    note = (
-        "All picks above the floor of the prediction. The line is the threshold of the pipeline.json beside the "
-        "submission; the scale is linear up to ten picks, logarithmic above."
-    )
-    legend = key(list(dict.fromkeys(labels)))
-    return [section("Scores of the picks", paragraph(note, soft=True), legend, panels(draw_histograms(histograms)))]
+            histograms.append(_score_histogram(name, series, []))
+    if not histograms:
+        return []
+    note = "Picks that were submitted. The scale is linear up to ten picks, logarithmic above."
+    title = "Scores of the picks"
+    return [section(title, paragraph(note, soft=True), key(labels), panels(draw_histograms(histograms)))]
+
+
+def _score_histogram(name: str, series: Sequence[Series], lines: Sequence[tuple[float, str]]) -> Histogram:
+    return Histogram(name, series, (0.0, 1.0), "score", lines=lines, from_ten_logarithmic=True)
+
+
+def threshold_between(taken: Floats, left: Floats, stated: float | None) -> float | None:
+    """Return the threshold that parted the picks of a particle, as far as that can be told.
+
+    Parameters
+    ----------
+    taken, left
+        Scores of the picks that were submitted, ``(N,)``, and of those that were left out, ``(M,)``.
+    stated
+        Of the Pipeline; another may have been taken since.
+
+    Returns
+    -------
+    float or None
+        `stated` where no submitted pick is below it and no gap between both lies above it (one class per place
+        leaves out single picks above it); else the lowest submitted score; None where there is neither.
+    """
+    if not len(taken):
+        return stated
+    lowest = float(taken.min())
+    if stated is None:
+        return lowest if len(left) else None
+    lowered = lowest < stated - SCORE_STEP
+    raised = len(left) > 0 and stated + SCORE_STEP < float(left.max()) < lowest
+    return lowest if lowered or raised else stated
 
 
 def _depths(material: Material) -> list[Markup]:
