@@ -42,15 +42,9 @@ def pictures_section(material: Material, read: Callable[[str], Tomogram], place:
         RunView(run, cut_slabs(read(run)), tuple(_marks(material, run)), _note(material, run))
         for run in (there if len(material.submissions) > 1 else _spread(there))[:SHOWN_RUNS]
     ]
-    count = "all runs" if len(views) == len(material.runs) else f"{len(views)} of {len(material.runs)} runs"
-    chosen = (
-        "those in which the first two submissions differ most"
-        if len(material.submissions) > 1
-        else "the lowest score, the highest and some between"
-        if material.truth is not None
-        else "the most picks, the fewest and some between"
-    )
-    which = count if len(views) == len(material.runs) else f"{count}, {chosen}"
+    which = "all runs"
+    if len(views) < len(material.runs):
+        which = f"{len(views)} of {len(material.runs)} runs, {_chosen(material)}"
     judged = any(kind.colour for layer in layers for kind in layer.kinds)
     intro = (
         f"Shown: {which}. A particle is marked on each slab that it touches; the mark's shape says which particle it "
@@ -73,6 +67,14 @@ def _ranked(material: Material) -> list[str]:
         return sorted(material.runs, key=lambda run: scores[run])
     n_picks = first.picks["experiment"].value_counts().to_dict()
     return sorted(material.runs, key=lambda run: -n_picks.get(run, 0))
+
+
+def _chosen(material: Material) -> str:
+    """Say by what runs were chosen, see :func:`_ranked`."""
+    if len(material.submissions) > 1:
+        return "those in which the first two submissions differ most"
+    what = "the most picks, the fewest" if material.truth is None else "the lowest score, the highest"
+    return f"{what} and some between"
 
 
 def _spread(ranked: list[str]) -> list[str]:
