@@ -421,6 +421,21 @@ def test_several_submissions_are_compared_with_the_first(project, tmp_path):
     assert re.search(r"<td>all</td><td>33</td><td>10</td><td>5</td>", (tmp_path / "report.html").read_text())
 
 
+@pytest.mark.parametrize("run", ["TS_1", "TS_2"])
+def test_the_run_that_differs_most_is_shown_first(project, tmp_path, run):
+    root, truth = project
+    every = truth_table(truth["test"])
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    write_submission(every, first)
+    write_submission(every.drop(every.index[every["experiment"] == run][:3]), second)
+    for truth_folder in (root / "truth", None):
+        report(**{**sources(root, tmp_path), "submission": (first, second), "truth": truth_folder})
+        page = (tmp_path / "report.html").read_text()
+        assert re.findall(r'name="run"[^>]*> (\w+)<', page)[0] == run
+        assert f"{run}, slices" in page
+        assert "3 found by A alone" in page or "3 picked by A alone" in page
+
+
 def test_submissions_that_cannot_be_compared_are_refused(project, tmp_path):
     root, truth = project
     first = tmp_path / "prediction" / "submission.csv"
