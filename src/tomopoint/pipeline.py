@@ -89,10 +89,14 @@ real neighbours of one kind, so that they cost no true pair. Thresholds are star
 """
 
 
+def metric_of(particles: Iterable[Particle]) -> set[tuple[str, float, float]]:
+    """Return all that a score hangs on: name, radius and weight of each particle."""
+    return {(particle.name, particle.radius_A, particle.weight) for particle in particles}
+
+
 def has_competition_metric(particles: Iterable[Particle]) -> bool:
     """Whether these particles, with their radii and weights, are scored as the competition scores."""
-    metrics = ({(p.name, p.radius_A, p.weight) for p in kinds} for kinds in (particles, COMPETITION_PARTICLES))
-    return next(metrics) == next(metrics)
+    return metric_of(particles) == metric_of(COMPETITION_PARTICLES)
 
 
 @dataclass(frozen=True)

@@ -172,3 +172,21 @@ def test_truth_of_other_runs_is_refused_and_of_some_is_said(files, truth):
 def test_a_submission_without_rows_scores_zero(files):
     write_submission(pd.DataFrame(columns=COLUMNS), files / "a/submission.csv")
     assert score(files / "a/submission.csv", truth=files / "truth").figures["score"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("n_runs", "shares", "verdict"),
+    [
+        (12, (0.5, 0.9), "better, beyond chance"),
+        (12, (0.9, 0.5), "worse, beyond chance"),
+        (12, (0.7, 0.7), "within chance"),
+        (5, (0.1, 0.9), "too few runs to say"),
+        (1, (0.1, 0.9), "too few runs to say"),
+    ],
+)
+def test_a_word_says_whether_chance_could_have_done_it(n_runs, shares, verdict):
+    truth = truth_of(n_runs)
+    a, b = (
+        score_picks(truth, found(truth, share, seed), PARTICLES) for share, seed in zip(shares, (1, 2), strict=True)
+    )
+    assert compare_scores(a, b, FEW_DRAWS)["score"].verdict == verdict

@@ -47,13 +47,15 @@ def test_a_damaged_table_is_named(folder):
 
 
 def test_every_member_is_a_line_in_the_panel_of_each_particle(folder, monkeypatch):
-    monkeypatch.setattr(figures, "_svg", lambda figure: figure)
-    figure = figures.draw_epoch_scores(["virus", "ribosome"], read_epoch_scores(folder))
-    virus, ribosome = figure.axes[:2]
+    drawn = []
+    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "<svg></svg>")
+    members = read_epoch_scores(folder)
+    assert len(figures.draw_epoch_scores(["virus", "ribosome"], members)) == 2
+    virus, ribosome = (figure.axes[0] for figure in drawn)
     assert [line.get_xdata().tolist() for line in virus.lines] == [[2, 4], [2]]
     assert [line.get_ydata().tolist() for line in virus.lines] == [[0.25, 0.75], [0.5]]
     assert [line.get_ydata().tolist() for line in ribosome.lines] == [[0.5, 0.625], [0.5]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["segresnet"]
+    assert [name for name, _ in figures.networks_of(members)] == ["segresnet"]
 
 
 def test_the_report_has_a_section_per_training_folder_that_was_scored(folder, tmp_path):

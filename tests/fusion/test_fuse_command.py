@@ -12,8 +12,8 @@ import zarr
 
 from tomopoint.__main__ import main
 from tomopoint.data.picks import write_picks
+from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tables import COORDINATES, read_pick_table, write_pick_table
-from tomopoint.data.tomograms import write_tomogram
 from tomopoint.data.truth import read_truth
 from tomopoint.errors import DataError
 from tomopoint.evaluation.calibration import CalibrationOptions

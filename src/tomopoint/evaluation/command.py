@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import DataError
-
-if TYPE_CHECKING:
-    from tomopoint.pipeline import Particle
 
 REPORT_NAME = "report.html"
 
@@ -51,7 +48,7 @@ def score(
     from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
     from tomopoint.evaluation.comparison import compare_scores, comparison_figures, comparison_text
     from tomopoint.evaluation.score import BETA, score_figures, score_picks, score_text
-    from tomopoint.pipeline import Pipeline, has_competition_metric
+    from tomopoint.pipeline import Pipeline, has_competition_metric, metric_of
 
     if not 0.01 <= beta <= 100:
         raise DataError(f"beta must lie in [0.01, 100], got {beta}; 1 weighs precision and recall alike")
@@ -59,7 +56,7 @@ def score(
     known = Pipeline.load(pipeline) if pipeline else pipeline_beside(submission)
     particles = scored_particles(known, truth)
     beside = pipeline_beside(other) if other and not pipeline else None
-    if beside and _metric(beside.particles) != _metric(particles):
+    if beside and metric_of(beside.particles) != metric_of(particles):
         raise DataError(f"{other} was predicted with other particles, radii or weights; say by which with --pipeline")
     points = read_truth(truth, [p.name for p in particles])
     scores, notes = [], []
@@ -193,8 +190,8 @@ def tune(
 def report(
     *,
     data: Path,
-    submission: Path,
-    truth: Path,
+    submission: tuple[Path, ...],
+    truth: Path | None = None,
     out: Path = Path(REPORT_NAME),
     trained: Path | None = None,
     prediction: Path | None = None,
@@ -203,24 +200,27 @@ def report(
     voxel_size: float | None = None,
     voxel_spacing: float | None = None,
 ) -> CommandResult:
-    """Write one HTML page about a submission.
+    """Write one HTML page about a submission, or about several.
 
-    It holds scores, counts, slices with picks, curves and timings, and opens offline.
+    It holds counts, densities, scores, depths and distances of the picks, slabs to scroll through with the picks on
+    them, and with truth the official score and what was found, missed, wrong or picked twice. It opens offline.
 
     Parameters
     ----------
     data
         Project folder that holds the tomograms, or any other place of tomograms that tomopoint predict was given.
     submission
-        CSV with experiment, particle_type, x, y, z (Angstrom).
+        CSV with experiment, particle_type, x, y, z (Angstrom). Of several, A B C, the others are compared with the
+        first.
     truth
-        Folder of true picks: a project, its overlay, or any folder with RUN/PARTICLE.json.
+        Folder of true picks: a project, its overlay, or any folder with RUN/PARTICLE.json. Leave it out where there
+        are none.
     out
         The page.
     trained
         Validated training folder, e.g. trained/first: adds threshold curves, F4 per epoch and out-of-fold scores.
     prediction
-        Folder that `tomopoint predict` wrote: adds timings; default the folder of the submission.
+        Folder that `tomopoint predict` wrote: adds timings; default the folder of the first submission.
     model
         The exported graph, or a model's name (see tomopoint models): adds its parity with PyTorch.
     tomo_type
@@ -231,26 +231,45 @@ def report(
         VoxelSpacing folders, as tomopoint predict was told.
     """
     from tomopoint.data.sources.tree import Choice
+    from tomopoint.evaluation.comparison import comparison_figures
     from tomopoint.evaluation.report import ReportSources, build_report
     from tomopoint.evaluation.score import score_figures
+    from tomopoint.evaluation.submissions import labels_of
     from tomopoint.files import check_output, write_atomically
     from tomopoint.models.box import find_model
     from tomopoint.pipeline import PIPELINE_NAME
 
+    labels_of(submission)
     model = None if model is None else find_model(model)
-    check_output(out, [submission, submission.with_name(PIPELINE_NAME), *([model] if model else [])])
-    sources = ReportSources(data, submission, truth, trained, prediction or submission.parent, model)
+    inputs = [*submission, *(path.with_name(PIPELINE_NAME) for path in submission), *([model] if model else [])]
+    check_output(out, inputs)
+    sources = ReportSources(data, submission, truth, trained, prediction or submission[0].parent, model)
     sources = replace(sources, choice=Choice(voxel_spacing, tomo_type), voxel_A=voxel_size)
     built = build_report(sources)
     write_atomically(out, built.html)
-    kind = "simulated score" if built.simulated else "score"
-    text = f"{kind}: {built.score.score:.4f}\nwrote {out} ({len(built.html) / 1e6:.1f} MB); open it in a browser"
-    figures = {"report": str(out), "simulated": built.simulated, **score_figures(built.score)}
-    return CommandResult(text, figures)
-
-
-def _metric(particles: Iterable[Particle]) -> set[tuple[str, float, float]]:
-    return {(particle.name, particle.radius_A, particle.weight) for particle in particles}
+    material = built.material
+    kind = "simulated score" if material.simulated else "score"
+    lines, figures_of_each = [], []
+    for own in material.submissions:
+        figures = {"submission": str(own.path), "n_picks": len(own.picks)}
+        said = f"{len(own.picks)} picks, runs: {len(material.runs)}"
+        if own.score is not None:
+            figures |= score_figures(own.score)
+            said = f"{kind}: {own.score.score:.4f}"
+        lines.append(f"{own.label}: {own.path}: {said}" if own.label else said)
+        figures_of_each.append(figures)
+    for own, differences in zip(material.submissions[1:], built.compared, strict=False):
+        item = differences["score"]
+        lines.append(f"{own.label} less {material.submissions[0].label}: {item.difference:+.4f}, {item.verdict}")
+    lines.append(f"wrote {out} ({len(built.html) / 1e6:.1f} MB); open it in a browser")
+    figures = {
+        "report": str(out),
+        "simulated": material.simulated,
+        "n_runs": len(material.runs),
+        **(figures_of_each[0] if len(figures_of_each) == 1 else {"submissions": figures_of_each}),
+        "differences": [comparison_figures(differences) for differences in built.compared],
+    }
+    return CommandResult("\n".join(lines), figures)
 
 
 def _some(names: Iterable[str], most: int = 5) -> str:

@@ -20,6 +20,10 @@ DRAWS = 10_000
 SEED = 20261129
 INTERVAL = (0.025, 0.975)
 
+LEAST_RUNS = 6
+"""With fewer, chance says nothing: that all of five runs favour the same submission, which no draw can then undo, comes
+about once in 16 times between equals, and of six once in 32."""
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -35,6 +39,8 @@ class Difference:
         Between these 95 % of the draws lie; both are nan with a single run.
     better
         Share of the draws in which the second is better, half of those in which both are equal counted; nan alike.
+    n_runs
+        Runs that were drawn from.
     """
 
     first: float
@@ -42,11 +48,21 @@ class Difference:
     low: float
     high: float
     better: float
+    n_runs: int
 
     @property
     def difference(self) -> float:
         """The second less the first."""
         return self.second - self.first
+
+    @property
+    def verdict(self) -> str:
+        """In a word, whether the second is better or worse by more than chance among the runs would make it."""
+        if self.n_runs < LEAST_RUNS:
+            return "too few runs to say"
+        if self.low > 0:
+            return "better, beyond chance"
+        return "worse, beyond chance" if self.high < 0 else "within chance"
 
 
 def compare_scores(first: Score, second: Score, draws: int = DRAWS, seed: int = SEED) -> dict[str, Difference]:
@@ -88,16 +104,21 @@ def compare_scores(first: Score, second: Score, draws: int = DRAWS, seed: int = 
 
 def comparison_text(compared: dict[str, Difference], n_runs: int, simulated: bool = False, beta: float = 4.0) -> str:
     """Return differences as a table for people."""
-    lines = [f"{'particle':22}{f'F{beta:g} A':>9}{f'F{beta:g} B':>9}{'B - A':>9}{'95 % of draws':>20}{'B better':>10}"]
+    lines = [
+        f"{'particle':22}{f'F{beta:g} A':>9}{f'F{beta:g} B':>9}{'B - A':>9}{'95 % of draws':>20}{'B better':>10}  B is"
+    ]
     for name, item in compared.items():
         label = ("simulated score" if simulated else "score") if name == "score" else name
         spread = "-" if np.isnan(item.low) else f"{item.low:+.4f} to {item.high:+.4f}"
         better = "-" if np.isnan(item.better) else f"{100 * item.better:.0f} %"
-        lines.append(f"{label:22}{item.first:9.4f}{item.second:9.4f}{item.difference:+9.4f}{spread:>20}{better:>10}")
+        figures = f"{item.first:9.4f}{item.second:9.4f}{item.difference:+9.4f}{spread:>20}{better:>10}"
+        lines.append(f"{label:22}{figures}  {item.verdict}")
     if n_runs < 2:
         lines.append("a single run: what chance among runs does cannot be said")
     else:
         lines.append(f"draws: {DRAWS} of {n_runs} runs with replacement, the same for both")
+    if n_runs < LEAST_RUNS:
+        lines.append(f"{LEAST_RUNS} runs and more tell whether a difference is beyond chance")
     return "\n".join(lines)
 
 
@@ -111,6 +132,7 @@ def comparison_figures(compared: dict[str, Difference]) -> dict[str, Any]:
             "low": None if np.isnan(item.low) else item.low,
             "high": None if np.isnan(item.high) else item.high,
             "better": None if np.isnan(item.better) else item.better,
+            "verdict": item.verdict,
         }
         for name, item in compared.items()
     }
@@ -128,8 +150,8 @@ def _counts(score: Score, name: str) -> tuple[Floats, Floats, Floats]:
 
 def _difference(first: float, second: float, of_first: Floats, of_second: Floats, n_runs: int) -> Difference:
     if n_runs < 2:
-        return Difference(first, second, np.nan, np.nan, np.nan)
+        return Difference(first, second, np.nan, np.nan, np.nan, n_runs)
     differences = of_second - of_first
     low, high = np.quantile(differences, INTERVAL)
     better = float((differences > 0).mean() + (differences == 0).mean() / 2)
-    return Difference(first, second, float(low), float(high), better)
+    return Difference(first, second, float(low), float(high), better, n_runs)

@@ -15,9 +15,20 @@ from tomopoint.data.truth import read_truth
 from tomopoint.errors import DataError, EngineError
 from tomopoint.evaluation.calibration import OUT_OF_FOLD_FOLDER, VALIDATION_NAME
 from tomopoint.evaluation.epochs import read_epoch_scores
-from tomopoint.evaluation.figures import draw_curves, draw_epoch_scores, draw_histograms
+from tomopoint.evaluation.figures import (
+    CURVE_KEY,
+    INK,
+    RIGHT,
+    WRONG,
+    Histogram,
+    Series,
+    draw_curves,
+    draw_epoch_scores,
+    draw_histograms,
+    networks_of,
+)
 from tomopoint.evaluation.matching import match_points
-from tomopoint.evaluation.page import Markup, number, paragraph, picture, section, table
+from tomopoint.evaluation.page import Markup, key, number, panels, paragraph, section, table
 from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
 from tomopoint.inference.engines.graph_metadata import PARITY_KEY, read_metadata
 from tomopoint.inference.folder import PredictionFolder
@@ -119,21 +130,29 @@ def validation_sections(training_folder: Path | None) -> list[Markup]:
             f"run `tomopoint validate {training_folder}` again"
         )
     thresholds = pipeline.thresholds
-    curves = picture(draw_curves(names, validation, thresholds), "F4, recall and precision over the threshold")
+    curves = panels(draw_curves(names, validation, thresholds))
+    note = "Shaded: F4 within 1 % of the chosen threshold's."
     parts = [
         _folds(validation, names),
-        section("Threshold curves", paragraph("Shaded: F4 within 1 % of the chosen threshold's.", soft=True), curves),
+        section("Threshold curves", paragraph(note, soft=True), key(CURVE_KEY), curves),
     ]
     judged = _judge_out_of_fold(training_folder, validation, pipeline)
     if judged is not None:
-        bars = picture(draw_histograms(judged, names, thresholds), "histograms of the scores of out-of-fold picks")
+        bars = panels(draw_histograms([_out_of_fold_scores(judged, name, thresholds[name]) for name in names]))
         note = (
             "Out-of-fold picks above the floor. The line is the threshold; bars stack; the scale is linear up to ten "
             "picks, logarithmic above."
         )
-        parts.append(section("Scores of right and wrong picks", paragraph(note, soft=True), bars))
+        colours = key([("right", RIGHT), ("wrong", WRONG)])
+        parts.append(section("Out-of-fold scores of right and wrong picks", paragraph(note, soft=True), colours, bars))
     parts += _epochs(training_folder, validation, names)
     return parts
+
+
+def _out_of_fold_scores(judged: pd.DataFrame, name: str, threshold: float) -> Histogram:
+    own = judged.loc[judged["particle_type"] == name]
+    series = [Series(own.loc[own["hit"], "score"], RIGHT), Series(own.loc[~own["hit"], "score"], WRONG)]
+    return Histogram(name, series, (0.0, 1.0), "score", lines=[(threshold, INK)], from_ten_logarithmic=True)
 
 
 def _epochs(ensemble_folder: Path, validation: Mapping[str, Any], names: Sequence[str]) -> list[Markup]:
@@ -147,9 +166,9 @@ def _epochs(ensemble_folder: Path, validation: Mapping[str, Any], names: Sequenc
         members = read_epoch_scores(folder)
         if members:
             note = "Each epoch's best threshold, chosen on the runs that are scored: flattering, for every epoch alike."
-            curves = picture(draw_epoch_scores(names, members), "F4 of held-out runs over the epochs, per particle")
             where = f" in {folder.name}" if len(folders) > 1 else ""
-            sections.append(section(f"F4 per epoch{where}", paragraph(note, soft=True), curves))
+            drawn = key(networks_of(members)), panels(draw_epoch_scores(names, members))
+            sections.append(section(f"F4 per epoch{where}", paragraph(note, soft=True), *drawn))
     return sections
 
 

@@ -5,41 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-STYLE = """
-:root { --ink: #1f2933; --soft: #52606d; --line: #e4e7eb; --back: #f5f7fa; --card: #fff; --accent: #2563a8; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 26px; margin: 0 0 4px; }
-h2 { font-size: 18px; margin: 0 0 10px; }
-p { margin: 6px 0 12px; max-width: 80ch; }
-.soft { color: var(--soft); }
-.badge { display: inline-block; background: #b44d12; color: #fff; font-size: 13px; font-weight: 700;
-  letter-spacing: .06em; padding: 2px 10px; border-radius: 4px; vertical-align: 4px; margin-left: 10px; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 18px 20px;
-  margin-top: 18px; }
-.tiles { display: flex; flex-wrap: wrap; gap: 14px; margin-top: 16px; }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px 18px;
-  min-width: 150px; flex: 1; }
-.tile b { display: block; font-size: 25px; line-height: 1.25; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--soft); font-size: 13px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; margin: 4px 0 10px; }
-th, td { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--line); }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-tr.total td { font-weight: 700; border-top: 2px solid var(--line); }
-td.text { white-space: normal; overflow-wrap: anywhere; }
-img { max-width: 100%; height: auto; display: block; margin: 8px 0; }
-.key { max-width: none; }
-.key span { margin-right: 18px; white-space: nowrap; }
-.dot { display: inline-block; width: 11px; height: 11px; border: 3px solid; border-radius: 50%;
-  vertical-align: -1px; margin: 0 5px 0 0 !important; }
-code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-"""
+STYLE = Path(__file__).with_name("page.css")
 
 
 @dataclass(frozen=True)
@@ -90,14 +59,29 @@ def paragraph(*parts: Any, soft: bool = False) -> Markup:
     return Markup(f"<p{' class=soft' if soft else ''}>{''.join(map(escape, parts))}</p>")
 
 
-def picture(data_uri: str, description: str) -> Markup:
-    """Return an embedded picture with its description for those who cannot see it."""
-    return Markup(f'<img src="{data_uri}" alt="{html.escape(description)}">')
+def panels(pictures: Sequence[tuple[str, str]]) -> Markup:
+    """Return pictures, each with its description for those who cannot see it, side by side where there is room."""
+    cells = "".join(f'<img src="{uri}" alt="{html.escape(description)}">' for description, uri in pictures)
+    return Markup(f'<div class="panels">{cells}</div>')
 
 
-def section(title: str, *parts: Markup) -> Markup:
-    """Return a titled block."""
-    return Markup(f"<section><h2>{html.escape(title)}</h2>{''.join(part.html for part in parts)}</section>")
+def key(lines: Sequence[tuple[str, str]]) -> Markup:
+    """Return what the colours of a figure mean: label and colour of each."""
+    spans = "".join(
+        f'<span><i class="line" style="color:{colour}"></i>{escape(label)}</span>' for label, colour in lines
+    )
+    return Markup(f'<p class="key soft">{spans}</p>')
+
+
+def subheading(title: str) -> Markup:
+    """Return a heading within a section."""
+    return Markup(f"<h3>{html.escape(title)}</h3>")
+
+
+def section(title: str, *parts: Markup, ident: str = "") -> Markup:
+    """Return a titled block; style rules find it by `ident`."""
+    name = f' id="{ident}"' if ident else ""
+    return Markup(f"<section{name}><h2>{html.escape(title)}</h2>{''.join(part.html for part in parts)}</section>")
 
 
 def tiles(values: Sequence[tuple[str, str]]) -> Markup:
@@ -114,6 +98,7 @@ def page(title: str, badge: str, subtitle: str, parts: Sequence[Markup]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(f'{badge} {title}'.strip())}</title><style>{STYLE}</style></head>"
+        f"<title>{html.escape(f'{badge} {title}'.strip())}</title>"
+        f"<style>{STYLE.read_text(encoding='utf-8')}</style></head>"
         f"<body><main>{body}</main></body></html>\n"
     )

@@ -1,9 +1,9 @@
-"""The report: one HTML page about a submission, its truth, and the networks behind it."""
+"""The report: one HTML page about one submission or several, their truth if there is any, and the networks behind."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,31 +12,35 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from tomopoint import __version__
+from tomopoint.data.particles import particles_around
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, SPLITS, Project, Run
 from tomopoint.data.sources.find import Found, find_tomograms, is_project
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.data.sources.tree import Choice
 from tomopoint.data.tables import read_pick_table
-from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
-from tomopoint.evaluation.figures import COLOURS, draw_slices, marker_of
+from tomopoint.data.tomograms import Tomogram, TomogramInfo
+from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth
+from tomopoint.errors import DataError
+from tomopoint.evaluation.comparison import Difference
+from tomopoint.evaluation.distribution_sections import distribution_sections
 from tomopoint.evaluation.history import parity_section, read_validation, timings_section, validation_sections
-from tomopoint.evaluation.page import Markup, number, page, paragraph, picture, section, table, tiles
-from tomopoint.evaluation.score import Score, score_picks
-from tomopoint.evaluation.slices import choose_slabs, judge_picks
+from tomopoint.evaluation.page import Markup, number, page, paragraph, section, table, tiles
+from tomopoint.evaluation.pictures import pictures_section
+from tomopoint.evaluation.score import score_picks
+from tomopoint.evaluation.score_sections import compare_all, comparison_sections, score_sections
+from tomopoint.evaluation.submissions import (
+    Material,
+    Submission,
+    check_names,
+    find_scored,
+    labels_of,
+    runs_of,
+)
 from tomopoint.files import sha256_of
 from tomopoint.inference.verify import predicted_tomo_type
-from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline
+from tomopoint.pipeline import PIPELINE_NAME, Particle, Pipeline, metric_of
 
-SHOWN_RUNS = 4
-"""Runs with pictures: the worst, the best and some between."""
-
-LISTED_RUNS = 30
-"""Runs with a row in the table of runs; beyond that the lowest scores are listed."""
-
-SYMBOLS = {"o": "●", "^": "▲", "s": "■", "D": "◆", "h": "⬢", "v": "▼", "p": "⬟", "*": "★"}
 PACKAGES = ("numpy", "scipy", "pandas", "zarr", "torch", "monai", "onnxruntime", "matplotlib")
 
 
@@ -48,10 +52,10 @@ class ReportSources:
     ----------
     data
         Project folder with the tomograms, or any other place of tomograms that `tomopoint predict` takes.
-    submission
-        ``submission.csv``: experiment, particle_type and x, y, z in Angstrom.
+    submissions
+        ``submission.csv``: experiment, particle_type and x, y, z in Angstrom. Others are compared with the first.
     truth
-        Folder of true picks.
+        Folder of true picks; None: there is none.
     run
         Folder of the training run, validated; None leaves its sections out.
     prediction
@@ -63,8 +67,8 @@ class ReportSources:
     """
 
     data: Path
-    submission: Path
-    truth: Path
+    submissions: tuple[Path, ...]
+    truth: Path | None = None
     run: Path | None = None
     prediction: Path | None = None
     model: Path | None = None
@@ -73,13 +77,13 @@ class ReportSources:
 
     @property
     def particles(self) -> tuple[Particle, ...]:
-        """Those of the validated run or of the submission's Pipeline, else of the project that holds the truth."""
-        return scored_particles(self.pipeline, self.truth)
+        """Those of the validated run or of the submission's Pipeline, else of the project of the truth or the data."""
+        return self.pipeline.particles if self.pipeline else particles_around(self.truth or self.data)
 
     @cached_property
     def pipeline(self) -> Pipeline | None:
-        """What validation wrote, or what the prediction of the submission was made with."""
-        return Pipeline.load(self.run / PIPELINE_NAME) if self.run else pipeline_beside(self.submission)
+        """What validation wrote, or what the prediction of the first submission was made with."""
+        return Pipeline.load(self.run / PIPELINE_NAME) if self.run else pipeline_beside(self.submissions[0])
 
     @property
     def tomo_type(self) -> str:
@@ -91,7 +95,7 @@ class ReportSources:
         """The tomograms; None of a project in the competition's layout, whose splits are both looked up."""
         if is_project(self.data) and self.voxel_A is None and self.choice.voxel_spacing is None:
             return None
-        usual = predicted_tomo_type(self.prediction or self.submission.parent)
+        usual = predicted_tomo_type(self.prediction or self.submissions[0].parent)
         return find_tomograms(self.data, SPLITS[1], replace(self.choice, usual=usual), self.voxel_A)
 
     def run_of(self, name: str) -> ReadableRun | None:
@@ -101,19 +105,33 @@ class ReportSources:
         runs = (Run(name, split, self.data) for split in reversed(SPLITS))
         return next((run for run in runs if run.tomogram_path(self.tomo_type).exists()), None)
 
+    def read(self, name: str) -> Tomogram:
+        """Read the tomogram of a run; DataError where there is none, or it is damaged."""
+        run = self.run_of(name)
+        if run is None:
+            raise DataError(f"{self.data} has no {self.tomo_type} tomogram of {name}")
+        return run.read(self.tomo_type)
+
     @cached_property
     def validation(self) -> dict[str, Any] | None:
         """Content of ``validation.json``; None where thresholds came from another run."""
         return read_validation(self.run) if self.run else None
 
+    @property
+    def simulated(self) -> bool:
+        """Whether truth or tomograms are those of a simulated project."""
+        if self.truth is not None and is_simulated_truth(self.truth):
+            return True
+        return self.found is None and Project(self.data).is_simulated
+
 
 @dataclass(frozen=True)
 class Report:
-    """The page and the score it shows."""
+    """The page, and what it shows."""
 
     html: str
-    score: Score
-    simulated: bool
+    material: Material
+    compared: Sequence[dict[str, Difference]]
 
 
 def build_report(sources: ReportSources) -> Report:
@@ -122,110 +140,94 @@ def build_report(sources: ReportSources) -> Report:
     Raises
     ------
     DataError
-        The submission, the truth or a tomogram cannot be read, or there is no folder `data`.
+        A submission, the truth or a tomogram cannot be read, there is no folder `data`, or the submissions are not of
+        the same particles.
     PipelineError
         `run` is given and not validated.
     """
-    picks = read_pick_table(sources.submission)
-    truth = read_truth(sources.truth, [particle.name for particle in sources.particles])
-    score = score_picks(truth, picks, sources.particles)
-    simulated = is_simulated_truth(sources.truth)
-    simulated |= sources.found is None and Project(sources.data).is_simulated
+    material = _gather(sources)
+    compared = compare_all(material)
     parts = [
-        _headline(score, sources, simulated),
-        _classes(score),
-        _runs(score),
-        _pictures(score, truth, picks, sources),
+        _headline(material, compared, sources),
+        *comparison_sections(material, compared),
+        *pictures_section(material, sources.read, str(sources.data)),
+        *score_sections(material),
+        *distribution_sections(material),
         *validation_sections(sources.run),
         *timings_section(sources.prediction),
         *parity_section(sources.model),
-        _provenance(sources, simulated),
+        _provenance(sources, material.simulated),
     ]
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    badge = "SIMULATED" if simulated else ""
-    subtitle = f"{sources.submission.name}, {len(score.runs)} runs, made {now} by tomopoint {__version__}"
-    return Report(page("tomopoint report", badge, subtitle, parts), score, simulated)
+    badge = "SIMULATED" if material.simulated else ""
+    names = ", ".join(f"{own.label} {own.path}".strip() for own in material.submissions)
+    subtitle = f"{names}; made {now} by tomopoint {__version__}"
+    return Report(page("tomopoint report", badge, subtitle, parts), material, compared)
 
 
-def _headline(score: Score, sources: ReportSources, simulated: bool) -> Markup:
-    kind = "simulated test runs" if simulated else "scored runs"
-    values = [(number(score.score, 4), f"official F4 score, {kind}")]
+def _gather(sources: ReportSources) -> Material:
+    """Read the submissions and the truth, score them where there is any, and look which tomograms are there."""
+    labels, particles = labels_of(sources.submissions), sources.particles
+    names = [particle.name for particle in particles]
+    tables = [read_pick_table(path) for path in sources.submissions]
+    truth = None if sources.truth is None else read_truth(sources.truth, names)
+    runs = runs_of(tables, sources.prediction) if truth is None else tuple(sorted(truth))
+    submissions = []
+    for label, path, every in zip(labels, sources.submissions, tables, strict=True):
+        picks = every.loc[every["experiment"].isin(runs)].reset_index(drop=True)
+        check_names(picks, names, path)
+        pipeline = sources.pipeline if sources.run else pipeline_beside(path)
+        if pipeline is not None and metric_of(pipeline.particles) != metric_of(particles):
+            raise DataError(
+                f"{path} was predicted with other particles, radii or weights than {sources.submissions[0]}; report "
+                "each by itself, or say by whose they are judged with --trained"
+            )
+        scored = find_scored(path, picks)
+        score = None if truth is None else score_picks(truth, picks, particles)
+        if scored is not None:
+            scored = scored.loc[scored["experiment"].isin(runs)]
+        submissions.append(Submission(label, path, picks, scored, pipeline, score))
+    volumes: dict[str, TomogramInfo] = {}
+    for name in runs:
+        if (run := sources.run_of(name)) is not None:
+            with suppress(DataError):  # one damaged tomogram among many costs its density and slabs, not the report
+                volumes[name] = run.describe(sources.tomo_type)
+    return Material(tuple(submissions), particles, truth, runs, volumes, sources.simulated)
+
+
+def _headline(material: Material, compared: Sequence[dict[str, Difference]], sources: ReportSources) -> Markup:
+    kind = "simulated test runs" if material.simulated else "scored runs"
+    values = []
+    for own in material.submissions:
+        if own.score is not None:
+            values.append((number(own.score.score, 4), f"{own.label} official F4 score, {kind}".strip()))
+    for own, differences in zip(material.submissions[1:], compared, strict=False):
+        item = differences["score"]
+        values.append((f"{item.difference:+.4f}", f"{own.label} less {material.submissions[0].label}: {item.verdict}"))
     validation = sources.validation
     if validation:
         values.append((number(validation["score"], 4), "out of fold, thresholds chosen on the same runs"))
         if validation["score_left_out"] is not None:
             values.append((number(validation["score_left_out"], 4), "out of fold, thresholds of the other folds"))
-    n_truth = sum(item.n_truth for item in score.per_class.values())
-    n_picks = sum(item.n_picks for item in score.per_class.values())
-    values.append((f"{n_picks} / {n_truth}", "picks / true particles"))
-    tile = tiles(values)
-    note = "Simulated tomograms: these figures say nothing about the leaderboard." if simulated else ""
-    return Markup(tile.html + (paragraph(note, soft=True).html if note else ""))
-
-
-def _classes(score: Score) -> Markup:
-    rows = [
-        (
-            *(name, f"{c.weight:g}", number(c.f_beta), number(c.recall), number(c.precision)),
-            *(c.n_truth, c.n_picks, c.tp, c.fp, c.fn, number(c.localisation_A, 1)),
-        )
-        for name, c in score.per_class.items()
-    ]
-    head = ("particle", "weight", "F4", "recall", "precision", "true", "picks", "found", "wrong", "missed", "error A")
-    note = (
-        "F4 counts recall far above precision. A centre is found if a pick of its kind lies within half the particle's "
-        "radius; error is the mean distance of found centres to their nearest pick."
-    )
-    return section("Score per particle", table(head, rows), paragraph(note, soft=True))
-
-
-def _runs(score: Score) -> Markup:
-    names = list(score.per_class)
-    scores = {run: score.of_runs([run]) for run in score.runs}
-    listed = sorted(scores, key=lambda run: scores[run].score)[:LISTED_RUNS]
-    rows = []
-    for run in sorted(listed):
-        own = scores[run].per_class
-        rows.append((run, number(scores[run].score), *(f"{own[n].n_picks} / {own[n].n_truth}" for n in names)))
-    every = score.per_class
-    rows.append(("all", number(score.score), *(f"{every[n].n_picks} / {every[n].n_truth}" for n in names)))
-    note = "Picks / true particles. A run's score is the official one as if it were alone."
-    if len(scores) > LISTED_RUNS:
-        note += f" Of {len(scores)} runs, the {LISTED_RUNS} with the lowest score are listed."
-    return section("Counts per run", table(("run", "score", *names), rows, total=True), paragraph(note, soft=True))
-
-
-def _pictures(score: Score, truth: Mapping[str, Any], picks: pd.DataFrame, sources: ReportSources) -> Markup:
-    """Slabs of the worst run, the best, and some between."""
-    by_score = sorted(score.runs, key=lambda run: score.of_runs([run]).score)
-    count = min(SHOWN_RUNS, len(by_score))
-    chosen = [by_score[round(i * (len(by_score) - 1) / max(1, count - 1))] for i in range(count)]
-    marks = [(p.name, p.radius_A) for p in sources.particles]
-    shown: list[Markup] = []
-    for name in chosen:
-        run = sources.run_of(name)
-        if run is None:
-            shown.append(paragraph(f"{sources.data} has no {sources.tomo_type} tomogram of {name}.", soft=True))
-            continue
-        tomogram = run.read(sources.tomo_type)
-        own = picks.loc[picks["experiment"] == name]
-        judged = judge_picks(truth[name], own, sources.particles, tomogram.voxel_A)
-        views = choose_slabs(tomogram, judged, name)
-        shown.append(picture(draw_slices(views, marks), "; ".join(view.title for view in views)))
-    return section("Slices with picks", _key([p.name for p in sources.particles]), *shown)
-
-
-def _key(names: Sequence[str]) -> Markup:
-    dots = "".join(f'<span><i class="dot" style="border-color:{c}"></i>{kind}</span>' for kind, c in COLOURS.items())
-    shapes = "".join(f"<span>{SYMBOLS[marker_of(index)]} {name}</span>" for index, name in enumerate(names))
-    return Markup(f'<p class="key">{dots}</p><p class="key soft">{shapes}</p>')
+    n_truth = sum(len(points) for own in (material.truth or {}).values() for points in own.values())
+    for own in material.submissions:
+        n_picks = len(own.picks)
+        shown = (f"{n_picks} / {n_truth}", "picks / true particles") if material.truth else (str(n_picks), "picks")
+        values.append((shown[0], f"{own.label} {shown[1]}".strip()))
+    values.append((str(len(material.runs)), "run" if len(material.runs) == 1 else "runs"))
+    notes = []
+    if material.simulated:
+        notes.append("Simulated tomograms: these figures say nothing about the leaderboard.")
+    if material.truth is None:
+        notes.append("No truth was given: what is shown is what the picks are, not whether they are right.")
+    return Markup(tiles(values).html + (paragraph(" ".join(notes), soft=True).html if notes else ""))
 
 
 def _provenance(sources: ReportSources, simulated: bool) -> Markup:
-    files = [("submission", sources.submission), ("model", sources.model)]
+    files = [*(("submission", path) for path in sources.submissions), ("model", sources.model)]
     rows: list[tuple[str, Any]] = [
         ("data", f"{sources.data.resolve()}{' (simulated)' if simulated else ''}"),
-        ("truth", sources.truth.resolve()),
+        ("truth", "none" if sources.truth is None else sources.truth.resolve()),
         *((what, f"{path.resolve()}, sha256 {sha256_of(path)}") for what, path in files if path is not None),
     ]
     pipeline = sources.pipeline

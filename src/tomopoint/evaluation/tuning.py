@@ -7,7 +7,6 @@ is which of them are handed on.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Sequence
@@ -20,10 +19,10 @@ import pandas as pd
 from tomopoint.data.tables import passing
 from tomopoint.errors import DataError
 from tomopoint.evaluation.calibration import Calibration, CalibrationOptions, calibrate
-from tomopoint.evaluation.figures import draw_curves
+from tomopoint.evaluation.figures import curves_figure
 from tomopoint.evaluation.score import Score, TruthMapping, score_picks
 from tomopoint.evaluation.thresholds import GRID_STEP, HIGHEST_THRESHOLD
-from tomopoint.files import check_output, whole_or_absent, write_atomically
+from tomopoint.files import check_output, write_atomically
 from tomopoint.pipeline import Particle
 
 MOST_GROUPS = 10
@@ -135,7 +134,7 @@ def write_tuning(tuning: Tuning, out: Path) -> list[Path]:
     for path in paths:
         check_output(path)
     content: dict[str, Any] = tuning.calibration.to_dict()
-    figure = draw_curves([p.name for p in tuning.particles], content, tuning.calibration.thresholds)
+    figure = curves_figure([p.name for p in tuning.particles], content, tuning.calibration.thresholds)
     rows = [
         pd.DataFrame(
             {
@@ -152,7 +151,6 @@ def write_tuning(tuning: Tuning, out: Path) -> list[Path]:
         for name, curve in tuning.calibration.curves.items()
     ]
     write_atomically(paths[1], pd.concat(rows).round(5).to_csv(index=False, lineterminator="\n"))
-    with whole_or_absent(paths[2]) as temporary:
-        temporary.write_bytes(base64.b64decode(figure.partition(",")[2]))
+    write_atomically(paths[2], figure)
     write_atomically(paths[0], json.dumps(tuning.calibration.thresholds, indent=2) + "\n")
     return paths

@@ -9,9 +9,9 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pandas as pd
 
+from tomopoint.data.colours import colour_of
 from tomopoint.data.tables import COORDINATES
 from tomopoint.files import write_atomically
-from tomopoint.formats.colours import colour_of
 from tomopoint.formats.frames import FROM_INDEX, Frame
 from tomopoint.pipeline import Particle
 

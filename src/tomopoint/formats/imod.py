@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tomopoint.data.colours import colour_of
 from tomopoint.data.tables import COORDINATES
 from tomopoint.errors import DataError, reason_of
 from tomopoint.files import require_file, whole_or_absent
-from tomopoint.formats.colours import colour_of
 from tomopoint.formats.frames import FROM_CORNER, FROM_INDEX, Frame, Points, Tomograms
 from tomopoint.pipeline import Particle
 

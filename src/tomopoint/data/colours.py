@@ -1,4 +1,4 @@
-"""Colours of particle kinds, in files that have any."""
+"""Colours of particle kinds, wherever they have any: in files of other programs and in the report."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ vermilion, purple."""
 def colour_of(index: int) -> tuple[float, float, float]:
     """Return the colour of the particle at this place in the order of names."""
     return COLOURS[index % len(COLOURS)]
+
+
+def hex_colour_of(index: int) -> str:
+    """Return the same colour as a page writes it, ``#rrggbb``."""
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colour_of(index))
+
+
+ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = map(hex_colour_of, range(len(COLOURS)))
