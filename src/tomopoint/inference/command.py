@@ -106,12 +106,11 @@ def predict(
         Graphs know dark protein. auto: where protein is light, values change their sign; yes or no: whatever they tell.
         Default auto, and no for projects.
     """
-    from tomopoint.data.reading import Reading
+    from tomopoint.data.reading import VOXEL_TOLERANCE, Reading
     from tomopoint.data.sources.find import find_tomograms
     from tomopoint.data.sources.tree import Choice
     from tomopoint.files import PLAIN_NAME, is_plain_name
     from tomopoint.inference.engines.graph_metadata import read_pipeline
-    from tomopoint.inference.predict import VOXEL_TOLERANCE
     from tomopoint.inference.predict_runs import PredictOptions, predict_runs
     from tomopoint.models.box import NEVER_SEEN_A_REAL_ONE, find_model, is_in_box
 

@@ -11,15 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from tomopoint.data.normalisation import normalise
+from tomopoint.data.reading import VOXEL_TOLERANCE
 from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.engines.engine import OFFSETS, SCORES, Array, Engine
 from tomopoint.inference.tiles import MapMerger, Size, TilePlan, VolumeMaps
 from tomopoint.pipeline import Pipeline
-
-VOXEL_TOLERANCE = 0.02
-"""Voxel sizes may differ from the training's by this share: a 2 % scale is within the +-5 % of the augmentation."""
 
 
 def predict_tomogram(
