@@ -23,13 +23,26 @@ ALLOWED = {
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},
     "picker": BASE | {"pipeline", "data", "simulate", "inference", "evaluation", "road"},
+    "view": BASE | {"pipeline", "data", "formats", "evaluation"},
     "kaggle": BASE | {"pipeline", "data", "inference", "evaluation", "export"},
 }
 ONLY_ENGINES_IMPORT = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda"}
 NEVER_IN_THE_KERNEL_PATH = ("torch", "monai", "lightning", "pytorch_lightning", "onnx", "matplotlib", "jupytext")
 COMMAND_LINE_ONLY = ("cyclopts", "attr", "attrs", "docstring_parser", "rich", "rich_rst", "markdown_it", "pygments")
 KERNEL_PATH = ("kaggle.inputs", "kaggle.submit", "kaggle.engine_kernel", "inference", "data", "pipeline")
-HEAVY = ("torch", "monai", "lightning", "onnxruntime", "openvino", "onnx", "matplotlib", "plotly")
+HEAVY = (
+    "torch",
+    "monai",
+    "lightning",
+    "onnxruntime",
+    "openvino",
+    "onnx",
+    "matplotlib",
+    "plotly",
+    "napari",
+    "dask",
+    "qtpy",
+)
 
 
 def _modules():

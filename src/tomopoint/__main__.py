@@ -37,6 +37,7 @@ COMMANDS = {
         "verify": "tomopoint.inference.command:verify",
         "rethreshold": "tomopoint.inference.command:rethreshold",
         "export-picks": "tomopoint.formats.command:export_picks",
+        "view": "tomopoint.view.command:view",
     },
     "Scores": {
         "score": "tomopoint.evaluation.command:score",

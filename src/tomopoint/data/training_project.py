@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from tomopoint.data.mrc import is_mrc
 from tomopoint.data.particles import PARTICLES_NAME, read_particles
 from tomopoint.data.picks import Points, read_picks, write_picks
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, RUNS_FOLDER, STATIC, VOXEL_PREFIX, Run
+from tomopoint.data.reading import VOXEL_TOLERANCE, Invert, Reading, Resample
 from tomopoint.data.sources.find import FROM_FILES, Found
 from tomopoint.data.sources.run import FileRun
-from tomopoint.data.tomograms import Tomogram, read_tomogram, voxel_size_of, write_tomogram
+from tomopoint.data.tomograms import COMPETITION_SCALE_A, Tomogram, read_tomogram, voxel_size_of, write_tomogram
 from tomopoint.errors import DataError
 from tomopoint.files import write_atomically
 from tomopoint.pipeline import COMPETITION_PARTICLES
@@ -52,6 +54,24 @@ class TrainingProject:
 
     files: tuple[Path, ...]
     written_anew: tuple[str, ...]
+
+
+def read_for_training(found: Found, resample: Resample | None = None, invert: Invert | None = None) -> Found:
+    """Return tomograms as models know them: voxels of :data:`COMPETITION_SCALE_A`, dark protein.
+
+    Parameters
+    ----------
+    resample, invert
+        As of :class:`tomopoint.data.reading.Reading`, but ``"never"`` keeps other voxels instead of refusing them.
+        None: ``"auto"``, and nothing is done to a project, which is read as it stands unless asked for.
+    """
+    if found.is_project and not resample and not invert:
+        return found
+    usual: Resample = "never" if found.is_project else "auto"
+    tolerance = inf if (resample or usual) == "never" else VOXEL_TOLERANCE
+    inverted: Invert = invert or ("no" if found.is_project else "auto")
+    voxel_A = sum(COMPETITION_SCALE_A) / len(COMPETITION_SCALE_A)
+    return found.read_as(Reading(voxel_A, tolerance, DEFAULT_TOMO_TYPE, "auto", inverted))
 
 
 def picks_file(project: Path, run: str, particle: str) -> Path:

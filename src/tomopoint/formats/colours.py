@@ -1,6 +1,8 @@
-"""Colours of particle kinds, in files that have any."""
+"""Colours of particle kinds, in the viewer and in files that have any."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 COLOURS = (
     *((0.90, 0.62, 0.0), (0.34, 0.71, 0.91), (0.0, 0.62, 0.45), (0.94, 0.89, 0.26)),
@@ -10,6 +12,6 @@ COLOURS = (
 vermilion, purple."""
 
 
-def colour_of(index: int) -> tuple[float, float, float]:
-    """Return the colour of the particle at this place in the order of names."""
-    return COLOURS[index % len(COLOURS)]
+def colours_of(names: Iterable[str]) -> dict[str, tuple[float, float, float]]:
+    """Return a colour for each particle, in the order of their names."""
+    return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(sorted(set(names)))}

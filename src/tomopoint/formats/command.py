@@ -75,16 +75,13 @@ def import_picks(
         Models know dark protein. auto: where protein is light, values change their sign; yes or no: whatever they tell.
         Default auto, and no for projects.
     """
-    from math import inf
-
+    from tomopoint.data.particles import parse_radii
     from tomopoint.data.project import DEFAULT_TOMO_TYPE
-    from tomopoint.data.reading import VOXEL_TOLERANCE, Reading
     from tomopoint.data.sources.copick import find_overlay
     from tomopoint.data.sources.find import find_all
     from tomopoint.data.sources.tree import Choice
     from tomopoint.data.tables import points_by_run
-    from tomopoint.data.tomograms import COMPETITION_SCALE_A
-    from tomopoint.data.training_project import RECIPE_NAME, write_training_project
+    from tomopoint.data.training_project import RECIPE_NAME, read_for_training, write_training_project
     from tomopoint.formats.frames import Tomograms
     from tomopoint.formats.importing import ImportOptions, read_files
     from tomopoint.pipeline import COMPETITION_PARTICLES
@@ -92,25 +89,14 @@ def import_picks(
     _check_number("--pixel-size", pixel_size)
     _check_first_voxel(first_voxel)
     renamed = _pairs(rename, "--rename takes name=RUN,name=RUN")
-    try:
-        stated = {name: float(value) for name, value in _pairs(radius, "--radius takes spike=75,fas=130").items()}
-    except ValueError as error:
-        raise DataError(f"--radius takes spike=75,fas=130, Angstrom; got {radius!r}") from error
-    for name, value in stated.items():
-        _check_number(f"--radius {name}", value)
+    stated = parse_radii(radius)
     found = find_all(data, Choice(voxel_spacing, tomo_type, DEFAULT_TOMO_TYPE), voxel_size)
     project = find_overlay(Path(files[0])) if format == "copick" else None
     tomograms = Tomograms(found, renamed)
     picks = read_files(files, format, tomograms, ImportOptions(pixel_size, first_voxel, user, session))
 
     # Training takes tomograms as they stand: what is not as models know them is changed now, in a copy.
-    if not found.is_project or voxel_size or resample or invert:
-        tolerance = inf if (resample or ("never" if found.is_project else "auto")) == "never" else VOXEL_TOLERANCE
-        voxel_A = sum(COMPETITION_SCALE_A) / 3
-        change = Reading(
-            voxel_A, tolerance, DEFAULT_TOMO_TYPE, "auto", invert or ("no" if found.is_project else "auto")
-        )
-        found = found.read_as(change)
+    found = read_for_training(found, resample, invert)
     counts = {str(name): int(n) for name, n in picks["particle_type"].value_counts(sort=False).sort_index().items()}
     asked = set(counts) - {particle.name for particle in COMPETITION_PARTICLES}
     radii_A = {name: value for name, value in (project[1] if project else {}).items() if name in asked} | stated

@@ -76,12 +76,19 @@ class Found:
 
     def named(self, names: str) -> list[ReadableRun]:
         """Return the runs of a list, separated by commas, or all; DataError names those that exist."""
-        by_name = {run.name: run for run in self.tomograms}
-        wanted = [name.strip() for name in names.split(",")] if names else list(by_name)
-        for name in wanted:
-            if name not in by_name:
-                raise DataError(f"{self.root} has no run {name!r}; it has {', '.join(by_name)}")
-        return [by_name[name] for name in wanted]
+        if not names:
+            return list(self.tomograms)
+        return [self._one(name.strip()) for name in names.split(",")]
+
+    def file(self, name: str, usual: str) -> FileRun:
+        """Return a run as the one file that is read, of a project's the `usual` one; DataError as :meth:`named`."""
+        return _as_file(self._one(name), self.tomo_type or usual)
+
+    def _one(self, name: str) -> Run | FileRun:
+        for run in self.tomograms:
+            if run.name == name:
+                return run
+        raise DataError(f"{self.root} has no run {name!r}; it has {', '.join(run.name for run in self.tomograms)}")
 
     def read_as(self, reading: Reading) -> Found:
         """Return the same with something done to every tomogram on reading; a project is then of one reconstruction."""
