@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tomopoint.errors import TomopointError
+from tomopoint.evaluation.figures import COLOURS, SYMBOLS
+from tomopoint.files import whole_or_absent
 from tomopoint.view.pyramid import Pyramid
 from tomopoint.view.saving import TrainingPicks
 from tomopoint.view.scene import ParticleView, busiest_z_A, judged, judged_colours, shown_at
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-SYMBOLS = {"o": "disc", "^": "triangle_up", "s": "square", "D": "diamond", "h": "star", "v": "triangle_down"}
+NAPARI_SYMBOLS = {"o": "disc", "^": "triangle_up", "s": "square", "D": "diamond", "h": "star", "v": "triangle_down"}
 """napari's for the markers of the report; it has no filled hexagon, pentagon or second star."""
 OTHER_SYMBOL = "disc"
 
@@ -117,11 +120,16 @@ class PickLayer:
             _paint(self.truth, judged_colours(found, "found", "missed"))
 
     def text(self) -> str:
-        """Say how many picks are shown, of how many; with a truth, how many of its centres they find."""
+        """Say how many picks are shown, of how many; with a truth, how many of its centres they find.
+
+        The mark in front, as HTML, is what they are drawn with.
+        """
         shown = int(np.asarray(self.picks.shown, dtype=bool).sum())
-        text = f"{self.view.name}: {shown} of {len(self.picks.data)}"
+        counts = f"{escape(self.view.name)}: {shown} of {len(self.picks.data)}"
         if self.view.truth_zyx_A is None:
-            return text
+            colour = "#" + "".join(f"{round(255 * part):02x}" for part in self.view.colour)
+            return f'<span style="color:{colour}">●</span> {counts}'
+        text = f"{SYMBOLS[self.view.marker]} {counts}"
         _, found = judged(self.points_zyx_A(), self.view.truth_zyx_A, self.view.radius_A)
         return f"{text}, {int(found.sum())} of {len(found)} true found"
 
@@ -151,7 +159,7 @@ def add_layers(viewer: ViewerModel, run: str, pyramid: Pyramid, views: tuple[Par
             "projection_mode": "rescale_spherical",
             "face_color": "transparent",
         }
-        common["symbol"] = SYMBOLS.get(view.marker, OTHER_SYMBOL) if knows_truth else "disc"
+        common["symbol"] = NAPARI_SYMBOLS.get(view.marker, OTHER_SYMBOL) if knows_truth else "disc"
         truth = None
         if view.truth_zyx_A is not None and len(view.truth_zyx_A):
             truth = viewer.add_points(
@@ -207,11 +215,15 @@ def make_dock(viewer: ViewerModel, layers: list[PickLayer], saver: TrainingPicks
     """Make the dock: a slider for each particle with scores, counts, and a button and a key that save."""
     from magicgui.widgets import Container, FloatSlider, Label, PushButton
 
-    counts = Label(value="")
-    outcome = Label(value=f"saves into {saver.project}")
+    counts = Label(value="", label="picks shown")
+    outcome = Label(value=f"saves into {saver.project}", label="")
+
+    knows_truth = any(layer.view.truth_zyx_A is not None for layer in layers)
+    marks = [f'<span style="color:{colour}">{kind}</span>' for kind, colour in COLOURS.items()]
+    key = [", ".join(marks)] if knows_truth else []
 
     def recount() -> None:
-        counts.value = "\n".join(layer.text() for layer in layers)
+        counts.value = "<br>".join([*(layer.text() for layer in layers), *key])
 
     def slid(layer: PickLayer, threshold: float) -> None:
         layer.threshold = threshold
@@ -225,9 +237,7 @@ def make_dock(viewer: ViewerModel, layers: list[PickLayer], saver: TrainingPicks
     sliders = []
     for layer in layers:
         if layer.view.has_scores:
-            slider = FloatSlider(
-                value=layer.threshold, min=0.0, max=1.0, step=SLIDER_STEP, label=f"{layer.view.name}, score from"
-            )
+            slider = FloatSlider(value=layer.threshold, min=0.0, max=1.0, step=SLIDER_STEP, label=layer.view.name)
             slider.changed.connect(lambda value, layer=layer: slid(layer, value))
             sliders.append(slider)
         layer.picks.events.data.connect(lambda event, layer=layer: edited(layer) if _is_done(event) else None)
@@ -260,19 +270,23 @@ def open_window(
     """
     check_display()
     import napari
+    from qtpy.QtWidgets import QApplication
 
-    viewer: Viewer = napari.Viewer(title=f"{run} - tomopoint", show=screenshot is None)
+    viewer: Viewer = napari.Viewer(title=f"{run} - tomopoint")
     layers = add_layers(viewer, run, pyramid, views)
     dock = make_dock(viewer, layers, saver, _ask)
     viewer.window.add_dock_widget(dock.container, name="picks", area="right")
     viewer.window.resize(*WINDOW)
     viewer.scale_bar.visible = True
+    QApplication.processEvents()  # until then the canvas does not know its size
     viewer.reset_view()
     if screenshot is None:
         napari.run()
         return
-    screenshot.parent.mkdir(parents=True, exist_ok=True)
-    viewer.screenshot(str(screenshot), canvas_only=False, flash=False)
+    with whole_or_absent(screenshot) as temporary:
+        picture = temporary.with_suffix(".png")  # which says what to write
+        viewer.screenshot(str(picture), canvas_only=False, flash=False)
+        picture.replace(temporary)
     viewer.close()
 
 
