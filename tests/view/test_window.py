@@ -71,7 +71,8 @@ def world(layer):
 
 
 def test_the_world_is_angstrom_from_the_corner(app, mrcs, prediction, tmp_path):
-    viewer, layers, _ = opened(mrcs, prediction, tmp_path / "p")
+    viewer, layers, dock = opened(mrcs, prediction, tmp_path / "p")
+    sliders(dock)["ribosome"].value = 0.0
     image = viewer.layers["TS_1"]
     # The centre of voxel (1, 2, 3) lies at 1.5, 2.5 and 3.5 voxels from the corner.
     np.testing.assert_allclose(image.data_to_world((1, 2, 3)), np.array([1.5, 2.5, 3.5]) * VOXEL_A, atol=1e-3)
@@ -83,7 +84,8 @@ def test_the_world_is_angstrom_from_the_corner(app, mrcs, prediction, tmp_path):
 
 
 def test_rings_have_the_particles_radius_and_colour(app, mrcs, prediction, tmp_path):
-    viewer, layers, _ = opened(mrcs, prediction, tmp_path / "p")
+    viewer, layers, dock = opened(mrcs, prediction, tmp_path / "p")
+    sliders(dock)["ribosome"].value = 0.0
     colours = colours_of(particle.name for particle in COMPETITION_PARTICLES)
     for particle in COMPETITION_PARTICLES:
         picks = layers[particle.name].picks
@@ -92,24 +94,30 @@ def test_rings_have_the_particles_radius_and_colour(app, mrcs, prediction, tmp_p
         for colour in picks.border_color:
             np.testing.assert_allclose(colour[:3], colours[particle.name], atol=1e-6)
         assert np.all(picks.face_color[:, 3] == 0)
-    # 100 A above its centre, a ball of 150 A is cut in a ring of sqrt(150^2 - 100^2).
+    # At a distance of d, a ball of 150 A is cut in a ring of sqrt(150^2 - d^2); the second one is 4.4 A away.
     viewer.dims.set_point(0, RIBOSOME_ZYX[0, 0] + 100.0)
-    layers["ribosome"].picks.refresh()
-    shown = layers["ribosome"].picks._view_size * VOXEL_A
-    assert shown == pytest.approx([2 * np.sqrt(150.0**2 - 100.0**2)], rel=0.05)
+    diameters_A = layers["ribosome"].picks._view_size * VOXEL_A
+    distances_A = np.array([100.0, RIBOSOME_ZYX[1, 0] - RIBOSOME_ZYX[0, 0] - 100.0])
+    assert diameters_A == pytest.approx(2 * np.sqrt(150.0**2 - distances_A**2), rel=1e-3)
 
 
 def test_a_slider_begins_at_the_threshold_and_shows_what_passes(app, mrcs, prediction, tmp_path):
-    _, layers, dock = opened(mrcs, prediction, tmp_path / "p")
+    viewer, layers, dock = opened(mrcs, prediction, tmp_path / "p")
     assert {name: slider.value for name, slider in sliders(dock).items()} == {"apo-ferritin": 0.25, "ribosome": 0.4}
     ribosome = layers["ribosome"]
-    assert ribosome.picks.shown.tolist() == [True, False]
+    np.testing.assert_allclose(ribosome.points_zyx_A(), RIBOSOME_ZYX[:1], atol=TOLERANCE_A)
     assert "ribosome: 1 of 2" in ribosome.text()
     sliders(dock)["ribosome"].value = 0.3
-    assert ribosome.picks.shown.tolist() == [True, True]
+    np.testing.assert_allclose(ribosome.points_zyx_A(), RIBOSOME_ZYX, atol=TOLERANCE_A)
+    assert ribosome.scores.tolist() == [0.98765, 0.31415]
+    assert "ribosome: 2 of 2" in ribosome.text()
     sliders(dock)["ribosome"].value = 0.99
-    assert ribosome.picks.shown.tolist() == [False, False]
-    assert layers["apo-ferritin"].picks.shown.tolist() == [True]
+    assert len(ribosome.picks.data) == 0
+    assert len(layers["apo-ferritin"].picks.data) == 1
+    sliders(dock)["ribosome"].value = 0.5
+    np.testing.assert_allclose(ribosome.points_zyx_A(), RIBOSOME_ZYX[:1], atol=TOLERANCE_A)
+    viewer.dims.ndisplay = 3  # where napari draws all points of a layer, whatever is said to be shown
+    assert len(ribosome.picks._view_data) == 1
 
 
 def test_with_a_truth_colours_are_the_reports(app, mrcs, prediction, tmp_path):
@@ -136,7 +144,10 @@ def test_what_is_moved_added_and_removed_is_saved(app, mrcs, prediction, tmp_pat
     ribosome, ferritin = layers["ribosome"].picks, layers["apo-ferritin"].picks
     for position in (ribosome.data[0].copy(), ribosome.data[0] + [0.0, 2.0, 3.0]):  # a drag of the mouse, in the plane
         ribosome._move([0], position)
+    ribosome.selected_data = {0}  # napari gives a new point what the selected one has; its score is not the new one's
+    ribosome.current_size = 3.0
     ribosome.add(np.array([[5.0, 6.0, 7.0]]))
+    assert np.isnan(layers["ribosome"].scores).tolist() == [False, True]
     assert ribosome.size[-1] * VOXEL_A == pytest.approx(300.0, abs=0.01)
     ferritin.selected_data = {0}
     ferritin.remove_selected()
@@ -148,7 +159,7 @@ def test_what_is_moved_added_and_removed_is_saved(app, mrcs, prediction, tmp_pat
 
     viewer.keymap[SAVE_KEY](viewer) if SAVE_KEY in viewer.keymap else _press(viewer, SAVE_KEY)
     saved = read_truth(tmp_path / "p", ["ribosome", "apo-ferritin"])["TS_1"]
-    np.testing.assert_allclose(saved["ribosome"], np.array(expected)[:, ::-1], atol=TOLERANCE_A)
+    np.testing.assert_allclose(saved["ribosome"], np.array(expected)[::-1, ::-1], atol=TOLERANCE_A)  # hidden ones last
     assert len(saved["apo-ferritin"]) == 0
     assert str(tmp_path / "p") in viewer.status
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,42 +80,70 @@ def check_display() -> None:
 class PickLayer:
     """The layers of one particle: its picks and, where known, its true centres.
 
+    The layer of picks holds those that are shown and no others, in 2-D and 3-D alike: what is seen is what can be
+    selected, moved, removed and saved.
+
     Attributes
     ----------
     view
         What was read.
     picks, truth
         Layers of napari: what a person makes of the picks; and the true centres, None where the run has none.
-    threshold
-        As the slider stands.
+    hidden_zyx_vox, hidden_scores
+        Picks below the threshold, ``(N, 3)`` as the layer's data, and ``(N,)``.
     """
 
     view: ParticleView
     picks: Points
     truth: Points | None
-    threshold: float
+    hidden_zyx_vox: Floats = field(default_factory=lambda: np.zeros((0, 3)))
+    hidden_scores: Floats = field(default_factory=lambda: np.zeros(0))
+    is_sliding: bool = False
 
     @property
     def scores(self) -> Floats:
-        """``(N,)``, NaN of picks that a person added."""
-        return np.asarray(self.picks.features["score"], dtype=np.float64)
+        """``(N,)`` of the picks that are shown, NaN of those that a person added."""
+        return np.array(self.picks.features["score"], dtype=np.float64)
 
     def points_zyx_A(self) -> Floats:
         """Return the picks that are shown, ``(N, 3)`` in Angstrom from the corner."""
         points: Floats = np.asarray(self.picks.data, dtype=np.float64) * np.asarray(self.picks.scale, dtype=np.float64)
-        shown: Floats = points[np.asarray(self.picks.shown, dtype=bool)]
-        return shown
+        return points
 
-    def refresh(self) -> None:
-        """Show what the threshold lets through; with a truth, colour picks and centres by who found whom."""
-        self.picks.shown = shown_at(self.scores, self.threshold)
+    def slide(self, threshold: float) -> None:
+        """Show what a threshold lets through, of the picks that are there by now."""
+        points = np.concatenate([np.asarray(self.picks.data, dtype=np.float64), self.hidden_zyx_vox])
+        scores = np.concatenate([self.scores, self.hidden_scores])
+        shown = shown_at(scores, threshold)
+        self.hidden_zyx_vox, self.hidden_scores = points[~shown], scores[~shown]
+        self.is_sliding = True
+        self.picks.selected_data = set()
+        self.picks.data = points[shown]
+        self.picks.features = {"score": scores[shown]}
+        self.is_sliding = False
+        self.judge()
+
+    def adopt(self, places: Sequence[int]) -> None:
+        """Make picks that a person added what they are: of the particle's size, and without a score.
+
+        napari gives them what the point that was selected last has.
+        """
+        scores, sizes = self.scores, np.asarray(self.picks.size, dtype=np.float64)
+        scores[[*places]] = np.nan
+        sizes[[*places]] = 2 * self.view.radius_A / float(self.picks.scale[0])
+        self.picks.features = {"score": scores}
+        self.picks.size = sizes
+        if self.view.truth_zyx_A is None:
+            colours = np.asarray(self.picks.border_color)
+            colours[[*places], :3] = self.view.colour
+            self.picks.border_color = colours
+
+    def judge(self) -> None:
+        """With a truth, colour picks and centres by who found whom."""
         if self.view.truth_zyx_A is None:
             return
-        shown = np.asarray(self.picks.shown, dtype=bool)
         hits, found = judged(self.points_zyx_A(), self.view.truth_zyx_A, self.view.radius_A)
-        is_hit = np.zeros(len(shown), dtype=bool)
-        is_hit[shown] = hits
-        _paint(self.picks, judged_colours(is_hit, "found", "wrong"))
+        _paint(self.picks, judged_colours(hits, "found", "wrong"))
         if self.truth is not None:
             _paint(self.truth, judged_colours(found, "found", "missed"))
 
@@ -124,14 +152,13 @@ class PickLayer:
 
         The mark in front, as HTML, is what they are drawn with.
         """
-        shown = int(np.asarray(self.picks.shown, dtype=bool).sum())
-        counts = f"{escape(self.view.name)}: {shown} of {len(self.picks.data)}"
+        shown = len(self.picks.data)
+        counts = f"{escape(self.view.name)}: {shown} of {shown + len(self.hidden_scores)}"
         if self.view.truth_zyx_A is None:
             colour = "#" + "".join(f"{round(255 * part):02x}" for part in self.view.colour)
             return f'<span style="color:{colour}">●</span> {counts}'
-        text = f"{SYMBOLS[self.view.marker]} {counts}"
         _, found = judged(self.points_zyx_A(), self.view.truth_zyx_A, self.view.radius_A)
-        return f"{text}, {int(found.sum())} of {len(found)} true found"
+        return f"{SYMBOLS[self.view.marker]} {counts}, {int(found.sum())} of {len(found)} true found"
 
 
 def add_layers(viewer: ViewerModel, run: str, pyramid: Pyramid, views: tuple[ParticleView, ...]) -> list[PickLayer]:
@@ -177,13 +204,12 @@ def add_layers(viewer: ViewerModel, run: str, pyramid: Pyramid, views: tuple[Par
             border_width=BORDER,
             border_color=[view.colour],
             features={"score": view.scores},
-            feature_defaults={"score": np.nan},  # of those that a person adds
             **common,
         )
         picks.current_border_color = view.colour
         picks.current_size = 2 * view.radius_A / voxel_A
-        layer = PickLayer(view, picks, truth, view.threshold)
-        layer.refresh()
+        layer = PickLayer(view, picks, truth)
+        layer.slide(view.threshold)
         layers.append(layer)
     depth_A = pyramid.levels[0].shape[0] * voxel_A
     margin_A = max((view.radius_A for view in views), default=0.0)
@@ -226,21 +252,24 @@ def make_dock(viewer: ViewerModel, layers: list[PickLayer], saver: TrainingPicks
         counts.value = "<br>".join([*(layer.text() for layer in layers), *key])
 
     def slid(layer: PickLayer, threshold: float) -> None:
-        layer.threshold = threshold
-        layer.refresh()
+        layer.slide(threshold)
         recount()
 
-    def edited(layer: PickLayer) -> None:
-        layer.refresh()
+    def edited(layer: PickLayer, event: Any) -> None:
+        if str(event.action).lower().endswith("added"):
+            layer.adopt(event.data_indices)
+        layer.judge()
         recount()
 
     sliders = []
     for layer in layers:
         if layer.view.has_scores:
-            slider = FloatSlider(value=layer.threshold, min=0.0, max=1.0, step=SLIDER_STEP, label=layer.view.name)
+            slider = FloatSlider(value=layer.view.threshold, min=0.0, max=1.0, step=SLIDER_STEP, label=layer.view.name)
             slider.changed.connect(lambda value, layer=layer: slid(layer, value))
             sliders.append(slider)
-        layer.picks.events.data.connect(lambda event, layer=layer: edited(layer) if _is_done(event) else None)
+        layer.picks.events.data.connect(
+            lambda event, layer=layer: edited(layer, event) if _is_edit(event, layer) else None
+        )
     button = PushButton(text=f"Save as training picks ({SAVE_KEY})")
     dock = Dock(Container(widgets=[*sliders, counts, button, outcome]), layers, saver, ask)
 
@@ -296,9 +325,9 @@ def _ask(question: str) -> bool:
     return bool(QMessageBox.question(None, "tomopoint", question) == QMessageBox.StandardButton.Yes)
 
 
-def _is_done(event: Any) -> bool:
-    """Whether points were changed: napari also says that they are about to be."""
-    return not str(getattr(event, "action", "changed")).lower().endswith("ing")
+def _is_edit(event: Any, layer: PickLayer) -> bool:
+    """Whether a person changed points: napari also says that they are about to, and what a slider did."""
+    return not layer.is_sliding and not str(event.action).lower().endswith("ing")
 
 
 def _paint(layer: Points, colours: list[str]) -> None:
