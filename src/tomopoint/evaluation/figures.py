@@ -26,8 +26,6 @@ COLOURS = {"found": "#1fb6ff", "wrong": "#ffc400", "missed": "#ff2e93"}
 INK, FAINT, ACCENT = "#1f2933", "#cbd2d9", "#2563a8"
 MARKERS = ("o", "^", "s", "D", "h", "v", "p", "*")
 """Per particle, in order."""
-SYMBOLS = {"o": "●", "^": "▲", "s": "■", "D": "◆", "h": "⬢", "v": "▼", "p": "⬟", "*": "★"}
-"""The markers in text."""
 
 SCALE_BAR_A = 1000.0
 JPEG_QUALITY = 90

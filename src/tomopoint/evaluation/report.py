@@ -21,7 +21,7 @@ from tomopoint.data.sources.run import ReadableRun
 from tomopoint.data.sources.tree import Choice
 from tomopoint.data.tables import read_pick_table
 from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
-from tomopoint.evaluation.figures import COLOURS, SYMBOLS, draw_slices, marker_of
+from tomopoint.evaluation.figures import COLOURS, draw_slices, marker_of
 from tomopoint.evaluation.history import parity_section, read_validation, timings_section, validation_sections
 from tomopoint.evaluation.page import Markup, number, page, paragraph, picture, section, table, tiles
 from tomopoint.evaluation.score import Score, score_picks
@@ -36,6 +36,7 @@ SHOWN_RUNS = 4
 LISTED_RUNS = 30
 """Runs with a row in the table of runs; beyond that the lowest scores are listed."""
 
+SYMBOLS = {"o": "●", "^": "▲", "s": "■", "D": "◆", "h": "⬢", "v": "▼", "p": "⬟", "*": "★"}
 PACKAGES = ("numpy", "scipy", "pandas", "zarr", "torch", "monai", "onnxruntime", "matplotlib")
 
 

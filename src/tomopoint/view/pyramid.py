@@ -47,7 +47,8 @@ def open_pyramid(path: Path, voxel_A: float | None = None) -> Pyramid:
     """Open a tomogram for looking at.
 
     The levels of a store are taken as they are; those of an MRC file, which stays on the disk, average 2x2x2 voxels of
-    the next finer one, block by block. A plane that is left over at a far face is left out of a coarser level.
+    the next finer one, block by block. A plane that is left over at a far face is left out of a coarser level, which
+    napari stretches over the whole, so at that face it lies off by up to one of its voxels.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tomopoint.errors import TomopointError
-from tomopoint.evaluation.figures import COLOURS, SYMBOLS
+from tomopoint.evaluation.figures import COLOURS
 from tomopoint.files import whole_or_absent
 from tomopoint.view.pyramid import Pyramid
 from tomopoint.view.saving import TrainingPicks
@@ -33,9 +33,16 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-NAPARI_SYMBOLS = {"o": "disc", "^": "triangle_up", "s": "square", "D": "diamond", "h": "star", "v": "triangle_down"}
-"""napari's for the markers of the report; it has no filled hexagon, pentagon or second star."""
-OTHER_SYMBOL = "disc"
+SYMBOLS = {
+    "o": ("disc", "●"),
+    "^": ("triangle_up", "▲"),
+    "s": ("square", "■"),
+    "D": ("diamond", "◆"),
+    "h": ("star", "★"),
+    "v": ("triangle_down", "▼"),
+}
+"""napari's symbols for the markers of the report, and in text; it has no hexagon, nor those of further particles."""
+OTHER_SYMBOL = ("disc", "●")
 
 BORDER = 0.08
 """Width of a ring over its diameter."""
@@ -158,7 +165,8 @@ class PickLayer:
             colour = "#" + "".join(f"{round(255 * part):02x}" for part in self.view.colour)
             return f'<span style="color:{colour}">●</span> {counts}'
         _, found = judged(self.points_zyx_A(), self.view.truth_zyx_A, self.view.radius_A)
-        return f"{SYMBOLS[self.view.marker]} {counts}, {int(found.sum())} of {len(found)} true found"
+        _, symbol = SYMBOLS.get(self.view.marker, OTHER_SYMBOL)
+        return f"{symbol} {counts}, {int(found.sum())} of {len(found)} true found"
 
 
 def add_layers(viewer: ViewerModel, run: str, pyramid: Pyramid, views: tuple[ParticleView, ...]) -> list[PickLayer]:
@@ -186,7 +194,7 @@ def add_layers(viewer: ViewerModel, run: str, pyramid: Pyramid, views: tuple[Par
             "projection_mode": "rescale_spherical",
             "face_color": "transparent",
         }
-        common["symbol"] = NAPARI_SYMBOLS.get(view.marker, OTHER_SYMBOL) if knows_truth else "disc"
+        common["symbol"] = SYMBOLS.get(view.marker, OTHER_SYMBOL)[0] if knows_truth else "disc"
         truth = None
         if view.truth_zyx_A is not None and len(view.truth_zyx_A):
             truth = viewer.add_points(
