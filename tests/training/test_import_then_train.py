@@ -138,6 +138,9 @@ def test_train_says_which_command_makes_a_project_of_a_copick_root(copick_projec
     assert status == 1
     assert "say whose: --user ada --session 1; --user bob --session 1" in err
     assert run_command(capsys, *words, "--user", "bob", "--session", "1")[0] == 0
+    config = copick_project / "config.json"  # the same, named by its configuration
+    words = ["import", config, "--format", "copick", "--data", config, "--out", tmp_path / "p"]
+    assert run_command(capsys, *words, "--user", "bob", "--session", "1")[0] == 0
     (particle,) = project_particles(tmp_path / "p")
     assert (particle.name, particle.radius_A) == ("small", 30.0)  # of the configuration
     expected = make_run("TS_0", SHAPE_ZYX)

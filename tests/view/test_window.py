@@ -11,6 +11,7 @@ from view_data import ROWS, SHAPE_ZYX, VOLUME, VOXEL_A
 os.environ.setdefault("QT_QPA_PLATFORM", "" if os.environ.get("DISPLAY") else "offscreen")
 napari = pytest.importorskip("napari", reason="napari is not installed: pip install 'tomopoint[view]'")
 
+from tomopoint.data.particles import project_particles  # noqa: E402
 from tomopoint.data.picks import write_picks  # noqa: E402
 from tomopoint.data.sources.find import find_all  # noqa: E402
 from tomopoint.data.tables import read_pick_table  # noqa: E402
@@ -18,7 +19,7 @@ from tomopoint.data.truth import read_truth  # noqa: E402
 from tomopoint.errors import TomopointError  # noqa: E402
 from tomopoint.evaluation.figures import COLOURS  # noqa: E402
 from tomopoint.formats.colours import colours_of  # noqa: E402
-from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline  # noqa: E402
+from tomopoint.pipeline import COMPETITION_PARTICLES, Particle, Pipeline  # noqa: E402
 from tomopoint.view.command import view  # noqa: E402
 from tomopoint.view.pyramid import open_pyramid  # noqa: E402
 from tomopoint.view.saving import TrainingPicks  # noqa: E402
@@ -198,11 +199,30 @@ def test_a_mistake_is_said_in_the_dock(app, mrcs, prediction, tmp_path):
     assert "no pick of TS_1 is shown" in viewer.status
 
 
-def test_a_picture_of_the_window(app, mrcs, prediction, tmp_path):
+@pytest.fixture
+def on_a_display(app):
     try:
         check_display()
     except TomopointError as error:
         pytest.skip(str(error))
+
+
+def test_radii_of_the_pipeline_go_into_the_project(on_a_display, mrcs, prediction, tmp_path, monkeypatch):
+    """Of a particle that is not the competition's: what shows it knows its radius, so saving asks for none."""
+    from tomopoint.view import window
+
+    Pipeline(
+        (Particle("ribosome", 120.0, 1.0, 0.4, 150.0), Particle("apo-ferritin", 60.0, 1.0, 0.25, 60.0)), VOXEL_A
+    ).save(prediction / "pipeline.json")
+    made = []
+    monkeypatch.setattr(window, "make_dock", lambda *words: made.append(make_dock(*words)) or made[0])
+    view(mrcs, "TS_1", picks=prediction, save=tmp_path / "p", screenshot=tmp_path / "shot.png")
+    made[0].save()
+    radii_A = {particle.name: particle.radius_A for particle in project_particles(tmp_path / "p")}
+    assert radii_A == {"ribosome": 120.0, "apo-ferritin": 60.0}
+
+
+def test_a_picture_of_the_window(on_a_display, mrcs, prediction, tmp_path):
     done = view(mrcs, "TS_1", picks=prediction, screenshot=tmp_path / "shot.png")
     assert done.figures["screenshot"] == str(tmp_path / "shot.png")
     from PIL import Image

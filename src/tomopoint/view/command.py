@@ -85,7 +85,7 @@ def view(
     from tomopoint.data.tomograms import voxel_size_of
     from tomopoint.data.truth import pipeline_beside, read_truth
     from tomopoint.files import check_output
-    from tomopoint.pipeline import Pipeline
+    from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
     from tomopoint.view.saving import TrainingPicks, default_target
     from tomopoint.view.scene import particle_views
 
@@ -136,9 +136,9 @@ def view(
     from tomopoint.view.pyramid import open_pyramid
     from tomopoint.view.window import open_window
 
-    saver = TrainingPicks(
-        save or default_target(data), found, chosen.name, radii_A, {*map(str, table["particle_type"])}
-    )
+    usual_A = {particle.name: particle.radius_A for particle in COMPETITION_PARTICLES}
+    own_A = {p.name: p.radius_A for p in particles if usual_A.get(p.name) != p.radius_A} | radii_A
+    saver = TrainingPicks(save or default_target(data), found, chosen.name, own_A, {*map(str, table["particle_type"])})
     logger.info("picks are saved into %s", saver.project)
     open_window(chosen.name, open_pyramid(chosen.path, chosen.voxel_A), views, saver, screenshot)
     figures = {"run": chosen.name, "project": str(saver.project)}
