@@ -65,6 +65,7 @@ def predict(
     voxel_spacing: float | None = None,
     resample: Literal["auto", "never"] | None = None,
     invert: Literal["auto", "yes", "no"] | None = None,
+    cluster: str | None = None,
 ) -> CommandResult:
     """Pick particles in many tomograms; write submission.csv.
 
@@ -105,6 +106,9 @@ def predict(
     invert
         Graphs know dark protein. auto: where protein is light, values change their sign; yes or no: whatever they tell.
         Default auto, and no for projects.
+    cluster
+        Predict on many processes or machines by Dask: local:N, the address or file of a scheduler, or slurm:N, pbs:N,
+        lsf:N, sge:N jobs, also as MIN-MAX. They share the disk that holds --data, --model and --out.
     """
     from tomopoint.data.reading import VOXEL_TOLERANCE, Reading
     from tomopoint.data.sources.find import find_tomograms
@@ -134,7 +138,12 @@ def predict(
         reading = Reading(pipeline.voxel_A, VOXEL_TOLERANCE, pipeline.tomo_type, resample, invert)
         found = found.read_as(reading)
     options = PredictOptions(workers, provider, found.tomo_type, limit_hours, engine)
-    summary = predict_runs(found.named(runs), model, out, options)
+    if cluster is None:
+        summary = predict_runs(found.named(runs), model, out, options)
+    else:
+        from tomopoint.cluster.hiring import predict_on_cluster
+
+        summary = predict_on_cluster(found.named(runs), model, out, options, cluster)
     return CommandResult(summary.text(), summary.figures(), summary.ok)
 
 
