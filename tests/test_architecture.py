@@ -25,6 +25,7 @@ ALLOWED = {
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},
     "picker": BASE | {"pipeline", "data", "simulate", "inference", "evaluation", "road"},
+    "view": BASE | {"pipeline", "data", "formats", "evaluation"},
     "kaggle": BASE | {"pipeline", "data", "inference", "evaluation", "export"},
 }
 ONLY_ENGINES_IMPORT = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda"}
@@ -34,7 +35,19 @@ COMMAND_LINE_ONLY = (
     "pygments",
 )
 KERNEL_PATH = ("kaggle.inputs", "kaggle.submit", "kaggle.engine_kernel", "inference", "data", "pipeline")
-HEAVY = ("torch", "monai", "lightning", "onnxruntime", "openvino", "onnx", "matplotlib", "plotly")
+HEAVY = (
+    "torch",
+    "monai",
+    "lightning",
+    "onnxruntime",
+    "openvino",
+    "onnx",
+    "matplotlib",
+    "plotly",
+    "napari",
+    "dask",
+    "qtpy",
+)
 
 
 def _modules():

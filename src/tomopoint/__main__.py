@@ -41,6 +41,7 @@ COMMANDS = {
         "rethreshold": "tomopoint.inference.command:rethreshold",
         "fuse": "tomopoint.fusion.command:fuse",
         "export-picks": "tomopoint.formats.command:export_picks",
+        "view": "tomopoint.view.command:view",
     },
     "Scores": {
         "score": "tomopoint.evaluation.command:score",

@@ -15,8 +15,8 @@ from PIL import Image
 
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Run
+from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tables import write_pick_table, write_submission
-from tomopoint.data.tomograms import write_tomogram
 from tomopoint.evaluation.command import report
 from tomopoint.evaluation.score import truth_table
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline

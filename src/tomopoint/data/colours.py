@@ -1,6 +1,8 @@
-"""Colours of particle kinds, wherever they have any: in files of other programs and in the report."""
+"""Colours of particle kinds, wherever they have any: in files of other programs, the viewer and the report."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 COLOURS = (
     *((0.90, 0.62, 0.0), (0.34, 0.71, 0.91), (0.0, 0.62, 0.45), (0.94, 0.89, 0.26)),
@@ -21,3 +23,8 @@ def hex_colour_of(index: int) -> str:
 
 
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = map(hex_colour_of, range(len(COLOURS)))
+
+
+def colours_of(names: Iterable[str]) -> dict[str, tuple[float, float, float]]:
+    """Return a colour for each particle, in the order of their names."""
+    return {name: colour_of(index) for index, name in enumerate(sorted(set(names)))}

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tomopoint.data.multiscale import ISOTROPY_TOLERANCE
 from tomopoint.data.notes import ODD_HEADER, THIN_ALONG_Y
 from tomopoint.errors import DataError, reason_of
-from tomopoint.files import require_file
+from tomopoint.files import require_file, whole_or_absent
 
 MRC_SUFFIXES = (".mrc", ".mrcs", ".rec")
 
@@ -110,6 +110,15 @@ def open_mrc(path: Path, voxel_A: float | None = None) -> MrcTomogram:
             "reconstruction, not yet rotated so that the beam runs along z?"
         )
     return MrcTomogram(voxels_zyx, voxel_A or _voxel_A(header, path), tuple(oddities))
+
+
+def write_mrc(path: Path, volume_zyx: npt.NDArray[np.float32], voxel_A: float) -> None:
+    """Write a tomogram ``(D, H, W)`` as an MRC file of float32 with origin 0; it appears only when it is whole."""
+    import mrcfile
+
+    with whole_or_absent(path) as temporary, mrcfile.new(temporary, overwrite=True) as made:
+        made.set_data(np.ascontiguousarray(volume_zyx, dtype=np.float32))
+        made.voxel_size = voxel_A
 
 
 def _header(path: Path) -> tuple[Any, list[str]]:

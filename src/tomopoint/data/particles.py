@@ -33,6 +33,8 @@ PARTICLES_NAME = "particles.yaml"
 DEFAULT_THRESHOLD = 0.25
 """Where networks that know their particles have their best F4, roughly; validation chooses a better one."""
 
+MAX_RADIUS_A = 1e6
+
 SUPPRESSION_RADII = 1.2
 """Default suppression over the radius. Two balls that touch are 2 radii apart, elongated particles side by side less.
 The competition's six, whose distances are known, have 1.0 to 2.3: near the lower end a default costs no true pair."""
@@ -139,6 +141,21 @@ def particles_around(folder: Path) -> tuple[Particle, ...]:
         if (root / PARTICLES_NAME).is_file() and any((root / split).is_dir() for split in SPLITS):
             return project_particles(root)
     return COMPETITION_PARTICLES
+
+
+def parse_radii(text: str) -> dict[str, float]:
+    """Read ``spike=75,fas=130``, radii in Angstrom as typed; DataError where it is anything else."""
+    try:
+        pairs = [part.rpartition("=") for part in text.split(",") if part.strip()]
+        radii_A = {name.strip(): float(value) for name, _, value in pairs}
+    except ValueError as error:
+        raise DataError(f"--radius takes spike=75,fas=130, Angstrom; got {text!r}") from error
+    for name, radius_A in radii_A.items():
+        if not is_plain_name(name):
+            raise DataError(f"--radius takes spike=75,fas=130, Angstrom; got {text!r}")
+        if not 0 < radius_A < MAX_RADIUS_A:
+            raise DataError(f"--radius {name} must be a positive number of Angstrom, got {radius_A:g}")
+    return radii_A
 
 
 def complete_particles(stated: Any, known: Sequence[Particle]) -> Any:

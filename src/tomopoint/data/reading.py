@@ -24,6 +24,9 @@ header's default of 1 A, nanometres taken for Angstrom), and whoever has such fi
 hold ever less of what the networks look at: at twice the competition's voxels, details below 40 A, a third of
 apo-ferritin."""
 
+VOXEL_TOLERANCE = 0.02
+"""Voxel sizes may differ from the training's by this share: a 2 % scale is within the +-5 % of the augmentation."""
+
 Resample = Literal["auto", "never"]
 Invert = Literal["auto", "yes", "no"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
@@ -34,6 +35,14 @@ def passing(picks: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFram
     """Return the picks whose score is at least the threshold of their particle."""
     least = picks["particle_type"].map(dict(thresholds)).to_numpy(dtype=np.float64)
     return picks.loc[picks["score"].to_numpy(dtype=np.float64) >= least]
+
+
+def points_by_run(picks: pd.DataFrame) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+    """Return the picks of a table: run -> particle -> ``(N, 3)`` x, y, z in Angstrom; names sorted."""
+    by_run: dict[str, dict[str, npt.NDArray[np.float64]]] = {}
+    for (run, name), rows in picks.groupby(["experiment", "particle_type"], sort=True):
+        by_run.setdefault(str(run), {})[str(name)] = rows[list(COORDINATES)].to_numpy(dtype=np.float64)
+    return by_run
 
 
 def read_pick_table(path: Path, skip_lines: int = 0) -> pd.DataFrame:

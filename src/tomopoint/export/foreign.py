@@ -18,13 +18,13 @@ import onnx
 from onnx import TensorProto, checker, inliner, version_converter
 
 from tomopoint.data.channels import parse_channels, particle_channels
+from tomopoint.data.reading import VOXEL_TOLERANCE
 from tomopoint.errors import EngineError, PipelineError, reason_of
 from tomopoint.export.graph import OPSET
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.engine import INPUT, OFFSETS, SCORES, Array
 from tomopoint.inference.engines.graph_metadata import PIPELINE_KEY
 from tomopoint.inference.engines.onnx import answers_of
-from tomopoint.inference.predict import VOXEL_TOLERANCE
 from tomopoint.pipeline import Pipeline
 
 CHANNELS_KEY = "channels"

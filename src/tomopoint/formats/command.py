@@ -24,13 +24,17 @@ def import_picks(
     rename: str = "",
     user: str | None = None,
     session: str | None = None,
-    tomo_type: str = "denoised",
+    tomo_type: str | None = None,
+    voxel_size: float | None = None,
+    voxel_spacing: float | None = None,
+    resample: Literal["auto", "never"] | None = None,
+    invert: Literal["auto", "yes", "no"] | None = None,
 ) -> CommandResult:
     """Make a project to train on from picks of other programs.
 
     It gets picks, links to the tomograms, and, where there are none, a particles.yaml and a recipe.yaml that goes on
-    from the model small. The tomograms have to be OME-Zarr in the layout of a project (docs/formats.md). What a file
-    does not say is asked for, never guessed.
+    from the model small. Tomograms that training could not take as they stand are written anew instead of linked. What
+    a file does not say is asked for, never guessed.
 
     Parameters
     ----------
@@ -41,7 +45,7 @@ def import_picks(
         What wrote them: relion5 (centred, Angstrom), relion4 (pixels of the tilt series), relion3 (3.1 and Warp: voxels
         of the tomogram), dynamo (.tbl), imod (.mod, one per tomogram), copick, or csv as of tomopoint predict.
     data
-        Project folder with the tomograms that the picks are of.
+        The tomograms that the picks are of: a project folder, or tomograms of your own as for tomopoint predict.
     out
         Project folder to write; may be that of --data.
     radius
@@ -58,31 +62,59 @@ def import_picks(
     session
         copick: of which session; needed where there are several.
     tomo_type
-        Reconstruction whose size and voxels are taken.
+        Reconstruction to take, where there are several; default denoised. A tomogram that is one file becomes the
+        project's denoised one, whatever it is.
+    voxel_size
+        Edge of their voxels in Angstrom, whatever the files say.
+    voxel_spacing
+        Which VoxelSpacing folders are taken, where there are several.
+    resample
+        auto: other voxels are resampled to the 10.01 A of the models; never: trained on as they are. Default auto, and
+        never for projects.
+    invert
+        Models know dark protein. auto: where protein is light, values change their sign; yes or no: whatever they tell.
+        Default auto, and no for projects.
     """
+    from tomopoint.data.particles import parse_radii
+    from tomopoint.data.project import DEFAULT_TOMO_TYPE
+    from tomopoint.data.sources.copick import find_overlay
+    from tomopoint.data.sources.find import find_all
+    from tomopoint.data.sources.tree import Choice
+    from tomopoint.data.tables import points_by_run
+    from tomopoint.data.training_project import RECIPE_NAME, read_for_training, write_training_project
     from tomopoint.formats.frames import Tomograms
-    from tomopoint.formats.importing import RECIPE_NAME, ImportOptions, read_files, write_training_project
+    from tomopoint.formats.importing import ImportOptions, read_files
+    from tomopoint.pipeline import COMPETITION_PARTICLES
 
     _check_number("--pixel-size", pixel_size)
     _check_first_voxel(first_voxel)
     renamed = _pairs(rename, "--rename takes name=RUN,name=RUN")
-    try:
-        radii_A = {name: float(value) for name, value in _pairs(radius, "--radius takes spike=75,fas=130").items()}
-    except ValueError as error:
-        raise DataError(f"--radius takes spike=75,fas=130, Angstrom; got {radius!r}") from error
-    for name, value in radii_A.items():
-        _check_number(f"--radius {name}", value)
-    tomograms = Tomograms(data, tomo_type, renamed)
+    stated = parse_radii(radius)
+    found = find_all(data, Choice(voxel_spacing, tomo_type, DEFAULT_TOMO_TYPE), voxel_size)
+    project = find_overlay(Path(files[0])) if format == "copick" else None
+    tomograms = Tomograms(found, renamed)
     picks = read_files(files, format, tomograms, ImportOptions(pixel_size, first_voxel, user, session))
-    counts = write_training_project(picks, tomograms, radii_A, out)
+
+    # Training takes tomograms as they stand: what is not as models know them is changed now, in a copy.
+    found = read_for_training(found, resample, invert)
+    counts = {str(name): int(n) for name, n in picks["particle_type"].value_counts(sort=False).sort_index().items()}
+    asked = set(counts) - {particle.name for particle in COMPETITION_PARTICLES}
+    radii_A = {name: value for name, value in (project[1] if project else {}).items() if name in asked} | stated
+    written = write_training_project(points_by_run(picks), found, radii_A, out)
+
     per_run = picks["experiment"].value_counts().to_dict()
-    left_out = sorted(set(tomograms.splits) - set(per_run))
+    left_out = len({run.name for run in found.tomograms} - set(per_run))
     lines = [f"{out}: {len(picks)} picks in {len(per_run)} runs"]
     lines += [f"  {name:22} {count} picks" for name, count in counts.items()]
     if left_out:
-        lines.append(f"{len(left_out)} runs of {data} have no picks in the files and are left out")
+        lines.append(f"{left_out} runs of {data} have no picks in the files and are left out")
+    if written.written_anew:
+        lines.append(
+            f"{len(written.written_anew)} tomograms are written anew, as they are trained on; others are linked"
+        )
     lines.append(f"next: tomopoint train --data {out} --recipe {out / RECIPE_NAME} --out trained/{out.name}")
-    return CommandResult("\n".join(lines), {"project": str(out), "counts": counts, "per_run": per_run})
+    figures = {"project": str(out), "counts": counts, "per_run": per_run, "written_anew": list(written.written_anew)}
+    return CommandResult("\n".join(lines), figures)
 
 
 def export_picks(
@@ -119,8 +151,8 @@ def export_picks(
     out
         Folder for the files; with csv it may be the file.
     data
-        Project folder with the tomograms: their sizes and voxels, where the format counts in them (all but copick and
-        csv).
+        The tomograms, as for tomopoint predict: their sizes and voxels, where the format counts in them (all but copick
+        and csv).
     voxel_size
         Of all tomograms, Angstrom, instead of --data, where no size is needed (all but relion5).
     tomograms
@@ -145,6 +177,8 @@ def export_picks(
     """
     from tomopoint.data.project import DEFAULT_TOMO_TYPE
     from tomopoint.data.selection import chosen_for_export
+    from tomopoint.data.sources.find import find_all
+    from tomopoint.data.sources.tree import Choice
     from tomopoint.files import check_output
     from tomopoint.formats.exporting import (
         ANGSTROM_FROM_CORNER,
@@ -170,8 +204,9 @@ def export_picks(
     if tomograms:
         frames, names = frames_of_tomograms_star(tomograms, runs)
     elif format not in ANGSTROM_FROM_CORNER and data:
-        found = Tomograms(data, known.tomo_type if known else DEFAULT_TOMO_TYPE)
-        frames = {run: found.frame(run) for run in runs}
+        usual = known.tomo_type if known else DEFAULT_TOMO_TYPE
+        tomograms_of = Tomograms(find_all(data, Choice(usual=usual)))
+        frames = {run: tomograms_of.frame(run) for run in runs}
     elif format not in ANGSTROM_FROM_CORNER and voxel_size and format != "relion5":
         frames = {run: Frame(voxel_size) for run in runs}
     elif format not in ANGSTROM_FROM_CORNER:

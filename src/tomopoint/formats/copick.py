@@ -11,6 +11,7 @@ import pandas as pd
 
 from tomopoint.data.picks import read_picks
 from tomopoint.data.project import PICKS_FOLDER, RUNS_FOLDER
+from tomopoint.data.sources.copick import find_overlay
 from tomopoint.data.tables import COORDINATES
 from tomopoint.data.truth import find_pick_folders
 from tomopoint.errors import DataError
@@ -70,7 +71,7 @@ def write_copick(picks: pd.DataFrame, out: Path, user: str, session: str) -> lis
 
 
 def read_copick(root: Path, tomograms: Tomograms, user: str | None, session: str | None) -> pd.DataFrame:
-    """Read the picks of one user and session from a copick overlay, or a folder that holds one.
+    """Read the picks of one user and session from a copick project, its overlay, or a folder that holds one.
 
     Returns
     -------
@@ -83,7 +84,8 @@ def read_copick(root: Path, tomograms: Tomograms, user: str | None, session: str
         No picks of them; or several users or sessions, and it is not said whose.
     """
     files: dict[tuple[str, str], list[Path]] = {}
-    for folder in find_pick_folders(root).values():
+    project = find_overlay(root)
+    for folder in find_pick_folders(project[0] if project else root).values():
         for path in sorted(folder.glob("*.json")):
             with reading(path, DataError, "is not a picks file", "expected JSON with user_id and session_id"):
                 owner = build(_Owner, read(path), ignore_unknown=True)

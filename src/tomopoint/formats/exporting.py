@@ -106,7 +106,7 @@ def write_picks_as(
     if kind == "imod":
         return write_imod(picks, frames, out, by_name)
     if kind == "chimerax":
-        return write_chimerax(picks, frames, out, by_name)
+        return write_chimerax(picks, frames, out, {name: particle.radius_A for name, particle in by_name.items()})
     path = out if out.suffix == ".csv" else out / "picks.csv"
     (write_pick_table if "score" in picks else write_submission)(picks, path)
     return [path]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
 
-from tomopoint.data.project import DEFAULT_TOMO_TYPE, RUNS_FOLDER, SPLITS, STATIC, Project
-from tomopoint.data.tomograms import describe_tomogram
+from tomopoint.data.project import DEFAULT_TOMO_TYPE
+from tomopoint.data.sources.find import Found
 from tomopoint.errors import DataError
 
 FROM_CORNER, FROM_INDEX = 0.5, 0.0
@@ -73,44 +73,31 @@ class Frame:
 
 @dataclass
 class Tomograms:
-    """The runs of a project folder, found by the names that other programs give them.
+    """The runs that picks are of, found by the names that other programs give them.
 
     Attributes
     ----------
-    data
-        Project folder with the tomograms, of either split.
-    tomo_type
-        Reconstruction whose size is taken.
+    found
+        The tomograms, of whatever layout.
     renamed
         Name elsewhere -> run.
     """
 
-    data: Path
-    tomo_type: str = DEFAULT_TOMO_TYPE
+    found: Found
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.splits: dict[str, str] = {}
-        project = Project(self.data)
-        for split in SPLITS:
-            if (self.data / split / STATIC / RUNS_FOLDER).is_dir():
-                self.splits |= {run.name: split for run in project.runs(split) if run.name not in self.splits}
-        if not self.splits:
-            raise DataError(
-                f"{self.data} is no project: it has no {' or '.join(f'{s}/{STATIC}/{RUNS_FOLDER}' for s in SPLITS)}; "
-                "lay the tomograms out as docs/formats.md shows"
-            )
-        if unknown := sorted(set(self.renamed.values()) - set(self.splits)):
-            raise DataError(f"--rename names the runs {', '.join(unknown)}; {self.data} has {', '.join(self.splits)}")
+        self._runs = {run.name: run for run in self.found.tomograms}
+        if unknown := sorted(set(self.renamed.values()) - set(self._runs)):
+            raise DataError(f"--rename names the runs {', '.join(unknown)}; {self.found.root} has {_some(self._runs)}")
         self._frames: dict[str, Frame] = {}
 
     def frame(self, run: str) -> Frame:
         """Return size and voxels of a run, from the metadata of its tomogram; DataError where there is none."""
-        if run not in self.splits:
-            raise DataError(f"{self.data} has no run {run!r}; it has {_some(self.splits)}")
+        if run not in self._runs:
+            raise DataError(f"{self.found.root} has no run {run!r}; it has {_some(self._runs)}")
         if run not in self._frames:
-            path = Project(self.data).run(run, self.splits[run]).tomogram_path(self.tomo_type)
-            info = describe_tomogram(path)
+            info = self._runs[run].describe(self.found.tomo_type or DEFAULT_TOMO_TYPE)
             depth, height, width = info.shape_zyx
             size_xyz_A = (width * info.voxel_A, height * info.voxel_A, depth * info.voxel_A)
             self._frames[run] = Frame(info.voxel_A, size_xyz_A)
@@ -126,16 +113,16 @@ class Tomograms:
         """
         if name in self.renamed:
             return self.renamed[name]
-        if name in self.splits:
+        if name in self._runs:
             return name
         stem = PurePath(name).name.split(".")[0]
         stems = {PurePath(name).stem, stem}
         names = {n for s in stems for n in (s, RECONSTRUCTED + s, s.removeprefix(RECONSTRUCTED))}
-        found = sorted(names & set(self.splits))
+        found = sorted(names & set(self._runs))
         if len(found) != 1:
             raise DataError(
-                f"{source}: the tomogram {name!r} is {'one of several runs' if found else 'no run'} of {self.data}, "
-                f"which has {_some(found or self.splits)}; say which with --rename '{name}=RUN'"
+                f"{source}: the tomogram {name!r} is {'one of several runs' if found else 'no run'} of "
+                f"{self.found.root}, which has {_some(found or self._runs)}; say which with --rename '{name}=RUN'"
             )
         return found[0]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tomopoint.data.colours import colour_of
+from tomopoint.data.colours import colours_of
 from tomopoint.data.tables import COORDINATES
 from tomopoint.errors import DataError, reason_of
 from tomopoint.files import require_file, whole_or_absent
@@ -41,7 +41,7 @@ def write_imod(
     import imodmodel.models as imod
 
     paths = []
-    colours = {name: colour_of(i) for i, name in enumerate(sorted(set(picks["particle_type"])))}
+    colours = colours_of({*particles, *map(str, picks["particle_type"])})
     for run, rows in picks.groupby("experiment", sort=True):
         frame = frames[str(run)]
         values, objects = [], []
@@ -52,7 +52,7 @@ def write_imod(
             thing.header = imod.ObjectHeader(
                 name=str(name)[:MAX_NAME], pdrawsize=radius_vox, contsize=1, flags=imod.ObjectFlags(0)
             )
-            thing.color = colours[name]
+            thing.color = colours[str(name)]
             thing.header.flags.scattered = True
             if "score" in own:
                 scores = own["score"].to_numpy(dtype=np.float64)

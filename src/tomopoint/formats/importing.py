@@ -1,9 +1,9 @@
-"""From the files of another program to a project that `tomopoint train` reads."""
+"""From the files of another program to one table of picks."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,20 +11,16 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from tomopoint.data.particles import PARTICLES_NAME, read_particles
-from tomopoint.data.picks import read_picks, write_picks
-from tomopoint.data.project import OVERLAY, PICKS_FOLDER, RUNS_FOLDER, STATIC
 from tomopoint.data.selection import refuse_doubled
 from tomopoint.data.tables import COORDINATES, read_pick_table
 from tomopoint.errors import DataError
-from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
+from tomopoint.files import PLAIN_NAME, is_plain_name
 from tomopoint.formats.copick import read_copick
 from tomopoint.formats.dynamo import read_dynamo
 from tomopoint.formats.frames import FROM_CORNER, Tomograms
 from tomopoint.formats.imod import read_imod
 from tomopoint.formats.libraries import check_library
 from tomopoint.formats.relion import read_relion
-from tomopoint.pipeline import COMPETITION_PARTICLES
 
 ImportFormat = Literal["relion5", "relion4", "relion3", "dynamo", "copick", "imod", "csv"]
 
@@ -32,10 +28,6 @@ NAMED_INSIDE = ("copick", "csv", "imod")
 """Formats whose files say what the particles are called."""
 
 COUNTS_VOXELS = ("relion4", "relion3", "dynamo", "csv")
-
-TRAIN = "train"
-RECIPE_NAME = "recipe.yaml"
-MOST_FOLDS = 5
 
 STRAYS = 0.01
 """Points outside their tomogram are left out if they are at most this share, as shifts and edges make them; more mean a
@@ -104,49 +96,6 @@ def read_files(files: Sequence[str], kind: ImportFormat, tomograms: Tomograms, o
     return picks
 
 
-def write_training_project(
-    picks: pd.DataFrame, tomograms: Tomograms, radii_A: Mapping[str, float], out: Path
-) -> dict[str, int]:
-    """Write picks as a project's training runs, beside links to their tomograms; return the points of each particle.
-
-    ``particles.yaml`` and ``recipe.yaml`` are written where there are none. `out` may be the folder of the tomograms.
-
-    Raises
-    ------
-    DataError
-        A particle without a radius, a `particles.yaml` that lacks one, or other picks in the place of these.
-    """
-    names = sorted(set(picks["particle_type"]))
-    known = {particle.name for particle in COMPETITION_PARTICLES}
-    path = out / PARTICLES_NAME
-    if path.is_file():
-        listed = [particle.name for particle in read_particles(path)]
-        if missing := sorted(set(names) - set(listed)):
-            raise DataError(f"{path} does not list {', '.join(missing)}; add them, or choose another --out")
-    elif missing := sorted(set(names) - set(radii_A) - known):
-        asked = ",".join(f"{name}=..." for name in missing)
-        raise DataError(f"the radius of {', '.join(missing)} is not known; give it in Angstrom: --radius {asked}")
-    if unknown := sorted(set(radii_A) - set(names)):
-        raise DataError(f"--radius names {', '.join(unknown)}; there are picks of {', '.join(names)}")
-
-    runs = sorted(set(picks["experiment"]))
-    for run in runs:
-        folder = out / TRAIN / OVERLAY / RUNS_FOLDER / run / PICKS_FOLDER
-        own = picks.loc[picks["experiment"] == run]
-        for name, rows in own.groupby("particle_type", sort=True):
-            points = rows[list(COORDINATES)].to_numpy(dtype=np.float64).round(3)
-            place = folder / f"{name}.json"
-            if place.exists() and not np.array_equal(read_picks(place).points_xyz_A, points):
-                raise DataError(f"{place} holds other picks; remove it, or choose another --out")
-            write_picks(place, run, str(name), points)
-        _link(tomograms, run, out)
-    if not path.is_file():
-        write_atomically(path, _particles_text(names, radii_A, known))
-    if not (out / RECIPE_NAME).exists():
-        write_atomically(out / RECIPE_NAME, _recipe_text(len(runs)))
-    return {name: int((picks["particle_type"] == name).sum()) for name in names}
-
-
 def _named(file: str) -> tuple[str | None, Path]:
     """Split ``NAME=PATH``; a path that exists is one, whatever it is called."""
     name, separator, path = file.partition("=")
@@ -198,46 +147,3 @@ def _inside(picks: pd.DataFrame, tomograms: Tomograms) -> pd.DataFrame:
         "%d of %d points lie outside their tomograms and are left out, e.g. %s", outside.sum(), len(picks), example
     )
     return picks.loc[~outside].reset_index(drop=True)
-
-
-def _link(tomograms: Tomograms, run: str, out: Path) -> None:
-    """Let the project's training run be that of the tomograms' folder: a link, unless it is there already."""
-    source = (tomograms.data / tomograms.splits[run] / STATIC / RUNS_FOLDER / run).resolve()
-    place = out / TRAIN / STATIC / RUNS_FOLDER / run
-    if place.exists() and place.resolve() != source:
-        raise DataError(f"{place} is there and is not {source}; choose another --out")
-    if not place.exists():
-        place.unlink(missing_ok=True)  # a link that leads nowhere
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(source, target_is_directory=True)
-
-
-def _particles_text(names: Sequence[str], radii_A: Mapping[str, float], known: set[str]) -> str:
-    lines = ["# What is looked for; the order is that of the score map's channels. weight: in the score."]
-    lines += ["# threshold and suppression_A may be stated, too; validation chooses the thresholds.", "particles:"]
-    for name in names:
-        lines.append(f"  - name: {name!r}".replace("'", '"'))
-        if name in radii_A:
-            lines.append(f"    radius_A: {radii_A[name]:g}")
-        if name not in known:
-            lines.append("    weight: 1")
-    return "\n".join([*lines, ""])
-
-
-def _recipe_text(n_runs: int) -> str:
-    folds = f"kfold-{min(MOST_FOLDS, n_runs)}" if n_runs > 1 else "all"
-    single = (
-        ""
-        if n_runs > 1
-        else "  # a single run: nothing is held out; a second one lets `tomopoint validate` choose thresholds"
-    )
-    return f"""\
-# Goes on from the model `small`, which comes with the package and was trained on simulated tomograms only.
-# Its rate is a third of what training from nothing takes. More steps: fit.epochs. All options: docs/finetuning.md.
-base: demo-scratch
-networks:
-  - {{name: segresnet, pretrained: small}}
-folds: {folds}{single}
-optimiser: {{learning_rate: 0.0007, warmup_steps: 20}}
-fit: {{epochs: 20, steps_per_epoch: 100, max_minutes: 0}}
-"""

@@ -68,6 +68,8 @@ def fuse(
     import json
 
     from tomopoint.data.channels import parse_channels
+    from tomopoint.data.sources.find import find_all
+    from tomopoint.data.sources.tree import Choice
     from tomopoint.data.tables import write_pick_table
     from tomopoint.data.truth import is_simulated_truth, read_truth
     from tomopoint.files import check_output, write_atomically
@@ -104,7 +106,7 @@ def fuse(
         check_output(path, [*read, *beside, *([particles] if particles else [])])
 
     # What there is.
-    tomograms = Tomograms(data, tomo_type) if data else None
+    tomograms = Tomograms(find_all(data, Choice(tomo_type=tomo_type))) if data else None
     pipeline = fused_pipeline(places, particles, tomograms)
     found = [read_source(place, pipeline, tomograms, parse_channels(channels)) for place in places]
     check_runs(found)

@@ -172,7 +172,7 @@ def fused_pipeline(places: Sequence[SourcePlace], particles: Path | None, tomogr
 
 def _voxel_A(places: Sequence[SourcePlace], tomograms: Tomograms | None) -> float:
     if tomograms is not None:
-        return tomograms.frame(min(tomograms.splits)).voxel_A
+        return tomograms.frame(min(run.name for run in tomograms.found.tomograms)).voxel_A
     stores = [path for place in places if place.kind == "maps" for path in place.files.values()]
     sizes = [maps.voxel_A for store in stores for maps in find_class_maps(store) if maps.voxel_A]
     if not sizes:

@@ -110,12 +110,11 @@ def predict(
         Predict on many processes or machines by Dask: local:N, the address or file of a scheduler, or slurm:N, pbs:N,
         lsf:N, sge:N jobs, also as MIN-MAX. They share the disk that holds --data, --model and --out.
     """
-    from tomopoint.data.reading import Reading
+    from tomopoint.data.reading import VOXEL_TOLERANCE, Reading
     from tomopoint.data.sources.find import find_tomograms
     from tomopoint.data.sources.tree import Choice
     from tomopoint.files import PLAIN_NAME, is_plain_name
     from tomopoint.inference.engines.graph_metadata import read_pipeline
-    from tomopoint.inference.predict import VOXEL_TOLERANCE
     from tomopoint.inference.predict_runs import PredictOptions, predict_runs
     from tomopoint.models.box import NEVER_SEEN_A_REAL_ONE, find_model, is_in_box
 

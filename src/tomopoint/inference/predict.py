@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from tomopoint.data.normalisation import normalise
+from tomopoint.data.reading import VOXEL_TOLERANCE
 from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.inference.decode import decode_maps
@@ -20,9 +21,6 @@ from tomopoint.pipeline import Pipeline
 
 OnWindow = Callable[[int, int], None]
 """Called after each call of the engine, with how many of a tomogram's windows are computed, and how many it has."""
-
-VOXEL_TOLERANCE = 0.02
-"""Voxel sizes may differ from the training's by this share: a 2 % scale is within the +-5 % of the augmentation."""
 
 
 def predict_tomogram(

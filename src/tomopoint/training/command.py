@@ -38,7 +38,8 @@ def train(
     Parameters
     ----------
     data
-        Project folder in the competition's layout; its train runs need picks.
+        Project folder in the competition's layout; its train runs need picks. tomopoint import makes one from any other
+        tomograms and picks.
     out
         Training folder to write, e.g. trained/first.
     recipe
@@ -73,6 +74,7 @@ def train(
     from dataclasses import replace
 
     from tomopoint.data.particles import project_particles
+    from tomopoint.data.sources.find import check_project
     from tomopoint.training.crops.pseudo_labels import DEFAULT_THRESHOLD, PseudoLabels, parse_pseudo_threshold
     from tomopoint.training.cross_validation import make_plan, open_folder, train_members
     from tomopoint.training.machine import Machine
@@ -80,6 +82,7 @@ def train(
 
     if pseudo_labels is None and (pseudo_data is not None or pseudo_threshold is not None):
         raise TomopointError("--pseudo-data and --pseudo-threshold belong to --pseudo-labels, which is not given")
+    check_project(data)
     chosen = load_recipe(recipe, project_particles(data)).with_fit(
         epochs=epochs, steps_per_epoch=steps_per_epoch, max_minutes=max_minutes, precision=precision
     )

@@ -22,11 +22,26 @@ LOCAL = ("local://", "file://")
 
 @dataclass(frozen=True)
 class _Config:
-    """What is read of a configuration; it also holds the particles and who picks."""
+    """What is read of a configuration to find tomograms."""
 
     overlay_root: str
     static_root: str | None = None
     config_type: str = "filesystem"
+
+
+@dataclass(frozen=True)
+class _Object:
+    """One that can be picked; radius in Angstrom."""
+
+    name: str
+    radius: float | None = None
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """What is read of a configuration to know its particles."""
+
+    pickable_objects: tuple[_Object, ...] = ()
 
 
 def find_config(folder: Path) -> Path | None:
@@ -50,8 +65,7 @@ def copick_candidates(config: Path) -> list[Candidate]:
     DataError
         It is no configuration, its data are not on this machine's disks, or a tree is missing.
     """
-    with reading(config, DataError, "is no copick configuration", "expected JSON with overlay_root and static_root"):
-        content = build(_Config, read(config), ignore_unknown=True)
+    content = _read(config)
     if content.config_type != "filesystem":
         raise DataError(
             f"{config}: config_type is {content.config_type!r}; only filesystem is read: download the tomograms first"
@@ -67,6 +81,25 @@ def copick_candidates(config: Path) -> list[Candidate]:
         if run.is_dir()
         for candidate in candidates(run.name, spacing_folders(run))
     ]
+
+
+def find_overlay(place: Path) -> tuple[Path, dict[str, float]] | None:
+    """Return the overlay's folder and the radii by particle, Angstrom, of a configuration or the folder that holds one.
+
+    None where there is no configuration; DataError as for :func:`copick_candidates`.
+    """
+    config = find_config(place) if place.is_dir() else place if place.suffix == ".json" else None
+    if config is None:
+        return None
+    content = _read(config)
+    with reading(config, DataError, "is no copick configuration", "its pickable_objects need a name each"):
+        known = build(_Objects, read(config), ignore_unknown=True, to_float=True).pickable_objects
+    return _local(content.overlay_root, config), {one.name: one.radius for one in known if one.radius}
+
+
+def _read(config: Path) -> _Config:
+    with reading(config, DataError, "is no copick configuration", "expected JSON with overlay_root and static_root"):
+        return build(_Config, read(config), ignore_unknown=True)
 
 
 def _local(root: str, config: Path) -> Path:

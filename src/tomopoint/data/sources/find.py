@@ -8,6 +8,7 @@ refused.
 from __future__ import annotations
 
 import glob
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,12 +76,19 @@ class Found:
 
     def named(self, names: str) -> list[ReadableRun]:
         """Return the runs of a list, separated by commas, or all; DataError names those that exist."""
-        by_name = {run.name: run for run in self.tomograms}
-        wanted = [name.strip() for name in names.split(",")] if names else list(by_name)
-        for name in wanted:
-            if name not in by_name:
-                raise DataError(f"{self.root} has no run {name!r}; it has {', '.join(by_name)}")
-        return [by_name[name] for name in wanted]
+        if not names:
+            return list(self.tomograms)
+        return [self._one(name.strip()) for name in names.split(",")]
+
+    def file(self, name: str, usual: str) -> FileRun:
+        """Return a run as the one file that is read, of a project's the `usual` one; DataError as :meth:`named`."""
+        return _as_file(self._one(name), self.tomo_type or usual)
+
+    def _one(self, name: str) -> Run | FileRun:
+        for run in self.tomograms:
+            if run.name == name:
+                return run
+        raise DataError(f"{self.root} has no run {name!r}; it has {', '.join(run.name for run in self.tomograms)}")
 
     def read_as(self, reading: Reading) -> Found:
         """Return the same with something done to every tomogram on reading; a project is then of one reconstruction."""
@@ -157,9 +165,38 @@ def find_tomograms(data: Path, split: str, choice: Choice | None = None, stated_
     return _files(data, paths, choice, stated_A)
 
 
+def find_all(data: Path, choice: Choice | None = None, stated_A: float | None = None) -> Found:
+    """Find tomograms as :func:`find_tomograms` does, and of a project those of both splits.
+
+    Of two runs of one name it is the one of ``train``.
+    """
+    splits = [split for split in SPLITS if (data / split / STATIC / RUNS_FOLDER).is_dir()]
+    parts = [find_tomograms(data, split, choice, stated_A) for split in splits or SPLITS[:1]]
+    if not parts[0].is_project:
+        return parts[0]
+    runs = {run.name: run for part in reversed(parts) for run in part.tomograms}
+    return replace(parts[0], tomograms=tuple(runs[name] for name in sorted(runs)))
+
+
 def is_project(data: Path) -> bool:
     """Whether a folder is a project in the competition's layout."""
     return any((data / split / STATIC / RUNS_FOLDER).is_dir() for split in SPLITS)
+
+
+def check_project(data: Path) -> None:
+    """Refuse what is no project; DataError with the commands that make one of tomograms in another layout."""
+    if is_project(data):
+        return
+    if not data.exists() and not glob.has_magic(str(data)):
+        raise DataError(f"no such folder: {data}; training takes the folder that holds train/ and test/")
+    place = shlex.quote(str(data))
+    is_copick = find_config(data) is not None if data.is_dir() else data.suffix == ".json"
+    picks = f"{place} --format copick" if is_copick else "PARTICLE=PICKS.star --format relion5"
+    raise DataError(
+        f"{data} is no project: training takes tomograms with picks beside them. Two commands train on it: tomopoint "
+        f"import {picks} --data {place} --out PROJECT, then tomopoint train --data PROJECT --recipe PROJECT/"
+        "recipe.yaml --out trained/first" + ("" if is_copick else " (picks of other programs: tomopoint import --help)")
+    )
 
 
 def _is_store(folder: Path) -> bool:
