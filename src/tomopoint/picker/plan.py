@@ -20,7 +20,7 @@ QUICK_STEPS = ("--epochs", "1", "--steps-per-epoch", "10")
 
 SIMULATE_S, SIMULATE_OTHER_S, PREDICT_S = 4.0, 4.5, 10.0
 """Seconds of one core of a 2-core AMD EPYC for one tomogram of about as many voxels as SHAPE: made in either world,
-predicted by one network (the demo in docs/benchmarks.md). What the machine at hand needs shows once it has simulated."""
+predicted by one network (docs/benchmarks.md, the demo). What the machine at hand needs shows once it has simulated."""
 
 START_S = 90.0
 """Of validation, export and scores whatever the number of runs: processes start, the graph is held against PyTorch."""
