@@ -74,8 +74,9 @@ format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py and kernels.toml
+kernels: $(READY)  ## write the notebooks, and Kaggle's metadata, from kernels/*/*.py, kernels.toml and docs/lab.py
 	$(BIN)/python -m tomopoint kernels
+	$(BIN)/python -m tomopoint.kaggle.notebooks docs/lab.py
 
 weights: $(READY)  ## make the model of the box, `small`, again from nothing: an hour of two cores; MINUTES=115 for more
 	$(BIN)/python -m tomopoint picker --particles docs/examples/competition.yaml --voxel-size 10.012444309 --scratch --seed 20261121 --runs 64 --minutes $(or $(MINUTES),54) --out work/small

@@ -84,7 +84,7 @@ def test_a_submission_goes_out_whole_and_without_scores(prediction, picks, tmp_p
         (["--format", "dynamo", "--voxel-size", "10", "--binning", "4"], "--binning is for relion4"),
         (["--format", "imod", "--voxel-size", "10", "--first-voxel", "1"], "--first-voxel is for relion4"),
         (["--format", "imod", "--voxel-size", "-1"], "--voxel-size must be a positive number"),
-        (["--format", "imod", "--data", "nowhere"], "nowhere is no project"),
+        (["--format", "imod", "--data", "nowhere"], "no such folder: nowhere; --data takes"),
         (["--format", "csv", "--thresholds", "ribosome=0.999,apo-ferritin=0.999"], "no pick is left to write"),
         (["--format", "csv", "--thresholds", "ribosome=0.5", "--all"], "leave one of them out"),
         (["--format", "copick", "--user", "a_b"], "may hold no '_'"),

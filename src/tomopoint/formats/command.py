@@ -119,10 +119,11 @@ def export_picks(
     out
         Folder for the files; with csv it may be the file.
     data
-        Project folder with the tomograms: their sizes and voxels, where the format counts in them (all but copick and
-        csv).
+        The tomograms, as `tomopoint predict` takes them: their sizes and voxels, where the format counts in them (all
+        but copick and csv).
     voxel_size
-        Of all tomograms, Angstrom, instead of --data, where no size is needed (all but relion5).
+        Of all tomograms, Angstrom: as said to `tomopoint predict`, or instead of --data where no size is needed (all
+        but relion5).
     tomograms
         relion5: RELION's tomograms.star, instead of --data: exact sizes, and its names.
     binning
@@ -151,7 +152,7 @@ def export_picks(
         ExportOptions,
         write_picks_as,
     )
-    from tomopoint.formats.frames import Frame, Tomograms
+    from tomopoint.formats.frames import Frame, frames_of
     from tomopoint.formats.relion import frames_of_tomograms_star
     from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
@@ -170,8 +171,7 @@ def export_picks(
     if tomograms:
         frames, names = frames_of_tomograms_star(tomograms, runs)
     elif format not in ANGSTROM_FROM_CORNER and data:
-        found = Tomograms(data, known.tomo_type if known else DEFAULT_TOMO_TYPE)
-        frames = {run: found.frame(run) for run in runs}
+        frames = frames_of(data, runs, known.tomo_type if known else DEFAULT_TOMO_TYPE, voxel_size)
     elif format not in ANGSTROM_FROM_CORNER and voxel_size and format != "relion5":
         frames = {run: Frame(voxel_size) for run in runs}
     elif format not in ANGSTROM_FROM_CORNER:

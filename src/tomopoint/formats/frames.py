@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, RUNS_FOLDER, SPLITS, STATIC, Project
-from tomopoint.data.tomograms import describe_tomogram
+from tomopoint.data.sources.find import find_tomograms, is_project
+from tomopoint.data.sources.tree import Choice
+from tomopoint.data.tomograms import TomogramInfo, describe_tomogram
 from tomopoint.errors import DataError
 
 FROM_CORNER, FROM_INDEX = 0.5, 0.0
@@ -41,6 +43,12 @@ class Frame:
 
     voxel_A: float
     size_xyz_A: tuple[float, float, float] | None = None
+
+    @classmethod
+    def of(cls, info: TomogramInfo) -> Frame:
+        """Take size and voxels from a tomogram's metadata."""
+        depth, height, width = info.shape_zyx
+        return cls(info.voxel_A, (width * info.voxel_A, height * info.voxel_A, depth * info.voxel_A))
 
     def to_voxels(self, points_xyz_A: Points, first_voxel: float) -> Points:
         """Return ``(N, 3)`` positions in voxels, the centre of the first voxel at `first_voxel`."""
@@ -110,10 +118,7 @@ class Tomograms:
             raise DataError(f"{self.data} has no run {run!r}; it has {_some(self.splits)}")
         if run not in self._frames:
             path = Project(self.data).run(run, self.splits[run]).tomogram_path(self.tomo_type)
-            info = describe_tomogram(path)
-            depth, height, width = info.shape_zyx
-            size_xyz_A = (width * info.voxel_A, height * info.voxel_A, depth * info.voxel_A)
-            self._frames[run] = Frame(info.voxel_A, size_xyz_A)
+            self._frames[run] = Frame.of(describe_tomogram(path))
         return self._frames[run]
 
     def run(self, name: str, source: object) -> str:
@@ -138,6 +143,32 @@ class Tomograms:
                 f"which has {_some(found or self.splits)}; say which with --rename '{name}=RUN'"
             )
         return found[0]
+
+
+def frames_of(data: Path, runs: Collection[str], tomo_type: str, stated_A: float | None = None) -> dict[str, Frame]:
+    """Return the frame of each run, from whatever ``--data`` may be (docs/lab.md).
+
+    Parameters
+    ----------
+    runs
+        Names, as in the picks.
+    tomo_type
+        Reconstruction whose size is taken, where there are several.
+    stated_A
+        Edge of all voxels as the user states it, Angstrom; a project's are in its metadata.
+
+    Raises
+    ------
+    DataError
+        A run that is not there, or what :func:`tomopoint.data.sources.find.find_tomograms` raises.
+    """
+    if is_project(data):
+        project = Tomograms(data, tomo_type)
+        return {run: project.frame(run) for run in runs}
+    found = {run.name: run for run in find_tomograms(data, "test", Choice(usual=tomo_type), stated_A).tomograms}
+    if unknown := sorted(set(runs) - set(found)):
+        raise DataError(f"{data} has no run {unknown[0]!r}; it has {_some(found)}")
+    return {run: Frame.of(found[run].describe(tomo_type)) for run in runs}
 
 
 def _some(names: Collection[str], most: int = 8) -> str:
