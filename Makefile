@@ -25,7 +25,7 @@ OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 EXTRA_OF_TORCH := import torch; print("gpu-cu12" if (torch.version.cuda or "13").startswith("12.") else "gpu")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cpus test-slow test-gpu check format kernels weights wheels push clean again
+.PHONY: help setup demo test test-cpus test-slow test-gpu check format kernels docs weights wheels push clean again
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -78,6 +78,11 @@ kernels: $(READY)  ## write the notebooks, and Kaggle's metadata, from kernels/*
 	$(BIN)/python -m tomopoint kernels
 	$(BIN)/python -m tomopoint.kaggle.notebooks docs/lab.py
 
+# The site's packages come here and not with `make setup`: nobody else needs them.
+docs: $(READY)  ## build the site into site/, warnings as errors; SERVE=1 shows it at http://127.0.0.1:8000
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(if $(SERVE),serve,build) --strict
+
 weights: $(READY)  ## make the model of the box, `small`, again from nothing: an hour of two cores; MINUTES=115 for more
 	$(BIN)/python -m tomopoint picker --particles docs/examples/competition.yaml --voxel-size 10.012444309 --scratch --seed 20261121 --runs 64 --minutes $(or $(MINUTES),54) --out work/small
 	$(BIN)/python -m tomopoint.picker.boxing work/small small
@@ -93,4 +98,4 @@ bench-%: $(READY)  ## measure one thing: bench-simulator, bench-assign, ...; ARG
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:  ## remove what the targets made (not the venv)
-	rm -rf work dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf work dist build site .pytest_cache .mypy_cache .ruff_cache

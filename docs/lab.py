@@ -13,7 +13,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import mrcfile
-import numpy as np
 import pandas as pd
 
 from tomopoint.data.project import Project
