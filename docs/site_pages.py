@@ -1,8 +1,8 @@
-"""Pages of the site that are no files in ``docs/``: mkdocs calls the ``on_...`` functions here (``mkdocs.yml``, hooks).
+"""Pages of the site that are no files in ``docs/``: mkdocs calls the ``on_...`` functions (``mkdocs.yml``, hooks).
 
-README, CONTRIBUTING and the like stay where GitHub shows them, and are pages of the site as well; links between them and
-``docs/`` are written for GitHub and rewritten here. Each command's help is a page, from the command line itself, and so
-is each notebook, from its source. A link that leads nowhere is left as it is, for mkdocs to warn of.
+README, CONTRIBUTING and the like stay where GitHub shows them, and are pages of the site as well; links between them
+and ``docs/`` are written for GitHub and rewritten here. Each command's help is a page, from the command line itself,
+and so is each notebook, from its source. A link that leads nowhere is left as it is, for mkdocs to warn of.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def command_pages() -> dict[str, str]:
             summary = app[name].help.strip().splitlines()[0]
             overview.append(f"| [{name}]({name}.md) | {summary} |\n")
     overview.append(
-        "\n## With every command\n\n`--json` prints the figures as one JSON object, `--verbose` logs more. The status is "
-        "0 where all was done, 1 where it was not (a sentence says why), 2 for a wrong word.\n"
+        "\n## With every command\n\n`--json` prints the figures as one JSON object, `--verbose` logs more. The status "
+        "is 0 where all was done, 1 where it was not (a sentence says why), 2 for a wrong word.\n"
     )
     return {**pages, "commands/index.md": "".join(overview)}
 

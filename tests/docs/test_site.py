@@ -1,4 +1,4 @@
-"""The site, where mkdocs is installed (`make docs` installs it): it builds without a warning, with a page per command."""
+"""The site, where `make docs` installed mkdocs: it builds without a warning, with a page per command."""
 
 import os
 import re
