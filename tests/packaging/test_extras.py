@@ -151,6 +151,10 @@ def test_a_command_without_its_extra_is_one_sentence(tmp_path):
         ("train", "--data", "data", "--out", "t"): "[train]'",
         ("validate", "t"): "validate needs torch, which is not installed: pip install 'tomopoint[train]'",
         ("export", "t"): "export needs torch, which is not installed: pip install 'tomopoint[train]'",
+        ("predict", "--data", "tomograms", "--model", "small", "--out", "p"): (
+            "predict: this needs onnxruntime, which is not installed: pip install 'tomopoint[cpu]', beside an NVIDIA "
+            "GPU 'tomopoint[gpu]' instead"
+        ),
         ("engine", "small"): "needs torch, which is not installed: pip install 'tomopoint[train]'",
         ("stage", "--model", "small"): "needs torch, which is not installed: pip install 'tomopoint[train]'",
         ("stage", "--check", "."): "cannot read manifest.json",
