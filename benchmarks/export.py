@@ -30,12 +30,13 @@ import torch
 from tomopoint.command import parse_zyx
 from tomopoint.data.project import Project
 from tomopoint.export.advice import time_warning
-from tomopoint.export.cost import COMPETITION, format_projections, n_windows, project
+from tomopoint.export.cost import COMPETITION, format_projections, project
 from tomopoint.export.engine_build import BuildOptions, build_plan
 from tomopoint.export.graph import Graph
 from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.graph_form import graph_form
 from tomopoint.export.onnx_export import ExportOptions, export_merged
+from tomopoint.inference.cost import n_windows
 from tomopoint.inference.engines.tensorrt_module import load_tensorrt
 from tomopoint.inference.tiles import choose_tiling
 from tomopoint.networks.build import build_network

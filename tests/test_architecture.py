@@ -17,7 +17,8 @@ ALLOWED = {
     "formats": BASE | {"pipeline", "data"},
     "simulate": BASE | {"pipeline", "data"},
     "networks": BASE | {"pipeline", "data"},
-    "inference": BASE | {"pipeline", "data"},
+    "inference": BASE | {"pipeline", "data", "cluster"},  # the latter by the command alone, see below
+    "cluster": BASE | {"pipeline", "data", "inference"},
     "evaluation": BASE | {"pipeline", "data", "inference"},
     "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation"},
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
@@ -27,7 +28,10 @@ ALLOWED = {
 }
 ONLY_ENGINES_IMPORT = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda"}
 NEVER_IN_THE_KERNEL_PATH = ("torch", "monai", "lightning", "pytorch_lightning", "onnx", "matplotlib", "jupytext")
-COMMAND_LINE_ONLY = ("cyclopts", "attr", "attrs", "docstring_parser", "rich", "rich_rst", "markdown_it", "pygments")
+COMMAND_LINE_ONLY = (
+    *("distributed", "dask", "cyclopts", "attr", "attrs", "docstring_parser", "rich", "rich_rst", "markdown_it"),
+    "pygments",
+)
 KERNEL_PATH = ("kaggle.inputs", "kaggle.submit", "kaggle.engine_kernel", "inference", "data", "pipeline")
 HEAVY = ("torch", "monai", "lightning", "onnxruntime", "openvino", "onnx", "matplotlib", "plotly")
 
@@ -66,6 +70,15 @@ def test_packages_import_only_what_lies_below_them(package):
                 if target not in ALLOWED[package] | {package}:
                     wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
     assert wrong == []
+
+
+def test_only_the_command_that_predicts_goes_to_a_cluster():
+    users = {
+        str(path.relative_to(SOURCE))
+        for path in _modules()
+        if _package(path) != "cluster" and any(name.startswith("tomopoint.cluster") for name in _imports(path))
+    }
+    assert users == {"inference/command.py"}
 
 
 def _is_module(rest):

@@ -31,6 +31,8 @@ COMMANDS = {
     "Training": {"train": "tomopoint.training.command:train", "validate": "tomopoint.validation.command:validate"},
     "Deployment": {
         "export": "tomopoint.export.command:export",
+        "adapt": "tomopoint.export.command:adapt",
+        "plan": "tomopoint.export.command:plan",
         "engine": "tomopoint.export.command:engine",
         "models": "tomopoint.inference.command:models",
         "predict": "tomopoint.inference.command:predict",

@@ -18,6 +18,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
         *("onnx", "onnxscript", "onnx_ir", "matplotlib", "yaml", "gemmi"),
     ),
     "lab": ("starfile", "dynamotable", "imodmodel"),
+    "cluster": ("dask", "distributed", "dask_jobqueue", "bokeh"),
     "kit": ("jupytext", "nbformat", "nbclient", "ipykernel", "build", "hatchling", "wheel", "uv"),
 }
 """Extra -> top-level modules that come with it. What every installation has is not listed, nor what no extra brings."""

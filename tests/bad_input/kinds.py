@@ -29,7 +29,7 @@ from tomopoint.data.tables import COORDINATES, PICK_COLUMNS, read_pick_table
 from tomopoint.data.tomograms import COMPETITION_SCALE_A, describe_tomogram, read_tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
 from tomopoint.evaluation.history import parity_section, read_validation, timings_section
-from tomopoint.export.cost import GraphCost, read_cost
+from tomopoint.inference.cost import GraphCost, read_cost
 from tomopoint.inference.engines.engine_record import EngineRecord
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.parity import Outputs

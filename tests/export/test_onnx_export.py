@@ -15,10 +15,11 @@ from tomopoint.data.tomograms import write_tomogram
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.export import onnx_export
 from tomopoint.export.command import export
-from tomopoint.export.cost import project, read_cost
+from tomopoint.export.cost import project
 from tomopoint.export.graph_cost import count_graph
 from tomopoint.export.onnx_export import ExportOptions, export_merged, reference_windows
 from tomopoint.files import sha256_of
+from tomopoint.inference.cost import read_cost
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.parity import FP32_SMALL, Tolerance
 from tomopoint.inference.reference import Reference

@@ -13,12 +13,13 @@ from tomopoint.errors import EngineError
 from tomopoint.files import sha256_of
 from tomopoint.inference import cpu_engine
 from tomopoint.inference.command import predict
+from tomopoint.inference.cost import GraphCost
 from tomopoint.inference.cpu_engine import KEPT_IN_FP32, choose_cpu_engine, try_precisions, verdict
 from tomopoint.inference.engines import load
 from tomopoint.inference.engines.engine_record import RECORD_NAME, EngineRecord
-from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.engines.graph_metadata import COST_KEY, read_pipeline
 from tomopoint.inference.engines.load import load_engine
-from tomopoint.inference.engines.openvino import OpenVinoOptions
+from tomopoint.inference.engines.openvino import OpenVinoOptions, options_in
 from tomopoint.inference.parity import FP16, FP32_SMALL, Outputs
 from tomopoint.inference.reference import REFERENCE_NAME, Reference
 
@@ -43,9 +44,11 @@ class StandIn:
     errors: dict[tuple[str, int, int], tuple[float, float] | str]
     asked: list[OpenVinoOptions]
     windows: list[np.ndarray]
+    clock = 0.0
+    call_s: dict[int, float]
 
     def __init__(self, path, options):
-        self.batch = 1
+        self.batch = options.streams
         self._options = options
         type(self).asked.append(options)
         error = type(self).errors.get((options.precision, options.first, options.last), (0.0, 0.0))
@@ -56,6 +59,7 @@ class StandIn:
     def infer(self, windows):
         type(self).windows.append(windows)
         cells = tuple(size // 2 for size in windows.shape[2:])
+        type(self).clock += type(self).call_s[self._options.streams]
         scores = np.random.default_rng(0).uniform(0, 0.5, (1, 6, *cells)).astype(np.float32)
         scores[:, :, 3, 3, 3] = 0.9
         offsets = np.zeros((1, 3, *cells), np.float32)
@@ -70,7 +74,8 @@ class StandIn:
 @pytest.fixture
 def stand_in(monkeypatch):
     """Let a stand-in compute, on a CPU that has bfloat16; return its class."""
-    StandIn.errors, StandIn.asked, StandIn.windows = {}, [], []
+    StandIn.errors, StandIn.asked, StandIn.windows, StandIn.call_s = {}, [], [], {1: 1.0, 2: 2.0}
+    monkeypatch.setattr(cpu_engine.time, "perf_counter", lambda: StandIn.clock)
     monkeypatch.setattr(cpu_engine, "OpenVinoEngine", StandIn)
     monkeypatch.setattr(cpu_engine, "precisions_here", lambda: ("bf16",))
     monkeypatch.setattr(cpu_engine, "installed_version", lambda: "2026.4.1")
@@ -107,6 +112,60 @@ def test_where_none_passes_it_is_float32_and_says_why(half_model, stand_in, fail
     assert (record.precision, record.options["kept_in_fp32"], record.parity) == ("fp32", [0, 0], None)
     assert len(record.passed_over) == len(KEPT_IN_FP32)
     assert verdict(record).startswith("fp32: bf16 (first 1")
+
+
+@pytest.fixture
+def counted_model(half_model):
+    """Return the graph with what it costs in its metadata: a gigabyte of activations."""
+    model = onnx.load(half_model)
+    window = read_pipeline(half_model).tiling.window_zyx
+    entry = model.metadata_props.add()
+    entry.key, entry.value = COST_KEY, GraphCost(window, 1, "fp16", 1e9, 1e9, 1e9, 1e9, 1e6).to_json()
+    onnx.save(model, half_model)
+    return half_model
+
+
+@pytest.mark.parametrize(
+    ("two_s", "threads", "free_gb", "streams"),
+    [
+        (1.8, 2, 4.5, 2),  # 0.9 s a window instead of 1
+        (1.92, 2, 4.5, 1),  # 0.96 s: within what clocks err
+        (1.2, 1, 4.5, 1),  # one thread has nothing to share
+        (1.2, 2, 3.9, 1),  # two windows would take more than half of what is free
+    ],
+)
+def test_two_windows_at_once_where_that_is_faster_and_there_is_room(
+    counted_model, stand_in, monkeypatch, two_s, threads, free_gb, streams
+):
+    stand_in.call_s = {1: 1.0, 2: two_s}
+    monkeypatch.setattr(cpu_engine, "_free", lambda: free_gb * 1e9)
+    record = try_precisions(counted_model, asked=OpenVinoOptions(threads=threads))
+    assert (record.precision, record.options["streams"]) == ("bf16", streams)
+    assert record.seconds_per_tile == pytest.approx(two_s / 2 if streams == 2 else 1.0)
+    assert ("2 windows at once" in verdict(record)) == (streams == 2)
+    assert options_in(record.options, record.precision).streams == streams
+
+
+def test_float32_takes_twice_the_memory_of_a_graph_in_half_precision(counted_model, stand_in, monkeypatch):
+    stand_in.call_s = {1: 1.0, 2: 1.2}
+    stand_in.errors = {("bf16", *kept): (0.5, 0.0) for kept in KEPT_IN_FP32}
+    for free_gb, streams in ((7.9, 1), (8.1, 2)):
+        monkeypatch.setattr(cpu_engine, "_free", lambda free_gb=free_gb: free_gb * 1e9)
+        record = try_precisions(counted_model, asked=OpenVinoOptions(threads=2))
+        assert (record.precision, record.options["streams"]) == ("fp32", streams)
+
+
+def test_two_windows_at_once_that_fail_are_not_taken(counted_model, stand_in, monkeypatch):
+    monkeypatch.setattr(cpu_engine, "_free", lambda: 1e12)
+    stand_in.call_s = {1: 1.0, 2: 1.2}
+
+    def one_only(path, options):
+        if options.streams == 2:
+            raise EngineError("no memory for two")
+        return StandIn(path, options)
+
+    monkeypatch.setattr(cpu_engine, "OpenVinoEngine", one_only)
+    assert try_precisions(counted_model, asked=OpenVinoOptions(threads=2)).options["streams"] == 1
 
 
 def test_windows_are_the_same_every_time_and_never_the_users(half_model, stand_in):

@@ -187,3 +187,17 @@ def test_where_it_is_missing_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EngineError, match=r"cannot be imported .*pip install 'tomopoint\[openvino\]'"):
         openvino.load_openvino()
+
+
+@pytest.mark.parametrize("n_windows", [1, 2, 3, 4])
+def test_windows_that_are_computed_at_once_are_those_computed_one_after_the_other(batched_model, n_windows):
+    engines = [OpenVinoEngine(batched_model, OpenVinoOptions(threads=2, streams=n)) for n in (1, 2)]
+    assert [engine.batch for engine in engines] == [BATCH, 2 * BATCH]
+    windows = _windows(engines[0], n_windows, seed=n_windows)
+    parts = [engines[0].infer(windows[first : first + BATCH]) for first in range(0, n_windows, BATCH)]
+    expected = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    for got, array in zip(engines[1].infer(windows), expected, strict=True):
+        assert got.shape == array.shape
+        np.testing.assert_allclose(got, array, atol=SAME, rtol=0)
+    for engine in engines:
+        engine.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomopoint.errors import PipelineError, TomopointError
-from tomopoint.inference.tiles import MapMerger, TilePlan, axis_starts, axis_weight, choose_tiling
+from tomopoint.inference.tiles import MACHINES, MapMerger, TilePlan, axis_starts, axis_weight, choose_tiling
 from tomopoint.pipeline import Tiling
 
 SUM_TOLERANCE = 1e-5
@@ -22,12 +23,41 @@ def test_windows_fit_the_data_and_the_networks():
     large = choose_tiling([(184, 630, 630)], 32)
     assert (large.window_zyx, large.overlap_zyx) == (standard.window_zyx, standard.overlap_zyx)
     small = choose_tiling([(20, 50, 300), (24, 40, 120)], 8)
-    assert (small.window_zyx[:2], small.overlap_zyx[:2]) == ((24, 56), (12, 28))
-    assert small.window_zyx[2] == min(standard.window_zyx[2], 304)
+    assert (small.window_zyx, small.overlap_zyx) == ((24, 56, 304), (12, 28, 64))
     with pytest.raises(TomopointError, match="multiples of 16 along every axis; use --window 32,32,32"):
         choose_tiling([(20, 50, 300)], 16, window_zyx=(24, 32, 32))
     with pytest.raises(PipelineError, match="smaller than"):
         choose_tiling([(20, 50, 300)], 8, overlap_zyx=(24, 8, 8))
+
+
+def test_windows_of_machines_and_of_shapes_between_them():
+    # By hand: two windows of 347 cover 630 voxels with an overlap of 64, three of 253.
+    assert choose_tiling([(184, 630, 630)], 16, largest=MACHINES["t4"]).window_zyx == (192, 256, 256)
+    assert choose_tiling([(184, 630, 630)], 16, largest=MACHINES["cpu"]).window_zyx == (192, 352, 352)
+    # 184 is a multiple of 8; 200 voxels of depth are read at once and not in two, mostly overlapping, windows.
+    assert choose_tiling([(184, 630, 630)], 8).window_zyx == (184, 256, 256)
+    assert choose_tiling([(200, 500, 500)], 8).window_zyx == (200, 216, 288)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    shape=st.tuples(st.integers(8, 300), st.integers(8, 900), st.integers(8, 900)),
+    divisor=st.sampled_from([4, 8, 16, 32]),
+    machine=st.sampled_from(sorted(MACHINES)),
+    stride=st.sampled_from([1, 2, 4]),
+)
+def test_the_chosen_window_is_allowed_and_computes_no_more_than_the_largest(shape, divisor, machine, stride):
+    largest = MACHINES[machine]
+    tiling = choose_tiling([shape], divisor, largest=largest)
+    assert all(size % divisor == 0 for size in tiling.window_zyx)
+    most = prod(-(-size // divisor) * divisor for size in largest.window_zyx)
+    assert prod(tiling.window_zyx) <= most
+    computed = len(TilePlan.for_volume(shape, tiling, stride).starts_zyx) * prod(tiling.window_zyx)
+    # The window of the machine itself, cut down to the volume, as a peer.
+    cut = tuple(min(-(-n // divisor) * divisor, w) for n, w in zip(shape, largest.window_zyx, strict=True))
+    overlap = tuple(min(o, w // 4 * 2) for o, w in zip(largest.overlap_zyx, cut, strict=True))
+    peer = len(TilePlan.for_volume(shape, replace(largest, window_zyx=cut, overlap_zyx=overlap), stride).starts_zyx)
+    assert computed <= peer * prod(cut)
 
 
 @settings(max_examples=300, deadline=None)

@@ -21,11 +21,10 @@ from tomopoint.export.cost import (
     ONNX_RUNTIME_BYTES_PER_S,
     ONNX_RUNTIME_FLOP_PER_S,
     TENSORRT_FLOP_PER_S,
-    GraphCost,
     measured_hours,
-    n_windows,
 )
 from tomopoint.files import sha256_of
+from tomopoint.inference.cost import GraphCost, n_windows
 from tomopoint.inference.engines.graph_metadata import COST_KEY
 from tomopoint.inference.reference import REFERENCE_NAME, Reference
 from tomopoint.kaggle.cli import KaggleCli, Waiting, is_failure, state_in

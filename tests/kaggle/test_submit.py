@@ -11,7 +11,8 @@ import pytest
 from tomopoint.data import tomograms
 from tomopoint.data.project import Project
 from tomopoint.errors import DataError
-from tomopoint.export.cost import GraphCost, measured_hours, project, read_cost
+from tomopoint.export.cost import measured_hours, project
+from tomopoint.inference.cost import GraphCost, read_cost
 from tomopoint.inference.engines.engine_record import EngineRecord
 from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import COST_KEY, read_pipeline

@@ -18,7 +18,13 @@ from tomopoint.extras import MODULES, how_to_install, missing_extra
 CHECKOUT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 NAMES = [name for commands in COMMANDS.values() for name in commands]
-BROUGHT_BY = {"nbformat": "nbclient", "numcodecs": "zarr", "onnx-ir": "onnxscript", "llvmlite": "numba"}
+BROUGHT_BY = {
+    "nbformat": "nbclient",
+    "numcodecs": "zarr",
+    "onnx-ir": "onnxscript",
+    "llvmlite": "numba",
+    "dask": "distributed",
+}
 """Imported, and a dependency of what is asked for."""
 MODULES_OF = {"pyyaml": "yaml", "onnxruntime-gpu": "onnxruntime", "tensorrt-rtx-cu12": "tensorrt_rtx"}
 """Distributions whose module has another name; most are not installed where the tests run."""

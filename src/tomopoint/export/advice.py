@@ -12,13 +12,10 @@ from tomopoint.export.cost import (
     ONNX_RUNTIME,
     TENSORRT,
     TITLES,
-    GraphCost,
     Projection,
-    measured_hours,
-    n_windows,
     project,
-    size_text,
 )
+from tomopoint.inference.cost import GraphCost, n_windows, size_text
 from tomopoint.pipeline import Pipeline, Tiling
 
 LARGE_WINDOW_ZYX = (192, 256, 256)
@@ -59,9 +56,11 @@ def advice(
         return {p.runtime: factor * p.hours for p in project(changed, other) if p.runtime in shown}
 
     def fitting(changed: GraphCost, other: Pipeline) -> str:
-        host, whole = factor * measured_hours(0.0, other), hours(changed, other)
-        most = {name: int(n_networks * (limit_hours - host) / (whole[name] - host)) for name in shown}
-        return ", ".join(f"{max(0, min(n_networks, count))} with {TITLES[name]}" for name, count in most.items())
+        def enough(n: int, name: str) -> bool:
+            return hours(_scaled(changed, n / n_networks), other)[name] <= limit_hours
+
+        most = {name: next((n for n in range(n_networks, 0, -1) if enough(n, name)), 0) for name in shown}
+        return ", ".join(f"{count} with {TITLES[name]}" for name, count in most.items())
 
     # Changes of the graph, each with what it is and how it is made.
     changes: list[tuple[str, Change, str]] = []

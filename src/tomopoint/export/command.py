@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from tomopoint.command import CommandResult
+from tomopoint.command import CommandResult, parse_zyx
 from tomopoint.errors import EngineError
 from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
 from tomopoint.inference.engines.graph_metadata import GRAPH_NAME
@@ -50,8 +50,9 @@ def export(
         Store whose middle serves for the comparison with PyTorch; synthetic noise with dips unless given.
     """
     from tomopoint.export.advice import time_warning
-    from tomopoint.export.cost import COMPETITION, format_projections, n_windows, project
+    from tomopoint.export.cost import COMPETITION, format_projections, project
     from tomopoint.export.onnx_export import ExportOptions, export_ensemble
+    from tomopoint.inference.cost import n_windows
     from tomopoint.inference.parity import format_table
 
     report = export_ensemble(folders, out, ExportOptions(batch=batch, precision=precision, tomogram_path=tomogram))
@@ -77,6 +78,139 @@ def export(
         "hours": {p.runtime: round(p.hours, 2) for p in project(report.cost, report.pipeline)},
     }
     return CommandResult(text, figures)
+
+
+def adapt(
+    model: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(alias="-o")],
+    shape: str | None = None,
+    machine: Literal["t4", "cpu"] = "t4",
+    window: str | None = None,
+    thresholds: str = "",
+) -> CommandResult:
+    """Write a graph again with another window, or other thresholds, from the networks in it.
+
+    For tomograms of another shape, for a CPU, or with the thresholds of tomopoint tune. Nothing
+    is trained; the new graph is compared with PyTorch, as by tomopoint export.
+
+    Parameters
+    ----------
+    model
+        Graph that `tomopoint export` wrote; or a model's name, see tomopoint models.
+    out
+        File to write; reference.npz is written beside it.
+    shape
+        Voxels of the tomograms, as z,y,x: the window that covers them with the fewest voxels computed is taken.
+    machine
+        What computes it, with --shape: t4, up to 192x256x256 voxels at once; cpu, up to 192x352x352.
+    window
+        Network input in voxels, as z,y,x, instead.
+    thresholds
+        E.g. ribosome=0.3,thyroglobulin=0.2, or thresholds.json of tomopoint tune; the others stay. Scores are a little
+        others in another window, so thresholds are best chosen for it.
+    """
+    from dataclasses import replace
+
+    from tomopoint.data.selection import parse_thresholds
+    from tomopoint.export.onnx_export import ExportOptions, export_merged
+    from tomopoint.export.rebuilt import how_exported, rebuilt_networks
+    from tomopoint.files import check_output
+    from tomopoint.inference.cost import tomogram_cost
+    from tomopoint.inference.parity import format_table
+    from tomopoint.inference.reference import REFERENCE_NAME
+    from tomopoint.inference.tiles import MACHINES, choose_tiling
+    from tomopoint.models.box import find_model
+
+    if not (shape or window or thresholds):
+        raise EngineError("nothing is to be changed; give --shape or --window, --thresholds, or both")
+    model = find_model(model)
+    for path in (out, out.with_name(REFERENCE_NAME)):
+        check_output(path, [model, *([Path(thresholds)] if thresholds and "=" not in thresholds else [])])
+    rebuilt = rebuilt_networks(model)
+    pipeline = rebuilt.pipeline.with_thresholds(parse_thresholds(thresholds))
+    if shape or window:
+        shapes = [parse_zyx("shape", shape)] if shape else [pipeline.tiling.window_zyx]
+        divisor = max(network.divisor for network in rebuilt.networks)
+        window_zyx = None if window is None else parse_zyx("window", window)
+        tiling = choose_tiling(shapes, divisor, window_zyx, largest=MACHINES[machine])
+        pipeline = replace(pipeline, tiling=replace(tiling, edge_weight=pipeline.tiling.edge_weight))
+    report = export_merged(replace(rebuilt, pipeline=pipeline), out, ExportOptions(**how_exported(model)))
+    lines = [f"{report.path}: {report.n_bytes / 1e6:.1f} MB", format_table(report.rows)]
+    if shape:
+        lines.append(tomogram_cost(pipeline, report.cost, parse_zyx("shape", shape)).text())
+    if (shape or window) and not thresholds:
+        lines.append(
+            "its thresholds were chosen in another window: predict runs of which the truth is known, "
+            "`tomopoint tune`, and give thresholds.json to this command"
+        )
+    figures = {
+        "model": str(report.path),
+        "onnx_sha256": report.onnx_sha256,
+        "window_zyx": list(pipeline.tiling.window_zyx),
+        "thresholds": pipeline.thresholds,
+        "parity": [row.to_dict() for row in report.rows],
+    }
+    return CommandResult("\n".join(lines), figures)
+
+
+def plan(model: Path, /, *, shape: str = "184,630,630", tomograms: int = 500, gpus: int = 2) -> CommandResult:
+    """Say what a graph costs on tomograms of some shape, before anything is computed.
+
+    Windows, voxels computed per voxel of the tomogram, arithmetic, memory; the hours that many tomograms are estimated
+    to take on T4s, and on this machine's CPU where the graph was tried there.
+
+    Parameters
+    ----------
+    model
+        Graph that `tomopoint export` wrote; or a model's name, see tomopoint models.
+    shape
+        Voxels of a tomogram, as z,y,x.
+    tomograms
+        How many.
+    gpus
+        T4s that share them.
+    """
+    from tomopoint.export.cost import TITLES, Workload, project
+    from tomopoint.inference.cost import read_cost, tomogram_cost
+    from tomopoint.inference.cpu_engine import decided_before
+    from tomopoint.inference.engines.graph_metadata import read_pipeline
+    from tomopoint.models.box import find_model
+
+    if min(tomograms, gpus) < 1:
+        raise EngineError(f"--tomograms and --gpus must be at least 1, got {tomograms} and {gpus}")
+    shape_zyx = parse_zyx("shape", shape)
+    if not all(shape_zyx):
+        raise EngineError(f"--shape {shape}: a tomogram has at least one voxel along every axis")
+    model = find_model(model)
+    pipeline, cost = read_pipeline(model), read_cost(model)
+    one = tomogram_cost(pipeline, cost, shape_zyx)
+    lines = [f"{model.name}: {one.text()}"]
+    hours: dict[str, float] = {}
+    if cost is not None:
+        projections = project(cost, pipeline, Workload(tomograms, shape_zyx, gpus))
+        hours = {projection.runtime: projection.hours for projection in projections}
+        listed = ", ".join(f"{TITLES[p.runtime]} {p.hours:.3g} h (at {p.basis})" for p in projections)
+        lines.append(f"{tomograms} such tomograms on {gpus} T4{'s' * (gpus > 1)}, estimated: {listed}")
+    if (record := decided_before(model)) is not None and record.seconds_per_tile is not None:
+        hours["cpu"] = tomograms * one.n_windows * record.seconds_per_tile / 3600
+        lines.append(
+            f"on this CPU, by the {record.seconds_per_tile:.3g} s per window that it took when it was tried here: "
+            f"{one.n_windows * record.seconds_per_tile:.3g} s a tomogram, {hours['cpu']:.3g} h"
+        )
+    figures = {
+        "model": str(model),
+        "shape_zyx": list(shape_zyx),
+        "window_zyx": list(one.window_zyx),
+        "windows": one.n_windows,
+        "voxels_per_voxel": round(one.voxels_per_voxel, 4),
+        "flop": one.flop,
+        "activation_bytes": one.activation_bytes,
+        "host_bytes": one.host_bytes,
+        "hours": {name: round(value, 3) for name, value in hours.items()},
+    }
+    return CommandResult("\n".join(lines), figures)
 
 
 def engine(

@@ -1,7 +1,7 @@
-"""What a graph costs, and how many hours that makes: known before anything is uploaded.
+"""How many hours a graph takes for the competition: known before anything is uploaded.
 
-The figures of a graph are counted when it is written (:mod:`tomopoint.export.graph_cost`) and travel in its metadata;
-here they are read and projected. Neither onnx nor torch: staging, pushing and the kernels use it.
+What a graph costs (:mod:`tomopoint.inference.cost`) is projected here. Neither onnx nor torch: staging, pushing and the
+kernels use it.
 
 **No rate in this module was measured by this project on a T4.** Each constant says where it is from. The build notebook
 replaces the projection by its own measurement (:func:`measured_hours`).
@@ -9,16 +9,12 @@ replaces the projection by its own measurement (:func:`measured_hours`).
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil, prod
-from pathlib import Path
 
-from tomopoint.errors import EngineError
-from tomopoint.inference.engines.graph_metadata import COST_KEY, read_metadata
-from tomopoint.inference.tiles import Size, TilePlan
+from tomopoint.inference.cost import GraphCost, n_windows, size_text, tomogram_cost
+from tomopoint.inference.tiles import Size
 from tomopoint.pipeline import Pipeline
-from tomopoint.strict_json import Malformed, build, parse, reading
 
 HOURS_TO_WARN = 10.0
 """Projected hours above which staging warns and pushing refuses. The limit is 12; rates are estimates."""
@@ -40,87 +36,13 @@ ONNX_RUNTIME_FLOP_PER_S = {"fp16": 10e12, "fp32": 3.3e12}
 ONNX_RUNTIME_BYTES_PER_S = 250e9
 """A guess: what is left in practice of a T4's 320 GB/s. Nothing is fused, so every node reads and writes memory."""
 
-MERGE_S_PER_VOXEL = 4.1 / (81 * 192 * 128 * 128)
-"""Cutting and merging: 4.1 s for 81 windows of 192x128x128, measured on one core of a workstation, not on Kaggle."""
+MERGE_S_PER_VOXEL = 0.85 / (72 * 192 * 128 * 128)
+"""Cutting and merging: 72 windows of 192x128x128 more or less are 0.85 s of one core of a workstation
+(docs/benchmarks.md), not of Kaggle."""
 
-HOST_S_PER_VOXEL = (0.5 + 1.7 + 1.6) / (184 * 630 * 630)
-"""Per voxel of the tomogram, however it is tiled: 0.5 s of normalising and 1.7 s of decoding, measured as above, and
-1.6 s of reading and starting, a guess. With the merging of 81 windows 0.55 h for 250 tomograms."""
-
-
-@dataclass(frozen=True)
-class GraphCost:
-    """What one window costs, counted from the graph.
-
-    Attributes
-    ----------
-    window_zyx
-        Input size, voxels.
-    n_networks
-        How often a network runs per window: networks times views.
-    precision
-        ``"fp32"`` or ``"fp16"``.
-    flop
-        Arithmetic; a multiply-add counts two.
-    unfused_bytes
-        Inputs read and outputs written of every node: the traffic where nothing is fused, as in ONNX Runtime's CUDA
-        provider.
-    convolution_bytes
-        The same of convolutions, transposed ones too, alone: the traffic where all else is fused into them.
-    peak_activation_bytes
-        Largest sum of tensors alive at once in one call, nodes in the graph's order, no tensor overwritten in place;
-        a call takes as many windows as the graph's batch.
-    weight_bytes
-        All weights.
-    """
-
-    window_zyx: Size
-    n_networks: int
-    precision: str
-    flop: float
-    unfused_bytes: float
-    convolution_bytes: float
-    peak_activation_bytes: float
-    weight_bytes: float
-
-    def to_json(self) -> str:
-        """Return the JSON text, keys sorted."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> GraphCost:
-        """Read the text written by :meth:`to_json`; `source` names it in errors.
-
-        Raises
-        ------
-        EngineError
-            Damaged: not JSON, a field missing, unknown or out of range.
-        """
-        with reading(source, EngineError, "holds no cost of a graph", "write the graph with `tomopoint export`"):
-            cost = build(cls, parse(text))
-            figures = (cost.flop, cost.unfused_bytes, cost.convolution_bytes, cost.peak_activation_bytes)
-            if min(*cost.window_zyx, cost.n_networks) < 1 or min(*figures, cost.weight_bytes) < 0:
-                raise Malformed("a figure is out of range")
-            if cost.precision not in TENSORRT_FLOP_PER_S:
-                raise Malformed(f"unknown precision {cost.precision!r}")
-        return cost
-
-
-def read_cost(model_path: Path) -> GraphCost | None:
-    """Read the cost in a graph's metadata.
-
-    Returns
-    -------
-    GraphCost or None
-        None: the graph is of an earlier version, which did not count.
-
-    Raises
-    ------
-    EngineError
-        No such file, not an ONNX file, or a damaged entry.
-    """
-    text = read_metadata(model_path).get(COST_KEY)
-    return None if text is None else GraphCost.from_json(text, f"the metadata of {model_path}")
+HOST_S_PER_VOXEL = (1.0 + 1.6) / (184 * 630 * 630)
+"""Per voxel of the tomogram, however it is tiled: 1.0 s of normalising and decoding, measured as above, and 1.6 s of
+reading, a guess."""
 
 
 @dataclass(frozen=True)
@@ -175,17 +97,16 @@ class Projection:
         return cls(ONNX_RUNTIME if runtime == ONNX_RUNTIME else TENSORRT, hours)
 
 
-def n_windows(pipeline: Pipeline, shape_zyx: Size) -> int:
-    """Return how many windows a tomogram of that shape is read in."""
-    return len(TilePlan.for_volume(shape_zyx, pipeline.tiling, pipeline.stride).starts_zyx)
-
-
 def measured_hours(seconds_per_window: float, pipeline: Pipeline, workload: Workload = COMPETITION) -> float:
-    """Return the hours that a measured time per window makes, with the host's share, which is in series with it."""
+    """Return the hours that a measured time per window makes.
+
+    The host reads, merges and decodes beside the engine (:mod:`tomopoint.inference.stream`): a tomogram takes as long
+    as the slower of the two, and what the host does to the first before and to the last after comes on top.
+    """
     windows = n_windows(pipeline, workload.shape_zyx)
     merge_s = windows * prod(pipeline.tiling.window_zyx) * MERGE_S_PER_VOXEL
-    host_s = prod(workload.shape_zyx) * HOST_S_PER_VOXEL
-    return workload.tomograms_per_gpu * (windows * seconds_per_window + merge_s + host_s) / 3600
+    host_s = merge_s + prod(workload.shape_zyx) * HOST_S_PER_VOXEL
+    return (workload.tomograms_per_gpu * max(windows * seconds_per_window, host_s) + host_s) / 3600
 
 
 def project(cost: GraphCost, pipeline: Pipeline, workload: Workload = COMPETITION) -> tuple[Projection, ...]:
@@ -209,13 +130,7 @@ def format_projections(cost: GraphCost, pipeline: Pipeline) -> str:
     hours = "; ".join(f"{TITLES[p.runtime]} {p.hours:.1f} h (at {p.basis})" for p in project(cost, pipeline))
     task = f"{COMPETITION.n_tomograms} tomograms of {size_text(COMPETITION.shape_zyx)} on {COMPETITION.n_gpus} T4s"
     return (
-        f"cost: {cost.flop / 1e12:.2f} TFLOP and {cost.unfused_bytes / 1e9:.1f} GB of traffic per window of "
-        f"{size_text(cost.window_zyx)}, {n_windows(pipeline, COMPETITION.shape_zyx)} windows per tomogram, "
-        f"{cost.peak_activation_bytes / 1e9:.2f} GB of activations at once\n"
+        f"cost: {cost.flop / 1e12:.2f} TFLOP and {cost.unfused_bytes / 1e9:.1f} GB of traffic per window; "
+        f"{tomogram_cost(pipeline, cost, COMPETITION.shape_zyx).text()}\n"
         f"time: {task}, estimated: {hours}"
     )
-
-
-def size_text(size: Size) -> str:
-    """Return a size as ``192x128x128``."""
-    return "x".join(map(str, size))

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from tomopoint.errors import EngineError
-from tomopoint.export.cost import GraphCost
+from tomopoint.inference.cost import GraphCost
 from tomopoint.pipeline import Pipeline
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -57,7 +57,7 @@ percent, so these need not be exact."""
 
 @dataclass(frozen=True)
 class Count:
-    """Figures of one call of a graph; see :class:`~tomopoint.export.cost.GraphCost` for what they mean."""
+    """Figures of one call of a graph; see :class:`~tomopoint.inference.cost.GraphCost` for what they mean."""
 
     flop: float
     convolution_flop: float

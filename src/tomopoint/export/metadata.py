@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from tomopoint import __version__
-from tomopoint.export.cost import GraphCost
+from tomopoint.inference.cost import GraphCost
 from tomopoint.inference.engines.graph_metadata import COST_KEY, EXPORT_KEY, NETWORKS_KEY, PARITY_KEY, PIPELINE_KEY
 from tomopoint.inference.parity import ParityRow
 from tomopoint.pipeline import Pipeline

@@ -16,12 +16,12 @@ import torch
 from tomopoint.data.normalisation import normalise
 from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import EngineError, TomopointError
-from tomopoint.export.cost import GraphCost
 from tomopoint.export.graph import OPSET, Graph
 from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.graph_form import graph_form
 from tomopoint.export.metadata import graph_metadata
 from tomopoint.files import check_output, put_in_place, sha256_of
+from tomopoint.inference.cost import GraphCost
 from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.inference.parity import (
     CPU_PROVIDER,

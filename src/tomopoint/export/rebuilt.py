@@ -7,13 +7,12 @@ computes with these weights; how they differ from those that were trained, by ro
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tomopoint.errors import EngineError
 from tomopoint.extras import how_to_install
@@ -22,9 +21,11 @@ from tomopoint.inference.engines.graph_metadata import EXPORT_KEY, NETWORKS_KEY,
 from tomopoint.inference.parity import CPU_PROVIDER, Outputs, compare, format_table, tolerance_for
 from tomopoint.inference.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.models.box import is_in_box
+from tomopoint.strict_json import parse, reading
 
 if TYPE_CHECKING:
     from tomopoint.networks.ensemble import Ensemble
+    from tomopoint.validation.validated import ValidatedEnsemble
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,10 @@ def reference_of(model_path: Path) -> Iterator[Path]:
         yield path
 
 
-def rebuild_ensemble(model_path: Path) -> Ensemble:
-    """Return the networks of a graph, with its weights, as the module that it computes; needs PyTorch.
+def rebuilt_networks(model_path: Path) -> ValidatedEnsemble:
+    """Return the networks of a graph, with its weights, and its Pipeline: what it can be exported from again.
+
+    Needs PyTorch.
 
     Raises
     ------
@@ -58,8 +61,8 @@ def rebuild_ensemble(model_path: Path) -> Ensemble:
         As :func:`rebuild_reference`.
     """
     from tomopoint.networks.build import build_network
-    from tomopoint.networks.ensemble import Ensemble
     from tomopoint.networks.graph_weights import GraphNetworks, GraphWeights
+    from tomopoint.validation.validated import ValidatedEnsemble
 
     metadata = read_metadata(model_path)
     pipeline = pipeline_in(metadata, model_path)
@@ -76,8 +79,24 @@ def rebuild_ensemble(model_path: Path) -> Ensemble:
         network = build_network(config, len(pipeline.particles), pipeline.stride)
         network.load_state_dict(dict(stored.read(index).weights))
         networks.append(network)
-    shares = [member.weight for member in pipeline.members]
-    return Ensemble(networks, shares, pipeline.views, pipeline.offset_average).eval()
+    return ValidatedEnsemble(tuple(networks), pipeline, stored.networks.architectures)
+
+
+def how_exported(model_path: Path) -> dict[str, Any]:
+    """Return precision and batch of a graph, as `tomopoint export` was asked for them."""
+    metadata = read_metadata(model_path)
+    with reading(model_path, EngineError, "does not say how it was exported", "export it again"):
+        how = parse(metadata.get(EXPORT_KEY, ""))
+        return {name: how[name] for name in ("precision", "batch")}
+
+
+def rebuild_ensemble(model_path: Path) -> Ensemble:
+    """Return the networks of a graph as the module that it computes; see :func:`rebuilt_networks`."""
+    from tomopoint.networks.ensemble import Ensemble
+
+    rebuilt = rebuilt_networks(model_path)
+    shares = [member.weight for member in rebuilt.pipeline.members]
+    return Ensemble(rebuilt.networks, shares, rebuilt.pipeline.views, rebuilt.pipeline.offset_average).eval()
 
 
 def rebuild_reference(model_path: Path) -> Reference:
@@ -99,10 +118,8 @@ def rebuild_reference(model_path: Path) -> Reference:
     from tomopoint.inference.engines.onnx import OnnxEngine
 
     ensemble = rebuild_ensemble(model_path)
-    metadata = read_metadata(model_path)
-    pipeline = pipeline_in(metadata, model_path)
-    how_made = json.loads(metadata[EXPORT_KEY])
-    precision, batch = how_made["precision"], how_made["batch"]
+    pipeline, how = pipeline_in(read_metadata(model_path), model_path), how_exported(model_path)
+    precision, batch = how["precision"], how["batch"]
     windows = synthetic_windows(pipeline, pipeline.tiling.window_zyx, batch)
     with torch.inference_mode():
         scores, offsets = ensemble(torch.from_numpy(windows))

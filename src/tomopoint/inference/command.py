@@ -65,6 +65,7 @@ def predict(
     voxel_spacing: float | None = None,
     resample: Literal["auto", "never"] | None = None,
     invert: Literal["auto", "yes", "no"] | None = None,
+    cluster: str | None = None,
 ) -> CommandResult:
     """Pick particles in many tomograms; write submission.csv.
 
@@ -105,6 +106,9 @@ def predict(
     invert
         Graphs know dark protein. auto: where protein is light, values change their sign; yes or no: whatever they tell.
         Default auto, and no for projects.
+    cluster
+        Predict on many processes or machines by Dask: local:N, the address or file of a scheduler, or slurm:N, pbs:N,
+        lsf:N, sge:N jobs, also as MIN-MAX. They share the disk that holds --data, --model and --out.
     """
     from tomopoint.data.reading import Reading
     from tomopoint.data.sources.find import find_tomograms
@@ -117,7 +121,8 @@ def predict(
     from tomopoint.models.box import NEVER_SEEN_A_REAL_ONE, find_model, is_in_box
 
     model = find_model(model)
-    require_module("onnxruntime")  # no engine loads without; better said now than by workers that die of it
+    if cluster is None:
+        require_module("onnxruntime")  # no engine loads without; better said now than by workers that die of it
     if is_in_box(model):
         logger.warning("%s: %s", model.name, NEVER_SEEN_A_REAL_ONE)
     if tomo_type is not None and not is_plain_name(tomo_type):
@@ -137,7 +142,12 @@ def predict(
         reading = Reading(pipeline.voxel_A, VOXEL_TOLERANCE, pipeline.tomo_type, resample, invert)
         found = found.read_as(reading)
     options = PredictOptions(workers, provider, found.tomo_type, limit_hours, engine)
-    summary = predict_runs(found.named(runs), model, out, options)
+    if cluster is None:
+        summary = predict_runs(found.named(runs), model, out, options)
+    else:
+        from tomopoint.cluster.hiring import predict_on_cluster
+
+        summary = predict_on_cluster(found.named(runs), model, out, options, cluster)
     return CommandResult(summary.text(), summary.figures(), summary.ok)
 
 

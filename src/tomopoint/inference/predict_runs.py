@@ -8,20 +8,21 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tomopoint import __version__
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.errors import EngineError, TomopointError
 from tomopoint.files import sha256_of
 from tomopoint.inference.budget import Budget
+from tomopoint.inference.cost import read_cost, tomogram_cost
 from tomopoint.inference.cpu_engine import TRIAL_SECONDS, choose_cpu_engine, is_of_openvino
 from tomopoint.inference.engines.engine_record import RECORD_NAME, EngineRecord
-from tomopoint.inference.engines.gpus import find_gpus
+from tomopoint.inference.engines.gpus import Gpu, find_gpus
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.engines.load import ON_THE_CPU, PROVIDERS
 from tomopoint.inference.folder import PredictionFolder
@@ -93,8 +94,44 @@ class WorkersLost(EngineError):
         self.summary = summary
 
 
+class Crew(Protocol):
+    """Who predicts: worker processes of this machine, or of a cluster.
+
+    Attributes
+    ----------
+    notes
+        Of each run that is done: what is to be known of it, such as missing chunks.
+    failed
+        Run -> why it cannot be done.
+    why_broken
+        Set where runs are left and nobody can predict them; another engine may do better.
+    """
+
+    notes: dict[str, tuple[str, ...]]
+    failed: dict[str, str]
+    why_broken: str | None
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """One sentence per worker that was given up."""
+        ...
+
+    @property
+    def n_productive(self) -> int:
+        """Workers that finished a run."""
+        ...
+
+    def settle(self) -> Iterator[None]:
+        """Work until every run is settled or there is no time or nobody left; yield per settled run."""
+        ...
+
+
+Hire = Callable[[Sequence[ReadableRun], Job, PredictionFolder, Budget], Crew]
+"""Makes a crew for runs, from what every worker is told, the folder with the log, and the time that there is."""
+
+
 def predict_runs(
-    runs: Sequence[ReadableRun], model_path: Path, out: Path, options: PredictOptions
+    runs: Sequence[ReadableRun], model_path: Path, out: Path, options: PredictOptions, hire: Hire | None = None
 ) -> PredictionSummary:
     """Predict runs with worker processes and write ``submission.csv`` and ``picks.csv``.
 
@@ -134,39 +171,29 @@ def predict_runs(
             **{"model": str(model_path), "graph_sha256": origin.graph_sha256, "limit_s": limit},
         )
 
-        # On a CPU: in which precision, decided once for all workers, and for all that is resumed here.
-        provider, record_path = options.provider, options.record_path
-        if not gpus and todo and provider in ("auto", "openvino"):
-            if record_path is None or (provider == "auto" and not is_of_openvino(record_path)):
-                with terminated_like_interrupted():  # which ends the trial's process, too
-                    seconds = min(limit or TRIAL_SECONDS, TRIAL_SECONDS)
-                    record = choose_cpu_engine(model_path, folder.path, provider == "openvino", seconds)
-                record_path = None if record is None else folder.path / RECORD_NAME
-            provider = "cpu" if record_path is None else "openvino"
+        # What the first of them costs; the others are mostly of its shape.
+        with suppress(TomopointError):  # reading will say why
+            if todo:
+                cost = tomogram_cost(pipeline, read_cost(model_path), todo[0].describe(origin.tomo_type).shape_zyx)
+                logger.info("%s: %s", todo[0].name, cost.text())
+                folder.log("plan", run=todo[0].name, **asdict(cost))
 
-        # Predict. Whatever ends this, what is done is joined below.
-        supervisor = Supervisor(
-            todo,
-            Job(
-                model_path=model_path,
-                provider=provider,
-                record_path=record_path,
-                threads=max(1, len(os.sched_getaffinity(0)) // n_workers),
-                parts_folder=folder.parts_path,
-                origin=origin,
-            ),
-            folder,
-            [gpu.index for gpu in gpus],
-            Budget(limit, n_workers, started=started),
-            Patience(window=expected_window_seconds(record_path)),
-            lambda run, share: less_overlap(run, origin.tomo_type, pipeline, share),
-            options.outage_pause,
+        # Who predicts.
+        job = Job(
+            model_path=model_path,
+            provider=options.provider,
+            record_path=options.record_path,
+            threads=0,
+            parts_folder=folder.parts_path,
+            origin=origin,
         )
+        budget = Budget(limit, n_workers, started=started)
+        crew = (hire or _machine(options, gpus, pipeline))(todo, job, folder, budget)
         ended_by: BaseException | None = None
         trouble: list[str] = []
         try:
             with terminated_like_interrupted():
-                for _ in track(supervisor.settle(), "predict", total=len(todo)):
+                for _ in track(crew.settle(), "predict", total=len(todo)):
                     pass
         except KeyboardInterrupt as error:
             ended_by = error
@@ -179,13 +206,13 @@ def predict_runs(
         # Join what is done, and say what became of every run.
         parts = {path.stem: path for path in sorted(folder.parts_path.glob("[!.]*.csv"))}
         n_picks, counts, damaged = join_parts(folder, parts.values(), origin, pipeline)
-        notes, readings = {**folder.notes(), **supervisor.notes}, folder.readings()
+        notes, readings = {**folder.notes(), **crew.notes}, folder.readings()
         outcomes = []
         for name in (run.name for run in runs):
             if part_path(folder.parts_path, name).exists():
                 outcomes.append(RunOutcome(name, "done", notes=notes.get(name, ()), read=readings.get(name, "")))
-            elif name in supervisor.failed:
-                outcomes.append(RunOutcome(name, "failed", supervisor.failed[name]))
+            elif name in crew.failed:
+                outcomes.append(RunOutcome(name, "failed", crew.failed[name]))
             else:
                 outcomes.append(RunOutcome(name, "not processed", "the time was up, or no worker was left"))
         seconds = time.monotonic() - started
@@ -196,16 +223,44 @@ def predict_runs(
             counts,
             folder,
             seconds,
-            supervisor.budget.mean_cost,
-            supervisor.policy.n_productive,
-            (*supervisor.policy.troubles, *damaged, *trouble),
+            budget.mean_cost,
+            crew.n_productive,
+            (*crew.troubles, *damaged, *trouble),
         )
     if ended_by is not None:
         logger.warning("stopped; %d of %d runs are done and joined in %s", summary.n_done, len(runs), out)
         raise ended_by
-    if supervisor.why_broken:
-        raise WorkersLost(f"{supervisor.why_broken}; {summary.n_done} of {len(runs)} runs are done, see {out}", summary)
+    if crew.why_broken:
+        raise WorkersLost(f"{crew.why_broken}; {summary.n_done} of {len(runs)} runs are done, see {out}", summary)
     return summary
+
+
+def _machine(options: PredictOptions, gpus: Sequence[Gpu], pipeline: Pipeline) -> Hire:
+    """Return what makes a crew of this machine's worker processes."""
+
+    def hire(runs: Sequence[ReadableRun], job: Job, folder: PredictionFolder, budget: Budget) -> Crew:
+        # On a CPU: in which precision, decided once for all workers, and for all that is resumed here.
+        provider, record_path = job.provider, job.record_path
+        if not gpus and runs and provider in ("auto", "openvino"):
+            if record_path is None or (provider == "auto" and not is_of_openvino(record_path)):
+                with terminated_like_interrupted():  # which ends the trial's process, too
+                    seconds = min(budget.limit or TRIAL_SECONDS, TRIAL_SECONDS)
+                    record = choose_cpu_engine(job.model_path, folder.path, provider == "openvino", seconds)
+                record_path = None if record is None else folder.path / RECORD_NAME
+            provider = "cpu" if record_path is None else "openvino"
+        threads = max(1, len(os.sched_getaffinity(0)) // budget.n_workers)
+        return Supervisor(
+            runs,
+            replace(job, provider=provider, record_path=record_path, threads=threads),
+            folder,
+            [gpu.index for gpu in gpus],
+            budget,
+            Patience(window=expected_window_seconds(record_path)),
+            lambda run, share: less_overlap(run, job.origin.tomo_type, pipeline, share),
+            options.outage_pause,
+        )
+
+    return hire
 
 
 class Terminated(KeyboardInterrupt):

@@ -97,6 +97,16 @@ class Supervisor:
         self._start_after = [0.0] * budget.n_workers
         self._said: set[str] = set()
 
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """One sentence per worker that was given up."""
+        return tuple(self.policy.troubles)
+
+    @property
+    def n_productive(self) -> int:
+        """Workers that finished a run."""
+        return self.policy.n_productive
+
     def settle(self) -> Iterator[None]:
         """Work until every run is settled, the time is up, or no worker is worth starting; yield per settled run."""
         n_settled = 0

@@ -38,22 +38,39 @@ def axis_starts(length: int, window: int, overlap: int, stride: int) -> tuple[in
     return (*(int(index * spacing // stride) * stride for index in range(gaps)), last)
 
 
-def choose_tiling(
-    shapes_zyx: Sequence[Size], divisor: int, window_zyx: Size | None = None, overlap_zyx: Size | None = None
-) -> Tiling:
-    """Return the tiling for some tomograms: what is given, else the standard window where they are that large.
+MACHINES = {
+    "t4": Tiling(),
+    "cpu": replace(Tiling(), window_zyx=(192, 352, 352)),
+}
+"""Voxels of the largest window, and the smallest overlap, by what computes it ("Which window" in docs/benchmarks.md).
 
-    Along an axis on which every tomogram is smaller than the standard window, the window is the extent rounded up to
-    what the networks take, so that small data are not mostly padding. Overlaps are at most half the window.
+Larger windows read less twice. The default window of a Pipeline is the largest for a T4, of those whose tensors stay
+below 2^31 bytes in float32; on a CPU there is no such limit, and more memory.
+"""
+
+
+def choose_tiling(
+    shapes_zyx: Sequence[Size],
+    divisor: int,
+    window_zyx: Size | None = None,
+    overlap_zyx: Size | None = None,
+    largest: Tiling = MACHINES["t4"],
+) -> Tiling:
+    """Return the tiling for some tomograms: what is given, else the one that computes the fewest voxels.
+
+    Windows are as small as their number allows, so small data are not mostly padding and nothing is read twice for no
+    gain. Overlaps are at most half the window.
 
     Parameters
     ----------
     shapes_zyx
-        Voxels along z, y, x of the tomograms.
+        Voxels along z, y, x of the tomograms; the largest along each axis count.
     divisor
         Window sizes must be multiples of this.
     window_zyx, overlap_zyx
         Voxels, taken where given.
+    largest
+        A window of as many voxels as may be computed at once, and the smallest overlap: one of `MACHINES`.
 
     Raises
     ------
@@ -62,20 +79,56 @@ def choose_tiling(
     PipelineError
         An overlap that does not fit the window.
     """
-    standard = Tiling()
-    extent = [max(sizes) for sizes in zip(*shapes_zyx, strict=True)]
-    z, y, x = (
-        min(_round_up(size, divisor), _round_up(n, divisor))
-        for size, n in zip(standard.window_zyx, extent, strict=True)
-    )
-    window = window_zyx or (z, y, x)
-    if any(size % divisor for size in window):
-        given, legal = (",".join(map(str, sizes)) for sizes in (window, [_round_up(n, divisor) for n in window]))
+    if window_zyx is None:
+        extent = [max(sizes) for sizes in zip(*shapes_zyx, strict=True)]
+        most = prod(_round_up(size, divisor) for size in largest.window_zyx)
+        window_zyx = _cheapest_window(extent, overlap_zyx or largest.overlap_zyx, most, divisor)
+    if any(size % divisor for size in window_zyx):
+        given, legal = (
+            ",".join(map(str, sizes)) for sizes in (window_zyx, [_round_up(n, divisor) for n in window_zyx])
+        )
         raise TomopointError(
             f"--window {given}: these networks take multiples of {divisor} along every axis; use --window {legal}"
         )
-    z, y, x = (min(o, w // 4 * 2) for o, w in zip(standard.overlap_zyx, window, strict=True))
-    return replace(standard, window_zyx=window, overlap_zyx=overlap_zyx or (z, y, x))
+    z, y, x = (min(o, w // 4 * 2) for o, w in zip(largest.overlap_zyx, window_zyx, strict=True))
+    return replace(largest, window_zyx=window_zyx, overlap_zyx=overlap_zyx or (z, y, x))
+
+
+LARGEST_STRIDE = 4
+"""Of any network. The start of a last window is rounded up to the stride."""
+
+
+def _cheapest_window(extent: Sequence[int], overlap: Sequence[int], most: int, divisor: int) -> Size:
+    """Return the window that covers a volume with the fewest voxels computed; of equals the larger.
+
+    Parameters
+    ----------
+    extent, overlap
+        Voxels along each axis.
+    most
+        Voxels of a window.
+    divisor
+        Of its sizes.
+    """
+    choices = [
+        [(n, size) for n in range(1, max(2, length // divisor + 1)) if (size := _window_of(length, n, o, divisor))]
+        for length, o in zip(extent, overlap, strict=True)
+    ]
+    plans = [tuple(zip(*axes, strict=True)) for axes in product(*choices)]
+    fitting = [(prod(n) * prod(sizes), prod(n), sizes) for n, sizes in plans if prod(sizes) <= most]
+    if not fitting:  # overlaps that are large against what may be computed at once
+        fitting = [(prod(n) * prod(sizes), prod(n), sizes) for n, sizes in [min(plans, key=lambda plan: prod(plan[1]))]]
+    _, _, (z, y, x) = min(fitting)
+    return z, y, x
+
+
+def _window_of(length: int, n_windows: int, overlap: int, divisor: int) -> int | None:
+    """Return the size of windows of which so many cover an axis; None where they would overlap by more than half."""
+    if n_windows == 1:
+        return _round_up(length, divisor)
+    covered = _round_up(length, LARGEST_STRIDE) + (n_windows - 1) * overlap
+    size = _round_up(-(-covered // n_windows), divisor)
+    return size if overlap <= size // 4 * 2 else None
 
 
 def _round_up(size: int, multiple: int) -> int:

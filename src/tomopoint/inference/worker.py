@@ -172,12 +172,12 @@ class _Parent:
     def failed(self, run: ReadableRun, error: Exception) -> None:
         """Tell it; what is no user's mistake with its origin."""
         if isinstance(error, TomopointError):
-            self.tell("failed", run.name, _is_outage(error), message=str(error))
+            self.tell("failed", run.name, is_outage(error), message=str(error))
             return
         # A bug, a full disk, memory.
         message = machine_fault(error) or f"{type(error).__name__}: {error}"
         origin = "".join(traceback.format_exception(error))
-        self.tell("failed", run.name, _is_outage(error), message=message, traceback=origin)
+        self.tell("failed", run.name, is_outage(error), message=message, traceback=origin)
 
     def broke(self, run: ReadableRun, error: EngineError) -> None:
         """Tell it."""
@@ -188,7 +188,7 @@ class _Parent:
             raise SystemExit(0)
 
 
-def _is_outage(error: BaseException) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Whether what failed was the place where tomograms lie, and not one of them."""
     cause: BaseException | None = error
     while cause is not None:

@@ -19,8 +19,8 @@ from tomopoint.export.cost import (
     Projection,
     format_projections,
     project,
-    read_cost,
 )
+from tomopoint.inference.cost import read_cost
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.kaggle.wheels import RTX_LIBS, TENSORRT_LIBS
 from tomopoint.pipeline import Pipeline

@@ -26,6 +26,7 @@ def validate(
     offset_average: Literal["mean", "score"] = "mean",
     window: str | None = None,
     overlap: str | None = None,
+    machine: Literal["t4", "cpu"] = "t4",
     thresholds: str = "curve",
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> CommandResult:
@@ -52,9 +53,13 @@ def validate(
     offset_average
         score: offsets of the more certain networks count more.
     window
-        Network input in voxels, as z,y,x; default that of the Pipeline, less where the tomograms are smaller.
+        Network input in voxels, as z,y,x; default the one that covers these tomograms with the fewest voxels computed,
+        of no more voxels than --machine takes at once.
     overlap
         Smallest overlap of neighbouring windows in voxels, as z,y,x; default 64, at most half the window.
+    machine
+        What the graph is for, where no window is given: t4, up to 192x256x256 voxels at once; cpu, up to 192x352x352,
+        which computes a sixth less and takes twice the memory.
     thresholds
         How they are chosen: curve (the centre of the plateau of F4), curve:0.5 (the same on average over tomograms in
         which scores are up to this share lower: for tomograms of another kind), counts or counts:1.5 (so many picks per
@@ -65,7 +70,7 @@ def validate(
     from tomopoint.data.tomograms import describe_tomogram
     from tomopoint.evaluation.calibration import calibrate
     from tomopoint.files import check_output, write_atomically
-    from tomopoint.inference.tiles import choose_tiling
+    from tomopoint.inference.tiles import MACHINES, choose_tiling
     from tomopoint.pipeline import PIPELINE_NAME, Pipeline
     from tomopoint.training.machine import Machine
     from tomopoint.validation.ensemble_folder import RESULT, load_ensemble, save_ensemble
@@ -94,7 +99,7 @@ def validate(
         voxel_A=ensemble.records[0].voxel_A,
         stride=ensemble.records[0].stride,
         normalisation=ensemble.records[0].normalisation,
-        tiling=choose_tiling(shapes, ensemble.divisor, window_zyx, overlap_zyx),
+        tiling=choose_tiling(shapes, ensemble.divisor, window_zyx, overlap_zyx, MACHINES[machine]),
         tomo_type=ensemble.tomo_type,
         views=tuple(name.strip() for name in views.split(",")),
         offset_average=offset_average,

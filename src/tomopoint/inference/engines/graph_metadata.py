@@ -26,7 +26,7 @@ PARITY_KEY = "tomopoint.parity"
 """Under which a graph carries the table of its differences from PyTorch."""
 
 COST_KEY = "tomopoint.cost"
-"""Under which a graph carries what it costs, see :mod:`tomopoint.export.cost`."""
+"""Under which a graph carries what it costs, see :mod:`tomopoint.inference.cost`."""
 
 NETWORKS_KEY = "tomopoint.networks"
 """Under which a graph carries the architectures of its networks, see :mod:`tomopoint.networks.graph_weights`."""

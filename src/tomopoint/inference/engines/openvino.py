@@ -57,6 +57,9 @@ class OpenVinoOptions:
     pinning
         Whether each thread stays on one core. Several processes that pin share the first cores between them, and leave
         the others idle.
+    streams
+        So many windows (of a graph with a batch: so many batches) are computed at once, each by its share of the
+        threads: many cores do not all find work in one window of a narrow network.
     """
 
     precision: str = "fp32"
@@ -64,13 +67,14 @@ class OpenVinoOptions:
     last: int = 0
     threads: int = 0
     pinning: bool = False
+    streams: int = 1
 
     def __post_init__(self) -> None:
-        numbers = (self.first, self.last, self.threads)
-        if self.precision not in HINTS or not all(type(n) is int and n >= 0 for n in numbers):
+        numbers = (self.first, self.last, self.threads, self.streams)
+        if self.precision not in HINTS or not all(type(n) is int and n >= 0 for n in numbers) or self.streams < 1:
             raise EngineError(
-                f"OpenVINO takes one of the precisions {', '.join(HINTS)}, and numbers of layers and threads that are "
-                f"not negative; got {self.precision!r}, {numbers}"
+                f"OpenVINO takes one of the precisions {', '.join(HINTS)}, numbers of layers and threads that are not "
+                f"negative, and one stream or more; got {self.precision!r}, {numbers}"
             )
 
 
@@ -144,32 +148,35 @@ class OpenVinoEngine:
         with _told(f"cannot load {path} in {options.precision}"):
             core = self._openvino.Core()
             graph = core.read_model(path)
-            self.batch, self.window_zyx = _check_signature(graph, self.pipeline, path)
+            self._batch, self.window_zyx = _check_signature(graph, self.pipeline, path)
+            self.batch = options.streams * self._batch
             self._shapes = {name: tuple(graph.output(name).shape) for name in (SCORES, OFFSETS)}
             if options.first or options.last:
                 graph = _with_float32_kept(self._openvino, core, graph, options)
             compiled = core.compile_model(graph, "CPU", _properties(options))
             self.layers = _precisions_of(compiled)
-            self._request = compiled.create_infer_request()
+            self._requests = [compiled.create_infer_request() for _ in range(options.streams)]
         self._check_precision(compiled)
 
     def infer(self, windows: Array) -> tuple[Array, Array]:
         """Run the graph, see :class:`~tomopoint.inference.engines.engine.Engine`."""
         count = len(windows)
-        if count < self.batch:  # the graph's batch is fixed
-            padding = np.zeros((self.batch - count, *windows.shape[1:]), dtype=np.float32)
-            windows = np.concatenate([windows, padding])
+        n_calls = -(-count // self._batch)
+        if padding := n_calls * self._batch - count:  # the graph's batch is fixed
+            zeros = np.zeros((padding, *windows.shape[1:]), dtype=np.float32)
+            windows = np.concatenate([windows, zeros])
         windows = np.require(windows, np.float32, ["C", "W"])  # OpenVINO takes no array that it might not write to
-        outputs = {name: np.empty(shape, dtype=np.float32) for name, shape in self._shapes.items()}
+        outputs = {name: np.empty((len(windows), *shape[1:]), dtype=np.float32) for name, shape in self._shapes.items()}
         with _told(f"failed on {self.path}"):
-            # Arrays that OpenVINO reads and writes in place: new ones for every call, which stay the caller's.
-            tensors = {
-                name: self._openvino.Tensor(array, shared_memory=True)
-                for name, array in ({INPUT: windows} | outputs).items()
-            }
-            for name, tensor in tensors.items():
-                self._request.set_tensor(name, tensor)
-            self._request.infer()
+            requests = self._requests[:n_calls]
+            for index, request in enumerate(requests):
+                # Arrays that OpenVINO reads and writes in place: new ones for every call, which stay the caller's.
+                part = slice(index * self._batch, (index + 1) * self._batch)
+                for name, array in ({INPUT: windows} | outputs).items():
+                    request.set_tensor(name, self._openvino.Tensor(array[part], shared_memory=True))
+                request.start_async()
+            for request in requests:
+                request.wait()
         return outputs[SCORES][:count], outputs[OFFSETS][:count]
 
     def describe(self) -> dict[str, Any]:
@@ -181,12 +188,13 @@ class OpenVinoEngine:
             "precision": self.options.precision,
             "layers": dict(self.layers),
             "batch": self.batch,
+            "streams": self.options.streams,
             "window_zyx": list(self.window_zyx),
         }
 
     def close(self) -> None:
         """Let go of the compiled graph, and with it its memory."""
-        del self._request
+        del self._requests
 
     def _check_precision(self, compiled: Any) -> None:
         """Refuse a graph that was not compiled for the precision that was asked for."""
@@ -206,7 +214,7 @@ def _properties(options: OpenVinoOptions) -> dict[str, Any]:
     return {
         "INFERENCE_PRECISION_HINT": HINTS[options.precision],
         "INFERENCE_NUM_THREADS": options.threads or len(os.sched_getaffinity(0)),
-        "NUM_STREAMS": 1,  # all threads work on one call
+        "NUM_STREAMS": options.streams,
         "ENABLE_CPU_PINNING": options.pinning,
     }
 
@@ -327,6 +335,7 @@ def options_in(recorded: Mapping[str, Any], precision: str) -> OpenVinoOptions:
     """Return the options that an ``engine.json`` holds; EngineError where they are none."""
     try:
         first, last = recorded["kept_in_fp32"]
-        return OpenVinoOptions(precision, first, last, recorded["threads"], recorded["pinning"] is True)
+        streams = recorded.get("streams", 1)  # records of earlier versions say nothing of it
+        return OpenVinoOptions(precision, first, last, recorded["threads"], recorded["pinning"] is True, streams)
     except (KeyError, TypeError, ValueError) as error:
         raise EngineError(f"engine.json does not say how OpenVINO was asked ({error}); record it again") from error

@@ -1,0 +1,171 @@
+"""Predictions on a Dask cluster of real processes: the bytes of one machine, whatever happens to the workers."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tomopoint.cluster.scheduler import connected
+from tomopoint.errors import TomopointError
+from tomopoint.inference.command import predict
+from tomopoint.inference.folder import PredictionFolder
+
+pytest.importorskip("distributed", reason="Dask is not installed: pip install 'tomopoint[cluster]'")
+
+PATIENCE_S = 300
+"""For anything that must happen on a busy machine."""
+
+TTL = "15s"
+"""Scheduler's patience with a worker that says nothing: longer than a busy machine holds up a heartbeat."""
+
+RESULTS = ("picks.csv", "submission.csv")
+
+
+def command(project, model, out, cluster):
+    words = ["predict", "--data", str(project.root), "--model", str(model), "--out", str(out), "--provider", "cpu"]
+    return [sys.executable, "-m", "tomopoint", *words, "--cluster", cluster]
+
+
+def started(words):
+    environment = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": TTL, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, what):
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{what} did not happen")
+
+
+def worker_processes(parent):
+    """Return the processes of a command that are Dask's workers."""
+    children = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ppid = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if ppid == parent and b"spawn_main" in (folder / "cmdline").read_bytes():
+                children.append(int(folder.name))
+        except (OSError, IndexError):  # it ended meanwhile
+            continue
+    return children
+
+
+def events(out, kind):
+    return [event for event in PredictionFolder(out).events() if event["event"] == kind]
+
+
+def assert_same(out, alone):
+    for name in RESULTS:
+        assert (out / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+@pytest.fixture
+def alone(blob_project, slow_blob_model, tmp_path):
+    """Return a project of eight runs, and what one machine, undisturbed, predicts of it."""
+    project = blob_project(8)
+    assert predict(data=project.root, model=slow_blob_model, out=tmp_path / "alone", provider="cpu").ok
+    return project, tmp_path / "alone"
+
+
+def test_a_killed_worker_and_a_frozen_one_cost_nothing_but_time(alone, slow_blob_model, tmp_path):
+    project, expected = alone
+    out = tmp_path / "cluster"
+    process = started(command(project, slow_blob_model, out, "local:3"))
+    wait_for(lambda: events(out, "begun"), "a run begun")
+    killed, frozen, *_ = wait_for(lambda: len(found := worker_processes(process.pid)) >= 3 and found, "three workers")
+    os.kill(killed, signal.SIGKILL)
+    os.kill(frozen, signal.SIGSTOP)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, text
+    assert "8 of 8 runs predicted" in text
+    assert_same(out, expected)
+    assert not Path(f"/proc/{frozen}").exists()  # it ended with the command
+
+
+def test_a_client_that_is_interrupted_goes_on_where_it_was(alone, slow_blob_model, tmp_path):
+    project, expected = alone
+    out = tmp_path / "cluster"
+    process = started(command(project, slow_blob_model, out, "local:2"))
+    wait_for(lambda: events(out, "done"), "a run done")
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 128 + signal.SIGTERM, text
+    done = {path.stem for path in (out / "parts").glob("*.csv")}
+    assert done
+    again = subprocess.run(command(project, slow_blob_model, out, "local:2"), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert {event["run"] for event in events(out, "begun")} >= done
+    assert_same(out, expected)
+
+
+def test_a_run_that_cannot_be_read_fails_alone(blob_project, blob_model, tmp_path):
+    project = blob_project(3)
+    shutil.rmtree(project.runs[1].tomogram_path())
+    result = predict(data=project.root, model=blob_model, out=tmp_path / "out", provider="cpu", cluster="local:1")
+    assert not result.ok
+    assert list(result.figures["not_done"]) == [project.runs[1].name]
+    assert result.figures["n_picks"] == 6  # three blobs in each of the others
+    assert len(events(tmp_path / "out", "failed")) == 2  # it was tried once more
+
+
+@pytest.mark.parametrize("where", ["local", "local:0", "slurm", "slurm:5-2", "tcp://127.0.0.1:1", "/no/such/file.json"])
+def test_what_is_no_cluster_is_refused(where, monkeypatch):
+    monkeypatch.setattr("tomopoint.cluster.scheduler.CONNECT_SECONDS", 1)
+    with pytest.raises(TomopointError, match=r"--cluster|jobs of slurm"), connected(where):
+        pass
+
+
+def test_how_one_machine_is_shared_is_no_matter_of_a_cluster(blob_project, blob_model, tmp_path):
+    with pytest.raises(TomopointError, match="--workers is for one machine"):
+        predict(data=blob_project(1).root, model=blob_model, out=tmp_path / "out", workers=2, cluster="local:1")
+
+
+SLURM = {
+    "cores": 4,
+    "processes": 1,
+    "memory": "32GB",
+    "queue": "gpu",
+    "walltime": "04:00:00",
+    "job-extra-directives": ["--gres=gpu:1"],
+    "job-script-prologue": ["source /shared/venv/bin/activate"],
+    "interface": None,
+}
+"""As in docs/cluster.md, but for the network's interface."""
+
+
+def test_the_job_script_for_slurm_says_what_the_configuration_says(tmp_path, monkeypatch):
+    """No SLURM is here: an `sbatch` that keeps what it is given stands where the queue would be."""
+    dask = pytest.importorskip("dask")
+    kept = tmp_path / "script.sh"
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(f'#!/bin/sh\ncp "$1" {kept}\necho Submitted batch job 7\n')
+    (sbatch.parent / "scancel").write_text("#!/bin/sh\n")
+    for program in sbatch.parent.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}")
+    with dask.config.set({"jobqueue.slurm": {**dask.config.get("jobqueue.slurm", {}), **SLURM}}), connected("slurm:1"):
+        script = wait_for(lambda: kept.exists() and kept.read_text(), "a job submitted")
+    lines = script.splitlines()
+    for line in ("#SBATCH -p gpu", "#SBATCH -t 04:00:00", "#SBATCH --gres=gpu:1", "#SBATCH --cpus-per-task=4"):
+        assert line in lines
+    assert "source /shared/venv/bin/activate" in lines
+    assert "dask_worker" in lines[-1] or "dask worker" in lines[-1] or "distributed.cli.dask_worker" in lines[-1]
+    assert "tcp://" in lines[-1]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # dask-jobqueue's half-made cluster
+def test_a_queue_without_a_configuration_names_what_it_lacks():
+    with (
+        pytest.raises(TomopointError, match=r"cores, memory, queue and walltime under jobqueue.slurm"),
+        connected("slurm:1"),
+    ):
+        pass
