@@ -208,15 +208,17 @@ def test_both_scripts_are_their_commands(script, words, sentence, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_staging_says_that_it_needs_a_checkout(tmp_path, capsys, monkeypatch):
+def test_what_needs_kernels_says_where_they_come_from(tmp_path, capsys, monkeypatch):
     """As in a package installed from its wheel."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tomopoint.kaggle.checkout.__file__", str(tmp_path / "a" / "b" / "c" / "checkout.py"))
-    status, _, err = run(capsys, "stage", "--model", "ensemble.onnx")
+    monkeypatch.setattr("tomopoint.kaggle.home.__file__", str(tmp_path / "a" / "b" / "c" / "home.py"))
+    status, _, err = run(capsys, "push", "kit")
     assert status == 1
-    assert err.startswith(
-        f"tomopoint stage: this needs a checkout of tomopoint, for its source, kernels/ and wheels/; {tmp_path}"
+    assert err == (
+        f"tomopoint push: {tmp_path} has no kernels/kernels.toml: change into the folder with yours, or run "
+        "`tomopoint kernels`, which writes kernels/ and wheels/ into this one\n"
     )
+    assert "tomopoint kernels" in run(capsys, "wheels")[2]
     assert "manifest.json" in run(capsys, "stage", "--check", str(tmp_path))[2]  # which needs none
 
 

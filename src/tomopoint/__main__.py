@@ -21,6 +21,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 from tomopoint import __version__
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError, machine_fault
+from tomopoint.extras import missing_extra
 
 COMMANDS = {
     "Data": {
@@ -167,6 +168,11 @@ def _run(
         if (fault := machine_fault(error)) is None:
             raise
         sys.stderr.write(f"{program}: {fault}\n")
+        return 1
+    except ModuleNotFoundError as error:
+        if (sentence := missing_extra(error)) is None:
+            raise
+        sys.stderr.write(f"{program} {sentence}\n")
         return 1
     except KeyboardInterrupt as error:
         sys.stderr.write(f"{program}: stopped; run the same command again to go on from here\n")

@@ -20,7 +20,8 @@ from tomopoint.files import sha256_of
 from tomopoint.inference.command import models, predict
 from tomopoint.inference.reference import Reference
 from tomopoint.kaggle.command import stage
-from tomopoint.kaggle.dataset import MODEL_CARD, _build_wheel, check_dataset
+from tomopoint.kaggle.dataset import MODEL_CARD, check_dataset
+from tomopoint.kaggle.package_wheel import write_package_wheel
 from tomopoint.models import box
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
@@ -166,7 +167,7 @@ def test_in_float32_the_reference_made_again_is_that_of_the_export(tmp_path):
 
 
 def test_a_kit_is_staged_by_name_and_the_card_travels_with_it(tiny, checkout, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("tomopoint.kaggle.checkout.checkout_root", lambda: checkout)
+    monkeypatch.setattr("tomopoint.kaggle.home.kaggle_home", lambda or_packaged: checkout)
     result = stage(model=Path("tiny"), out=tmp_path / "kit")
     assert result.ok
     manifest = check_dataset(tmp_path / "kit")
@@ -196,7 +197,7 @@ def test_the_wheel_carries_the_models_though_git_ignores_other_graphs(tiny, chec
     for path in tiny.iterdir():
         shutil.copy(path, copy / "src" / "tomopoint" / "models" / path.name)
     shutil.copy(tiny / "tiny.onnx", copy / "src" / "tomopoint" / "export" / "left-over.onnx")
-    _build_wheel(copy, tmp_path / "dist")
+    write_package_wheel(copy, tmp_path / "dist")
     (wheel,) = (tmp_path / "dist").iterdir()
     names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
     assert {"tiny.onnx", "tiny.md", "tiny.json"} <= names
