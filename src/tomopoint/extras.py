@@ -16,7 +16,9 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "train": (
         *("torch", "monai", "lightning", "numba", "llvmlite", "safetensors", "tensorboard"),
         *("onnx", "onnxscript", "onnx_ir", "matplotlib", "yaml", "gemmi"),
+        *("PIL", "schedulefree"),
     ),
+    "view": ("napari", "qtpy", "magicgui"),
     "lab": ("starfile", "dynamotable", "imodmodel"),
     "cluster": ("dask", "distributed", "dask_jobqueue", "bokeh"),
     "kit": ("jupytext", "nbformat", "nbclient", "ipykernel", "build", "hatchling", "wheel", "uv"),

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from training_data import PARTICLES, write_project
 
 from tomopoint.data.project import Run
-from tomopoint.data.tomograms import write_tomogram
+from tomopoint.data.stores import write_tomogram
 from tomopoint.networks import config
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
@@ -84,6 +84,8 @@ RESAMPLED = {"augmentation.resample_probability": 1.0}
 TURNED = {"augmentation.rotation_degrees": 30.0}
 OF_DYNUNET = {"networks": [DYNUNET]}
 OF_HEATMAP = {"networks": [HEATMAP]}
+CENTRED = {"crops.centred_fraction": 1.0}
+OF_SGD = {"optimiser.name": "sgd"}
 STARTS = {"networks.0.pretrained": "backbone.safetensors"}
 CHANGES = {
     "Recipe.networks": Change([{**SEGRESNET, **HEADS}, DYNUNET]),
@@ -124,12 +126,18 @@ CHANGES = {
     "AugmentationOptions.noise": Change(0.5),
     "AugmentationOptions.mixup": Change(1.0),
     "AugmentationOptions.copy_paste": Change(1.0, {"crops.size_zyx": [40, 40, 256]}),
+    "AugmentationOptions.copy_paste_from": Change(
+        "other", {"crops.size_zyx": [40, 40, 256], "augmentation.copy_paste": 1.0}
+    ),
+    "AugmentationOptions.mixup_instances": Change(1.0, CENTRED),
     "AugmentationOptions.erase": Change(1.0),
+    "AugmentationOptions.erase_instances": Change(1.0, CENTRED),
     "LossOptions.classification": Change("focal"),
     "LossOptions.focal_alpha": Change(0.1),
     "LossOptions.focal_gamma": Change(1.0),
     "LossOptions.cross_entropy_weight": Change(1.0),
     "LossOptions.l1_weight": Change(1.0),
+    "LossOptions.label_smoothing": Change(0.3, {"loss.cross_entropy_weight": 1.0}),
     "LossOptions.heatmap_sigma": Change(0.7, OF_HEATMAP),
     "AssignmentOptions.alpha": Change(0.0),
     "AssignmentOptions.beta": Change(1.0),
@@ -144,6 +152,12 @@ CHANGES = {
     "OptimiserOptions.accumulate": Change(2),
     "OptimiserOptions.backbone_rate": Change(0.1),
     "OptimiserOptions.head_rate": Change(0.1),
+    "OptimiserOptions.name": Change("radam"),
+    "OptimiserOptions.momentum": Change(0.5, OF_SGD),
+    "OptimiserOptions.nesterov": Change(True, OF_SGD),
+    "OptimiserOptions.schedule": Change("one-cycle"),
+    "OptimiserOptions.period": Change(3, {"optimiser.schedule": "cyclic"}),
+    "OptimiserOptions.factor": Change(0.5, {"optimiser.schedule": "step", "optimiser.period": 1}),
     "OptimiserOptions.freeze": Change("backbone", STARTS),
     "OptimiserOptions.freeze_steps": Change(1, {**STARTS, "optimiser.freeze": "backbone"}),
     "FitOptions.epochs": Change(1),
