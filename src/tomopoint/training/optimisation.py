@@ -133,6 +133,6 @@ def parameter_groups(network: PointNetwork, options: OptimiserOptions) -> list[d
 
 def set_frozen(network: PointNetwork, options: OptimiserOptions, frozen: bool) -> None:
     """Stop the part that ``options.freeze`` names, or let it go; the optimiser passes over what has no gradient."""
-    parts = {"none": (), "encoder": network.backbone.encoder(), "backbone": (network.backbone,)}[options.freeze]
+    parts = {"none": (), "encoder": network.backbone.encoding_parts(), "backbone": (network.backbone,)}[options.freeze]
     for part in parts:
         part.requires_grad_(not frozen)

@@ -4,7 +4,8 @@ A few lines of YAML fill them, see :mod:`tomopoint.training.recipe_files`; nothi
 recipe does not name takes the default written here. What belongs to the machine and not to the result (device, loader
 processes, curves) is an option of the command instead.
 
-Finished members stay valid when options are added: a new field is marked with :data:`ADDED`, its default is what
+Finished members stay valid when options are added: a new field is marked with
+:data:`~tomopoint.strict_json.ADDED`, its default is what
 earlier versions did, and a recipe is stored, compared and hashed without it unless it is used.
 """
 
@@ -21,6 +22,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
 from tomopoint.networks.config import NetworkConfig, check_size
 from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
+from tomopoint.strict_json import ADDED
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
@@ -29,9 +31,6 @@ Freeze = Literal["none", "encoder", "backbone"]
 
 MAX_CROP_VOX = 4096
 """Beyond any tomogram."""
-
-ADDED = {"added": True}
-"""Metadata of a field that recipes of earlier versions lack; its default must be what these versions did."""
 
 
 @dataclass(frozen=True)
