@@ -10,6 +10,7 @@ from monai.networks.nets.efficientnet import EfficientNet, efficientnet_params
 from monai.networks.nets.flexible_unet import UNetDecoder
 from monai.networks.nets.resnet import ResNet, get_inplanes, resnet_params
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tomopoint.errors import TomopointError
 from tomopoint.networks.backbone import Backbone, n_decoder_stages
@@ -112,6 +113,13 @@ class ResNetEncoder(ResNet):
         for layer in (self.layer2, self.layer3, self.layer4):
             maps.append(layer(maps[-1]))
         return maps
+
+    def _downsample_basic_block(self, x: Tensor, planes: int, stride: int, spatial_dims: int = 3) -> Tensor:
+        """Return the shortcut of a block that halves the resolution: every second voxel, and channels of zeros.
+
+        MONAI's has the same values, but lets no gradient pass and cannot be exported.
+        """
+        return functional.pad(x[:, :, ::stride, ::stride, ::stride], (0, 0, 0, 0, 0, 0, 0, planes - x.shape[1]))
 
 
 class EfficientNetEncoder(EfficientNet):
