@@ -188,6 +188,20 @@ def _wanted(hint: Any) -> str:
     return "an object with fields"
 
 
+def plain(value: Any, below: Any = None) -> Any:
+    """Turn dataclasses into dicts and tuples into lists, without the fields marked :data:`ADDED` at their default.
+
+    `below` are the options that `value` is read on top of: what is not at its default there must be said here.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        layers = [value] if below is None else [value, below]
+        written = [
+            f for f in fields(value) if f.metadata != ADDED or any(getattr(o, f.name) != f.default for o in layers)
+        ]
+        return {f.name: plain(getattr(value, f.name), getattr(below, f.name, None)) for f in written}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
 def check_plain(value: Any, max_values: int | None = None) -> None:
     """Refuse what no JSON file of this package holds, so that what comes after need not expect it.
 

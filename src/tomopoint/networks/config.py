@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import ceil, prod
-from typing import Any, Literal
+from typing import Any
 
 from tomopoint.errors import TomopointError
 from tomopoint.files import PLAIN_NAME, is_plain_name
+from tomopoint.pipeline import MemberKind
 from tomopoint.strict_json import ADDED
 
 MAX_WIDTH, MAX_BLOCKS, MAX_LEVELS = 4096, 64, 8
 """Channels, blocks of a level, and levels: beyond any network of use, and building one never ends."""
 
 NETWORK_NAMES: tuple[str, ...] = ("segresnet", "dynunet", "dynunet-residual", "heatmap", "flexible-unet", "unet")
-
-NetworkKind = Literal["detection", "heatmap", "segmentation"]
-"""What a network is asked: score and offset of every cell, the height of a peak, or the class of every cell."""
 
 ENCODERS: tuple[str, ...] = ("resnet34", "efficientnet-b3")
 """Of a flexible-unet. Each halves the resolution five times."""
@@ -134,7 +132,7 @@ class NetworkConfig:
         return self.label or self.name
 
     @property
-    def kind(self) -> NetworkKind:
+    def kind(self) -> MemberKind:
         """What it is asked."""
         if self.name in _SEGMENTATION:
             return "segmentation"

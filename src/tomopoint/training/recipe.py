@@ -22,7 +22,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
 from tomopoint.networks.config import NetworkConfig, check_size
 from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
-from tomopoint.strict_json import ADDED
+from tomopoint.strict_json import ADDED, plain
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
@@ -467,12 +467,12 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option as plain JSON values; those that earlier versions did not have, where they are used."""
-        content = _plain(self)
+        content = plain(self)
         for shown, network in zip(content["networks"], self.networks, strict=True):
             own = {name: getattr(network, name) for name in OWN_OPTIONS if getattr(network, name) is not None}
-            shown.update({name: _plain(options, getattr(self, name)) for name, options in own.items()})
-        plain: dict[str, Any] = json.loads(json.dumps(content))
-        return plain
+            shown.update({name: plain(options, getattr(self, name)) for name, options in own.items()})
+        as_json: dict[str, Any] = json.loads(json.dumps(content))
+        return as_json
 
     @property
     def digest(self) -> str:
@@ -535,17 +535,3 @@ def _check_segmentation(network: NetworkRecipe, recipe: Recipe) -> None:
         f"optimiser.freeze is {optimiser.freeze}, but the statistics of the batch norms of network {title} would move "
         "all the same; set freeze to none, and backbone_rate to less than head_rate",
     )
-
-
-def _plain(value: Any, below: Any = None) -> Any:
-    """Turn dataclasses into dicts, without the fields marked :data:`ADDED` that are at their default.
-
-    `below` are the options that `value` is read on top of: what is not at its default there must be said here.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        layers = [value] if below is None else [value, below]
-        shown = [
-            f for f in fields(value) if f.metadata != ADDED or any(getattr(o, f.name) != f.default for o in layers)
-        ]
-        return {f.name: _plain(getattr(value, f.name), getattr(below, f.name, None)) for f in shown}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
