@@ -490,12 +490,12 @@ class Recipe:
         return replace(self, fit=replace(self.fit, **given), networks=tuple(networks))
 
     def for_network(self, index: int) -> Recipe:
-        """Return a copy whose options are those that network number `index` is trained with."""
+        """Return a copy of network number `index` alone, whose options are those that it is trained with."""
         network = self.networks[index]
         own = {name: getattr(network, name) for name in OWN_OPTIONS if getattr(network, name) is not None}
         if network.learning_rate is not None:
             own["optimiser"] = replace(own.get("optimiser", self.optimiser), learning_rate=network.learning_rate)
-        return replace(self, **own)
+        return replace(self, networks=(network,), **own)
 
     def save(self, path: Path) -> None:
         """Write every option as YAML, atomically."""
