@@ -48,7 +48,10 @@ NARROW = {
     ),
     "unet": NetworkConfig("unet", filters=(4, 8, 8)),
 }
-FULL = {**{name: NetworkConfig(name) for name in NETWORK_NAMES}, "efficientnet-b3": replace(NARROW["efficientnet-b3"], width=None, filters=None)}
+FULL = {
+    **{name: NetworkConfig(name) for name in NETWORK_NAMES},
+    "efficientnet-b3": replace(NARROW["efficientnet-b3"], width=None, filters=None),
+}
 
 
 def test_every_network_is_tested():

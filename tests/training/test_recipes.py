@@ -124,7 +124,11 @@ def test_the_winners_segmentation():
     assert asked == [(256, (1.0,))] * 2 + [(64, (1.0, 1.0))] * 2 + [(64, (1.0,))] * 2
     for options in own:
         assert options.fit.steps * options.fit.batch_size == 10 * 970 * 32
-        assert (options.optimiser.weight_decay, options.optimiser.warmup_steps, options.optimiser.final_share) == (0, 0, 0)
+        assert (options.optimiser.weight_decay, options.optimiser.warmup_steps, options.optimiser.final_share) == (
+            0,
+            0,
+            0,
+        )
         assert options.optimiser.betas == (0.9, 0.999)
         assert (options.augmentation.batch_mixup, options.crops.centred_fraction) == (1, 0)
 

@@ -95,13 +95,17 @@ def test_networks_that_saw_every_run_are_averaged_without_a_score(folders, proje
     assert result.figures["without_score"] == ["full/fold0/unet"]
     ensemble = load_ensemble(given)
     pipeline = Pipeline.load(ensemble.folder / "pipeline.json")
-    assert [member.score is None for member in pipeline.members] == [member.kind == "segmentation" for member in pipeline.members]
+    assert [member.score is None for member in pipeline.members] == [
+        member.kind == "segmentation" for member in pipeline.members
+    ]
     assert [member.validation_runs for member in pipeline.members if member.score is None] == [()]
     assert len(load_validated(given).networks) == 3
     content = json.loads((ensemble.folder / "validation.json").read_text())
     assert {record["n_networks"] for record in content["predictions"].values()} == {1}
     run = next(run for run in ensemble.held_out if run.name == "TS_2")
-    own = pipeline_of(run.members, replace(pipeline, decoding=replace(pipeline.decoding, residual_xyz_A=(0.0, 0.0, 0.0))))
+    own = pipeline_of(
+        run.members, replace(pipeline, decoding=replace(pipeline.decoding, residual_xyz_A=(0.0, 0.0, 0.0)))
+    )
     tomogram = read_tomogram(Project(project).run("TS_2", "train").tomogram_path())
     with closing(engine_of(ensemble, run.members, own, "cpu")) as engine:
         expected = predict_tomogram(tomogram, engine, own)

@@ -198,7 +198,9 @@ def _check_values(config: NetworkConfig) -> None:
     if not 0 <= full.get("dropout", 0.0) < 1:
         raise TomopointError(f"dropout of network {config.name!r} must lie in [0, 1), got {full['dropout']}")
     if full.get("encoder", ENCODERS[0]) not in ENCODERS:
-        raise TomopointError(f"encoder of network {config.name!r} must be {' or '.join(ENCODERS)}, got {full['encoder']!r}")
+        raise TomopointError(
+            f"encoder of network {config.name!r} must be {' or '.join(ENCODERS)}, got {full['encoder']!r}"
+        )
     if not 1 / 64 <= full.get("width", 1.0) <= 8:
         raise TomopointError(f"width of network {config.name!r} must lie in [1/64, 8], got {full['width']}")
     if config.name == "flexible-unet" and len(full["filters"]) != N_ENCODER_MAPS:

@@ -128,7 +128,7 @@ def transfer(
     taken = {name: source.weights[name] for name in backbone}
 
     # The class branch: the layers with a row per class row by row, of segmentation with that of background. A level
-    # that only this network has, or that a graph left out because nothing reads it, starts fresh.
+    # that only this network has starts fresh.
     class_layers = tuple(f"head.{layer}." for layer in network.head.class_layers)
     trunk = [n for n in below("head.") if not n.startswith((*class_layers, "head.offset."))]
     classes: tuple[str, ...] = ()

@@ -43,7 +43,6 @@ def _require_share(name: str, value: float) -> None:
     _require(0 <= value <= 1, f"{name} must lie in [0, 1], got {value}")
 
 
-
 @dataclass(frozen=True)
 class CropOptions:
     """Where crops are taken.
