@@ -31,8 +31,8 @@ MAX_BYTES = 64 << 20
 """Of a file. The largest, picks of a run with hundreds of thousands of particles, have some ten megabytes."""
 
 ADDED = {"added": True}
-"""Metadata of a dataclass's field that stored files of earlier versions lack. Its default is what these versions did, and
-it is written and hashed only where it is not at its default: what was stored stays valid."""
+"""Metadata of a dataclass's field that stored files of earlier versions lack. Its default is what these versions did,
+and it is written and hashed only where it is not at its default: what was stored stays valid."""
 
 _Repr = Repr()
 _Repr.maxlevel, _Repr.maxstring, _Repr.maxother, _Repr.maxdict, _Repr.maxlist = 2, 60, 60, 4, 6

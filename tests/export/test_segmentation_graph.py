@@ -1,4 +1,4 @@
-"""Graphs with segmentation networks in them: parity in both precisions, whose offsets they hold, static shapes, cost."""
+"""Graphs with segmentation networks: parity in both precisions, whose offsets they hold, static shapes, cost."""
 
 from dataclasses import replace
 
@@ -116,5 +116,5 @@ def test_what_a_graph_can_be_gone_on_from(pipeline, tmp_path):
     weights = GraphWeights(path, networks, pipeline.particle_names, 2).read(0).weights
     for name, tensor in merged.networks[0].state_dict().items():
         torch.testing.assert_close(weights[name], tensor)
-    with pytest.raises(TomopointError, match="have become part of its convolutions.*give the training folder"):
+    with pytest.raises(TomopointError, match=r"have become part of its convolutions.*give the training folder"):
         find_pretrained(str(path), RESNET, 2, "fold0")

@@ -179,7 +179,7 @@ def test_thresholds_are_inclusive_and_per_particle():
 
 
 def blurred_voxels(centres: np.ndarray, sigma: float, weight: float, size: int = 9) -> np.ndarray:
-    """What a network says of single voxels it knows to within `sigma` cells: the share of each cell, then that weighted.
+    """What a network says of single voxels it knows to within `sigma` cells: the share of each cell, weighted.
 
     One peak of its own map for each centre (in cells, z, y, x).
     """

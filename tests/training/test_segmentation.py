@@ -128,7 +128,7 @@ def test_tversky_and_dice_are_overlaps_without_background():
     for name, of_missed, of_wrong in (("tversky", 0.8, 0.2), ("dice", 0.5, 0.5)):
         options = SegmentationOptions(loss=name, tversky_beta=0.8)
         loss = build_loss(NetworkConfig("unet"), RADII_VOX, 2, LossOptions(segmentation=options))
-        # Dice of soft targets has their sums below the line, not their products: the same here but where cells are shared.
+        # Dice has sums of targets below the line, not of products: the same but where cells are shared.
         expected = 1 - np.mean(both / (both + of_missed * missed + of_wrong * wrong))
         assert float(loss(logits, points).total) == pytest.approx(expected, rel=1e-4)  # MONAI adds 1e-5 above and below
 
@@ -220,9 +220,10 @@ def test_segmentation_trains_without_held_out_runs_and_goes_on_after_a_stop(tmp_
     whole, record = load_member(tmp_path / "whole" / "fold0" / network["name"])
     assert (record.validation_runs, record.training_runs) == ((), ("TS_0", "TS_1"))
     assert record.kept.startswith("last epoch")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill_after(patch, 3)
-        run_train(data, tmp_path / "parts", recipe)
+        with pytest.raises(Killed):
+            run_train(data, tmp_path / "parts", recipe)
     assert run_train(data, tmp_path / "parts", recipe).ok
     parts, _ = load_member(tmp_path / "parts" / "fold0" / network["name"])
     for name, tensor in whole.state_dict().items():

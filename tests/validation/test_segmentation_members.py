@@ -1,4 +1,4 @@
-"""Segmentation networks beside detectors, and networks that hold nothing out: whose offsets, whose scores, whose peaks."""
+"""Segmentation networks beside detectors, and networks that hold nothing out: whose offsets, scores and peaks."""
 
 import json
 from contextlib import closing

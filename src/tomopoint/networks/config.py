@@ -71,7 +71,7 @@ class NetworkConfig:
         SegResNet, heatmap: groups of every group norm; must divide `init_filters`.
     filters
         DynUNet: channels per level; its length is the number of levels. UNet: the same, from stride 2 on.
-        FlexibleUNet: channels of the decoder's five stages, coarsest first; of those finer than the output none is made.
+        FlexibleUNet: channels of the decoder's five stages, coarsest first; those finer than the output are not made.
     features
         Channels handed to the heads, by a 1x1x1 convolution. SegResNet at None: its own width, no convolution.
     class_width

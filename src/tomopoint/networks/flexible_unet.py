@@ -25,16 +25,16 @@ _EFFICIENTNET_STAGES = [
     "r4_k5_s22_e6_i112_o192_se0.25",
     "r1_k3_s11_e6_i192_o320_se0.25",
 ]
-"""Table 1 of Tan and Le 2019 in MONAI's words: repeats, kernel, stride, expansion, channels in and out, and the share of
-the channels inside squeeze and excitation."""
+"""Table 1 of Tan and Le 2019 in MONAI's words: repeats, kernel, stride, expansion, channels in and out, and the share
+of the channels inside squeeze and excitation."""
 
 
 class FlexibleUNetBackbone(Backbone):
     """MONAI's FlexibleUNet without the decoder stages finer than `stride` and without its head.
 
-    Returns the maps of the finest ``config.levels`` decoder stages that are kept. Upsampled maps are not padded to those
-    they are put beside, which sizes that are multiples of 32 make needless: padding would put arithmetic of shapes into
-    the graph, which TensorRT refuses. At a width of one, parameters keep MONAI's names and sizes (``encoder``,
+    Returns the maps of the finest ``config.levels`` decoder stages that are kept. Upsampled maps are not padded to
+    those they are put beside, which sizes that are multiples of 32 make needless: padding would put arithmetic of
+    shapes into the graph, which TensorRT refuses. At a width of one, parameters keep MONAI's names and sizes (``encoder``,
     ``decoder``), so the weights of a MONAI FlexibleUNet load by name.
     """
 
@@ -106,7 +106,7 @@ class ResNetEncoder(ResNet):
             bias_downsample=bias_downsample,
         )
 
-    def forward(self, volume: Tensor) -> list[Tensor]:
+    def forward(self, volume: Tensor) -> list[Tensor]:  # type: ignore[override]
         """Return the maps of a volume (B,1,D,H,W)."""
         maps = [self.act(self.bn1(self.conv1(volume)))]
         maps.append(self.layer1(self.maxpool(maps[-1])))
@@ -145,7 +145,7 @@ class EfficientNetEncoder(EfficientNet):
         return [self._blocks_args[stack - 1].output_filters for stack in self.extract_stacks]
 
     def forward(self, volume: Tensor) -> list[Tensor]:
-        """Return the maps of a volume (B,1,D,H,W): what goes into each stage that halves the resolution, and the last."""
+        """Return the maps of a volume (B,1,D,H,W): the last of every resolution but the volume's own."""
         x = self._swish(self._bn0(self._conv_stem(self._conv_stem_padding(volume))))
         maps = []
         for index, stack in enumerate(self._blocks, start=1):

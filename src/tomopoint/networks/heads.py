@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 START_LOGIT = -4.0
-"""Logit of the score that every cell starts at, 0.018, so that the many empty cells do not dominate the first steps (the
-prior of Lin et al. 2017, Focal Loss)."""
+"""Logit of the score that every cell starts at, 0.018, so that the many empty cells do not dominate the first steps
+(the prior of Lin et al. 2017, Focal Loss)."""
 
 
 class Head(nn.Module):

@@ -34,6 +34,7 @@ class UNetBackbone(Backbone):
             act="prelu",
             dropout=config.dropout or 0.0,
         )
+        assert isinstance(whole.model, nn.Sequential)
         self.model = whole.model[:2]  # down to stride 2, and everything below beside it; the third leads up from there
         # Below stand as many channels as above, or, where there is nothing but the bottom, those of the bottom.
         below = config.filters[0] if len(config.filters) > 2 else config.filters[1]
@@ -47,7 +48,9 @@ class UNetBackbone(Backbone):
         block: nn.Module = self.model
         while isinstance(block, nn.Sequential) and len(block) > 1 and hasattr(block[1], "submodule"):
             parts.append(block[0])
-            block = block[1].submodule
+            below = block[1].submodule
+            assert isinstance(below, nn.Module)
+            block = below
         return (*parts, block)
 
     def forward(self, volume: Tensor) -> tuple[Tensor]:

@@ -108,7 +108,8 @@ def choose_weights(
     kinds = judged_kinds(ensemble)
     if len(kinds) < 2:
         raise TomopointError(
-            f"--weights out-of-fold: all networks are of one kind, {kinds[0]}, as far as they hold runs out; leave it out"
+            f"--weights out-of-fold: all networks are of one kind, {kinds[0]}, as far as they hold runs out; leave it "
+            "out"
         )
     if len(ensemble.groups) < 2:
         raise TomopointError(

@@ -46,8 +46,8 @@ class PointBatch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PointBatch:
         """Return a copy on `device`."""
         tensors = (self.centres_zyx, self.labels, self.scale)
-        mix = None if self.mix is None else self.mix.to(device, non_blocking)
-        return PointBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors), mix)
+        centres_zyx, labels, scale = (tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
+        return PointBatch(centres_zyx, labels, scale, None if self.mix is None else self.mix.to(device, non_blocking))
 
     def pin_memory(self) -> PointBatch:
         """Return a copy in page-locked memory; a DataLoader calls this."""

@@ -1,13 +1,14 @@
 """Loss of segmentation networks: every cell is asked for its class, or for background.
 
-The target is a single voxel per particle, the one its centre lies in, or a sphere around it. A cell of a map at stride s
-belongs to a class if one of its voxels does (the adaptive max-pool of the volume's target); background is what no class
-claims; where several classes claim a cell they share it. With mixup, two crops' targets are blended as the crops were.
+The target is a single voxel per particle, the one its centre lies in, or a sphere around it. A cell of a map at stride
+s belongs to a class if one of its voxels does (the adaptive max-pool of the volume's target); background is what no
+class claims; where several classes claim a cell they share it. With mixup, two crops' targets are blended as the crops
+were.
 
 ``cross-entropy``: the cross entropy of target t and softmax p, ``sum over classes of w * mean over cells of -t log p``,
 with w of hundreds for particles and one for background (of a million cells a few hundred belong to a particle).
-``tversky`` and ``dice``: of the overlap of p and t over the batch, per class, without background (MONAI's; Salehi et al. 2017,
-arXiv 1706.05721). They want spheres: a single cell of a particle is no overlap to speak of.
+``tversky`` and ``dice``: of the overlap of p and t over the batch, per class, without background (MONAI's; Salehi et
+al. 2017, arXiv 1706.05721). They want spheres: a single cell of a particle is no overlap to speak of.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.losses import DiceLoss, TverskyLoss
+from monai.losses.dice import DiceLoss
+from monai.losses.tversky import TverskyLoss
 from torch import Tensor, nn
 
 from tomopoint.training.losses.base import LossTerms, PointLoss, in_full_precision
@@ -91,8 +93,8 @@ def target_map(points: PointList, shape: Sequence[int], stride: int, sphere_radi
     stride
         Voxels per cell.
     sphere_radii
-        Radius of the sphere that a particle claims, in radii of its class: the cells whose anchor lies in it, and in any
-        case that of its centre. 0: that one alone.
+        Radius of the sphere that a particle claims, in radii of its class: the cells whose anchor lies in it, and in
+        any case that of its centre. 0: that one alone.
     """
     n_batch, n_classes, depth, height, width = shape
     claimed = torch.zeros((n_batch, n_classes, depth * height * width), dtype=points.sigma_vox.dtype)
