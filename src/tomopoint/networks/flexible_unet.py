@@ -34,8 +34,8 @@ class FlexibleUNetBackbone(Backbone):
 
     Returns the maps of the finest ``config.levels`` decoder stages that are kept. Upsampled maps are not padded to
     those they are put beside, which sizes that are multiples of 32 make needless: padding would put arithmetic of
-    shapes into the graph, which TensorRT refuses. At a width of one, parameters keep MONAI's names and sizes (``encoder``,
-    ``decoder``), so the weights of a MONAI FlexibleUNet load by name.
+    shapes into the graph, which TensorRT refuses. At a width of one, parameters keep MONAI's names and sizes
+    (``encoder``, ``decoder``), so the weights of a MONAI FlexibleUNet load by name.
     """
 
     def __init__(self, config: NetworkConfig, stride: int) -> None:
