@@ -216,7 +216,9 @@ def test_segmentation_trains_without_held_out_runs_and_goes_on_after_a_stop(tmp_
         "fit": {"epochs": 2, "steps_per_epoch": 2},
     }
     recipe = recipe_file(tmp_path, **changes)
-    assert run_train(data, tmp_path / "whole", recipe).ok
+    done = run_train(data, tmp_path / "whole", recipe)
+    assert done.ok
+    assert "they hold no run out, so they have no score" in done.text
     whole, record = load_member(tmp_path / "whole" / "fold0" / network["name"])
     assert (record.validation_runs, record.training_runs) == ((), ("TS_0", "TS_1"))
     assert record.kept.startswith("last epoch")
@@ -228,3 +230,18 @@ def test_segmentation_trains_without_held_out_runs_and_goes_on_after_a_stop(tmp_
     parts, _ = load_member(tmp_path / "parts" / "fold0" / network["name"])
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, parts.state_dict()[name]), name
+
+
+def test_held_out_runs_score_segmentation_while_it_trains(tmp_path):
+    data = write_project(tmp_path / "data", n_runs=2, shape=(40, 40, 40))
+    own = {"loss": {"segmentation": {"loss": "tversky", "sphere_radii": 0.5}}}
+    fit = {"epochs": 2, "steps_per_epoch": 2, "score_every": 1, "keep_best": 1}
+    recipe = recipe_file(
+        tmp_path, networks=[{**UNET, **own}], folds="kfold-2", crops={"size_zyx": [32, 32, 32]}, fit=fit
+    )
+    done = run_train(data, tmp_path / "run", recipe)
+    assert done.ok
+    assert "no score" not in done.text
+    rows = (tmp_path / "run" / "fold0" / "unet" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("score")
+    assert [0 <= float(row.split(",")[column]) <= 1 for row in rows[1:]] == [True, True]
