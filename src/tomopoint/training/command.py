@@ -44,8 +44,8 @@ def train(
     out
         Training folder to write, e.g. trained/first.
     recipe
-        Name of a recipe (default, winner, winner-miniature, demo), or path of a YAML file; one file may change another
-        with base: NAME.
+        Name of a recipe (default, winner, winner-segmentation, narrow-segmentation, demo ...), or path of a YAML file;
+        one file may change another with base: NAME.
     folds
         Only these folds, e.g. 0,1; default all.
     epochs
