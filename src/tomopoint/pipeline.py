@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Literal
 
 from tomopoint.errors import PipelineError, reason_of
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
-from tomopoint.strict_json import build, parse, read_bytes, reading
+from tomopoint.strict_json import ADDED, build, parse, plain, read_bytes, reading
 
 PIPELINE_NAME = "pipeline.json"
 """Its file, in a training folder, beside predictions and in the kit."""
 
 OFFSET_AVERAGES = ("mean", "score")
 """How an average of networks takes its offsets, see :class:`Pipeline`."""
+
+MemberKind = Literal["detection", "heatmap", "segmentation"]
+"""What a network is asked: score and offset of every cell, the height of a peak, or the class of every cell."""
 
 FORMAT_VERSION = 1
 """Raised when a field changes its meaning; a Pipeline of another version is refused."""
@@ -166,11 +169,14 @@ class Decoding:
         At most this many local maxima per class and tomogram enter suppression, the highest first.
     residual_xyz_A
         Mean of (predicted - true) over matched out-of-fold picks; subtracted from every pick. Angstrom.
+    refine_peaks
+        Where no network predicts offsets: the centre of a peak is found between cells, from its neighbours' scores.
     """
 
     floor: float = 0.05
     max_picks: int = 16384
     residual_xyz_A: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    refine_peaks: bool = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
@@ -195,6 +201,8 @@ class Member:
         Hash of its weights file.
     weight
         Its share in the average; shares are normalised to one.
+    kind
+        What it was asked; only ``"detection"`` predicts offsets, and enters their average.
     """
 
     fold: str
@@ -203,6 +211,7 @@ class Member:
     score: float | None
     weights_sha256: str
     weight: float = 1.0
+    kind: MemberKind = field(default="detection", metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(0 < self.weight < inf, f"weight of {self.fold}/{self.network} must be positive, got {self.weight}")
@@ -269,6 +278,16 @@ class Pipeline:
         return tuple(particle.name for particle in self.particles)
 
     @property
+    def predicts_offsets(self) -> bool:
+        """Whether any of its networks does; one that names none is taken to."""
+        return not self.members or any(member.kind == "detection" for member in self.members)
+
+    def of_members(self, members: Sequence[Member]) -> Pipeline:
+        """Return a copy for the average of these networks: peaks are refined where none of them predicts offsets."""
+        named = replace(self, members=tuple(members))
+        return replace(named, decoding=replace(self.decoding, refine_peaks=not named.predicts_offsets))
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: two pipelines are equal exactly if their digests are."""
         return hashlib.sha256(self.to_json(indent=None).encode()).hexdigest()
@@ -296,7 +315,7 @@ class Pipeline:
 
     def to_json(self, indent: int | None = 2) -> str:
         """Return the JSON text, keys sorted."""
-        return json.dumps(asdict(self), indent=indent, sort_keys=True)
+        return json.dumps(plain(self), indent=indent, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "the pipeline") -> Pipeline:

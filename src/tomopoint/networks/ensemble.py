@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tomopoint.errors import TomopointError
 from tomopoint.networks.config import check_size
+from tomopoint.networks.heads import no_offsets
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.networks.views import find_view
 from tomopoint.pipeline import OFFSET_AVERAGES
@@ -18,7 +19,7 @@ SMALLEST_SCORE = 1e-6
 
 
 class Ensemble(nn.Module):
-    """Weighted mean of the scores and offsets of several networks, taken in float32.
+    """Weighted mean of the scores of several networks, and of the offsets of those that predict some, in float32.
 
     Networks run one after the other, so memory is that of the largest. Averages scores after the sigmoid, as the
     winner's merged graph does: one confident network then cannot outvote the others as it would among logits.
@@ -59,26 +60,36 @@ class Ensemble(nn.Module):
         self.stride = networks[0].stride
         self.divisor = lcm(*(network.divisor for network in networks))
         self.needs_context = any(network.needs_context for network in networks)
+        self.predicts_offsets = any(network.predicts_offsets for network in networks)
+        # Zeros of a network that predicts no offsets would shrink those of the others.
+        pointing = sum(share for share, network in zip(shares, networks, strict=True) if network.predicts_offsets)
+        self.offset_shares = tuple(
+            share / (pointing * len(views)) if network.predicts_offsets else 0.0
+            for share, network in zip(shares, networks, strict=True)
+        )
 
     def forward(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Return (scores, offsets_vox), float32, as :meth:`PointNetwork.forward` does, averaged."""
         check_size(volume.shape, self.divisor, self.needs_context)
         scores_sum: Tensor | float = 0.0
         offsets_sum: Tensor | float = 0.0
-        trust_sum: Tensor | float = 0.0
+        weight_sum: Tensor | float = 0.0
         for view in self.views:
             seen = view.apply(volume)
-            for network, share in zip(self.networks, self.shares, strict=True):
+            for network, share, trust in zip(self.networks, self.shares, self.offset_shares, strict=True):
                 scores, offsets_vox = network(seen)
                 scores = view.undo(scores.float())
-                trust = share * (scores.amax(dim=1, keepdim=True) + SMALLEST_SCORE) if self.by_score else share
                 scores_sum = scores_sum + share * scores
-                offsets_sum = offsets_sum + trust * view.undo_offsets(offsets_vox.float())
-                trust_sum = trust_sum + trust
+                if network.predicts_offsets:
+                    weight = trust * (scores.amax(dim=1, keepdim=True) + SMALLEST_SCORE) if self.by_score else trust
+                    offsets_sum = offsets_sum + weight * view.undo_offsets(offsets_vox.float())
+                    weight_sum = weight_sum + weight
         assert isinstance(scores_sum, Tensor)
+        if not self.predicts_offsets:
+            return scores_sum, no_offsets(scores_sum)
         assert isinstance(offsets_sum, Tensor)
         # Without scores as weights the shares add up to one already.
-        return scores_sum, offsets_sum / trust_sum if self.by_score else offsets_sum
+        return scores_sum, offsets_sum / weight_sum if self.by_score else offsets_sum
 
 
 def _check(

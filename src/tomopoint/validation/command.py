@@ -103,8 +103,7 @@ def validate(
         tomo_type=ensemble.tomo_type,
         views=tuple(name.strip() for name in views.split(",")),
         offset_average=offset_average,
-        members=ensemble.members,
-    )
+    ).of_members(ensemble.members)
     path = ensemble.folder / PIPELINE_NAME
 
     # Thresholds of another validation: nothing is predicted, so there is nothing to score.
@@ -121,7 +120,8 @@ def validate(
     if not ensemble.held_out:
         raise TomopointError(
             f"no network of {ensemble.command()} holds a run out, so thresholds cannot be measured; "
-            "take those of a validated training folder with --thresholds FOLDER/pipeline.json"
+            "take those of a validated training folder with --thresholds FOLDER/pipeline.json, best of the same recipe "
+            "trained on folds, or validate it together with one"
         )
 
     # How much each kind of network counts.
@@ -151,6 +151,7 @@ def validate(
         "training_folders": [str(folder) for folder in ensemble.training_folders],
         "data_root": str(project.root.resolve()),
         "simulated": project.is_simulated,
+        "without_score": [f"{ensemble.fold_of(i)}/{ensemble.records[i].network.title}" for i in ensemble.unjudged],
         "weights": chosen.to_dict() if chosen else None,
         "predictions": records,
         **calibration.to_dict(),
@@ -161,6 +162,7 @@ def validate(
     final.save(path)
 
     lines = [validation_text(calibration, project.is_simulated)]
+    lines += [ensemble.unjudged_text()] if ensemble.unjudged else []
     lines += [f"weights, {chosen.reason}"] if chosen else []
     lines += [f"wrote {path}", f"next: tomopoint export {ensemble.folder} -o ensemble.onnx"]
     figures = {name: value for name, value in content.items() if name not in ("curves", "per_group")}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -105,9 +105,12 @@ def choose_weights(
     TomopointError
         There is only one kind, or only one group of held-out runs, so that nothing can be left out.
     """
-    kinds = list(ensemble.kinds)
+    kinds = judged_kinds(ensemble)
     if len(kinds) < 2:
-        raise TomopointError(f"--weights out-of-fold: all networks are of one kind, {kinds[0]}; leave it out")
+        raise TomopointError(
+            f"--weights out-of-fold: all networks are of one kind, {kinds[0]}, as far as they hold runs out; leave it "
+            "out"
+        )
     if len(ensemble.groups) < 2:
         raise TomopointError(
             "--weights out-of-fold needs two or more folds: shares are judged where they were not chosen"
@@ -123,11 +126,17 @@ def choose_weights(
     return _choose(candidates, picks_of, truth, ensemble.groups, pipeline, options)
 
 
+def judged_kinds(ensemble: EnsembleFolder) -> list[str]:
+    """Return the kinds of which some network holds runs out; the others get the mean of their shares."""
+    return [kind for kind, members in ensemble.kinds.items() if not set(members) <= set(ensemble.unjudged)]
+
+
 def with_weights(
     members: Sequence[Member], kinds: Mapping[str, tuple[int, ...]], shares: Mapping[str, float]
 ) -> tuple[Member, ...]:
-    """Return the members, each with the weight of its kind."""
-    of_member = {index: shares[kind] for kind, indices in kinds.items() for index in indices}
+    """Return the members, each with the weight of its kind; of a kind that was not judged, the mean of the others."""
+    mean = sum(shares.values()) / len(shares)
+    of_member = {index: shares.get(kind, mean) for kind, indices in kinds.items() for index in indices}
     return tuple(replace(member, weight=of_member[index]) for index, member in enumerate(members))
 
 
@@ -139,11 +148,12 @@ def _picks_of_run(
     store = project.run(name, "train").tomogram_path(ensemble.tomo_type)
     kinds = {kind: [i for i in members if i in held_out.members] for kind, members in ensemble.kinds.items()}
     present = {kind: members for kind, members in kinds.items() if members}
-    candidates = candidate_shares(list(kinds))
+    candidates = candidate_shares(judged_kinds(ensemble))
     folder = ensemble.folder / FOLDER / SUBFOLDER
     paths = [folder / f"{name}-{index}.csv" for index in range(len(candidates))]
+    whole = pipeline_of(held_out.members, pipeline)
     content = {
-        "pipeline_sha256": pipeline_of(held_out.members, pipeline).digest,
+        "pipeline_sha256": whole.digest,
         "tomogram": identity_of(store),
         "candidates": candidates,
     }
@@ -156,24 +166,28 @@ def _picks_of_run(
             own = pipeline_of(members, pipeline)
             with closing(engine_of(ensemble, members, own, device)) as engine:
                 maps[kind] = predict_volume(tomogram.volume_zyx, engine, own)
+        pointing = {kind for kind, own in present.items() if ensemble.networks[own[0]].predicts_offsets}
         for path, shares in zip(paths, candidates, strict=True):
             # A kind's maps are the mean of its members: it counts with their number.
             weights = {kind: shares[kind] * len(members) for kind, members in present.items()}
-            picks = decode_maps(averaged(maps, weights), pipeline, tomogram.voxel_A)
+            picks = decode_maps(averaged(maps, weights, pointing), whole, tomogram.voxel_A)
             write_pick_table(picks.assign(experiment=name), path)
         write_atomically(paths[-1].with_suffix(".json"), json.dumps(content) + "\n")
     return [read_pick_table(path).loc[:, list(PICK_COLUMNS)] for path in paths]
 
 
-def averaged(maps: Mapping[str, VolumeMaps], weights: Mapping[str, float]) -> VolumeMaps:
-    """Return the weighted mean of maps of one tomogram."""
-    total = sum(weights.values())
+def averaged(
+    maps: Mapping[str, VolumeMaps], weights: Mapping[str, float], pointing: Collection[str] | None = None
+) -> VolumeMaps:
+    """Return the weighted mean of maps of one tomogram; of offsets only over the kinds in `pointing`, None: all."""
+    pointing = maps.keys() if pointing is None else pointing
+    total, total_pointing = sum(weights.values()), sum(weights[kind] for kind in pointing)
     first = next(iter(maps.values()))
     scores, offsets = np.zeros_like(first.scores), np.zeros_like(first.offsets)
     for kind, own in maps.items():
-        share = np.float32(weights[kind] / total)
-        scores += share * own.scores
-        offsets += share * own.offsets
+        scores += np.float32(weights[kind] / total) * own.scores
+        if kind in pointing:
+            offsets += np.float32(weights[kind] / total_pointing) * own.offsets
     return replace(first, scores=scores, offsets=offsets)
 
 
