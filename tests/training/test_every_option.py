@@ -33,6 +33,7 @@ PLACES = {
     "AugmentationOptions": ("augmentation",),
     "LossOptions": ("loss",),
     "AssignmentOptions": ("loss", "assignment"),
+    "SegmentationOptions": ("loss", "segmentation"),
     "OptimiserOptions": ("optimiser",),
     "FitOptions": ("fit",),
 }
@@ -43,6 +44,8 @@ SHAPE_ZYX = (32, 40, 40)
 SEGRESNET = {"name": "segresnet", "init_filters": 4, "blocks_down": [1, 1, 1], "norm_groups": 2, "dropout": 0.0}
 HEADS = {"class_width": 4, "offset_width": 4}
 DYNUNET = {"name": "dynunet", "filters": [4, 4, 6], "features": 4, **HEADS}
+UNET = {"name": "unet", "filters": [4, 6, 8]}
+FLEXIBLE = {"name": "flexible-unet", "width": 0.125, "filters": [8, 8, 4, 4, 4]}
 HEATMAP = {**SEGRESNET, "name": "heatmap", "class_width": 4}
 
 BASE = {
@@ -74,16 +77,25 @@ class Change:
         The other value.
     on
         Options of both trainings, by dotted name.
+    also
+        What the other value cannot be without.
     """
 
     to: object
     on: dict = field(default_factory=dict)
+    also: dict = field(default_factory=dict)
 
 
 RESAMPLED = {"augmentation.resample_probability": 1.0}
 TURNED = {"augmentation.rotation_degrees": 30.0}
 OF_DYNUNET = {"networks": [DYNUNET]}
 OF_HEATMAP = {"networks": [HEATMAP]}
+OF_UNET = {"networks": [UNET]}
+OF_FLEXIBLE = {"networks": [FLEXIBLE], "crops.size_zyx": [32, 32, 64]}
+OF_TWO_LEVELS = {
+    **{"networks": [{**FLEXIBLE, "levels": 2}], "crops.size_zyx": [32, 32, 64]},
+    "loss.segmentation.level_weights": [1.0, 1.0],
+}
 CENTRED = {"crops.centred_fraction": 1.0}
 OF_SGD = {"optimiser.name": "sgd"}
 STARTS = {"networks.0.pretrained": "backbone.safetensors"}
@@ -106,6 +118,9 @@ CHANGES = {
     "NetworkRecipe.pretrained": Change("backbone.safetensors"),
     "NetworkRecipe.learning_rate": Change(0.001),
     "NetworkRecipe.label": Change("other"),
+    "NetworkRecipe.encoder": Change("efficientnet-b3", OF_FLEXIBLE),
+    "NetworkRecipe.width": Change(0.25, OF_FLEXIBLE),
+    "NetworkRecipe.levels": Change(1, OF_TWO_LEVELS, also={"loss.segmentation.level_weights": [1.0]}),
     "NetworkRecipe.augmentation": Change({"noise": 1.0}),
     "NetworkRecipe.loss": Change({"focal_alpha": 0.1}),
     "NetworkRecipe.optimiser": Change({"weight_decay": 0.5}),
@@ -131,6 +146,7 @@ CHANGES = {
     ),
     "AugmentationOptions.mixup_instances": Change(1.0, CENTRED),
     "AugmentationOptions.erase": Change(1.0),
+    "AugmentationOptions.batch_mixup": Change(1.0, OF_UNET),
     "AugmentationOptions.erase_instances": Change(1.0, CENTRED),
     "LossOptions.classification": Change("focal"),
     "LossOptions.focal_alpha": Change(0.1),
@@ -139,6 +155,11 @@ CHANGES = {
     "LossOptions.l1_weight": Change(1.0),
     "LossOptions.label_smoothing": Change(0.3, {"loss.cross_entropy_weight": 1.0}),
     "LossOptions.heatmap_sigma": Change(0.7, OF_HEATMAP),
+    "SegmentationOptions.loss": Change("dice", OF_UNET),
+    "SegmentationOptions.particle_weight": Change(64.0, OF_UNET),
+    "SegmentationOptions.sphere_radii": Change(0.5, OF_UNET),
+    "SegmentationOptions.tversky_beta": Change(0.5, {**OF_UNET, "loss.segmentation.loss": "tversky"}),
+    "SegmentationOptions.level_weights": Change([1.0, 0.5], OF_TWO_LEVELS),
     "AssignmentOptions.alpha": Change(0.0),
     "AssignmentOptions.beta": Change(1.0),
     "AssignmentOptions.topk": Change(1),
@@ -183,10 +204,11 @@ def option_names():
     own = {cls.__name__: cls for cls in found if cls.__module__ in (recipe.__name__, config.__name__)}
     del own["NetworkConfig"]  # NetworkRecipe has its fields
     assert own.keys() == PLACES.keys(), "say in PLACES where the options of a new dataclass stand"
-    parts = {places[-1] for places in PLACES.values() if places}  # their own fields are looked at
     for name, cls in own.items():
         for option in fields(cls):
-            if name == "NetworkRecipe" or option.name not in parts or option.name == "networks":
+            if (
+                name == "NetworkRecipe" or (*PLACES[name], option.name) not in PLACES.values()
+            ):  # its fields are looked at
                 yield f"{name}.{option.name}"
 
 
@@ -201,6 +223,13 @@ def changed(content, places, value):
     if isinstance(content, list):
         return [changed(item, rest, value) if index == first else item for index, item in enumerate(content)]
     return {**content, first: changed(content.get(first, {}), rest, value)}
+
+
+def with_options(content, options):
+    """Return a recipe with options replaced, by dotted name."""
+    for dotted, value in options.items():
+        content = changed(content, [int(word) if word.isdigit() else word for word in dotted.split(".")], value)
+    return content
 
 
 @pytest.fixture(scope="module")
@@ -252,11 +281,8 @@ def test_an_option_changes_what_a_training_gives(name, outcome, data, monkeypatc
     monkeypatch.chdir(data)  # `pretrained` is found from where the command runs
     change = CHANGES[name]
     cls, _, option = name.partition(".")
-    content = BASE
-    for dotted, value in change.on.items():
-        places = [int(word) if word.isdigit() else word for word in dotted.split(".")]
-        content = changed(content, places, value)
-    assert outcome(content) != outcome(changed(content, [*PLACES[cls], option], change.to))
+    content = with_options(BASE, change.on)
+    assert outcome(content) != outcome(with_options(changed(content, [*PLACES[cls], option], change.to), change.also))
 
 
 def test_the_same_recipe_gives_the_same(outcome, data, monkeypatch):
