@@ -75,8 +75,7 @@ def rebuild_ensemble(model_path: Path) -> Ensemble:
         network = build_network(config, len(pipeline.particles), pipeline.stride)
         network.load_state_dict(dict(stored.read(index).weights))
         networks.append(network)
-    shares = [member.weight for member in pipeline.members]
-    return Ensemble(networks, shares, pipeline.views, pipeline.offset_average).eval()
+    return Ensemble.of_pipeline(networks, pipeline).eval()
 
 
 def rebuild_reference(model_path: Path) -> Reference:
