@@ -16,8 +16,11 @@ from tomopoint.networks.views import find_view
 from tomopoint.pipeline import DETECTION, OFFSET_AVERAGES, VIEW_MERGES, Pipeline
 
 SMALLEST_SCORE = 1e-6
-"""Added to the scores that weigh offsets, so that cells where every network sees nothing keep the plain mean; and the
-least score that enters a geometric mean, so that one view that sees nothing does not decide alone."""
+"""Added to the scores that weigh offsets, so that cells where every network sees nothing keep the plain mean."""
+
+LEAST_FACTOR = 1e-9
+"""Scores below it enter a geometric mean as this, so that one view that sees nothing does not decide alone. Shares of a
+softmax over single voxels may be small and still mean something."""
 
 
 class Ensemble(nn.Module):
@@ -151,7 +154,7 @@ class Ensemble(nn.Module):
     def _with_view(self, merged: Tensor | None, scores: Tensor) -> Tensor:
         """Return what of several views is kept while they are gone through: a sum, a sum of logarithms, the highest."""
         if self.view_merge == "gmean":
-            scores = torch.log(scores.clamp(min=SMALLEST_SCORE))
+            scores = torch.log(scores.clamp(min=LEAST_FACTOR))
         if merged is None:
             return scores
         return torch.maximum(merged, scores) if self.view_merge == "max" else merged + scores

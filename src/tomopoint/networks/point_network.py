@@ -6,6 +6,8 @@ offset channels are z, y, x, in voxels of the input. The centre predicted by cel
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,14 @@ class PointNetwork(nn.Module):
         C.
     stride
         Input voxels per output cell, along every axis.
+
+    Attributes
+    ----------
+    kind
+        What its scores are, one of :data:`~tomopoint.pipeline.KINDS`.
     """
+
+    kind: Literal["detection", "segmentation"] = "detection"
 
     def __init__(self, backbone: Backbone, head: nn.Module, n_classes: int, stride: int) -> None:
         super().__init__()

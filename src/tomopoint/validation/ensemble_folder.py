@@ -26,7 +26,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.evaluation.calibration import VALIDATION_NAME
 from tomopoint.files import write_atomically
 from tomopoint.networks.point_network import PointNetwork
-from tomopoint.pipeline import Member, Particle
+from tomopoint.pipeline import KINDS, Member, Particle
 from tomopoint.strict_json import Malformed, build, read, reading
 from tomopoint.training.checkpoints import RECIPE, MemberRecord, find_members, load_member
 from tomopoint.training.recipe import Recipe
@@ -119,13 +119,19 @@ class EnsembleFolder:
         return groups
 
     @property
-    def kinds(self) -> dict[str, tuple[int, ...]]:
+    def siblings(self) -> dict[str, tuple[int, ...]]:
         """Members that differ in their fold only, by a name of what they share: architecture and training folder."""
-        kinds: dict[str, tuple[int, ...]] = {}
+        siblings: dict[str, tuple[int, ...]] = {}
         for index, record in enumerate(self.records):
             title = self.titles[self.origins[index]] + record.network.title
-            kinds[title] = (*kinds.get(title, ()), index)
-        return kinds
+            siblings[title] = (*siblings.get(title, ()), index)
+        return siblings
+
+    @property
+    def of_kinds(self) -> dict[str, tuple[int, ...]]:
+        """Members of each kind that is there, in the order of :data:`~tomopoint.pipeline.KINDS`."""
+        found = {kind: tuple(i for i, network in enumerate(self.networks) if network.kind == kind) for kind in KINDS}
+        return {kind: members for kind, members in found.items() if members}
 
     @property
     def divisor(self) -> int:
@@ -136,8 +142,11 @@ class EnsembleFolder:
     def members(self) -> tuple[Member, ...]:
         """The networks as a Pipeline lists them, without scores, with equal weights."""
         return tuple(
-            Member(record.fold, record.network.title, record.validation_runs, None, record.weights_sha256)
-            for record in self.records
+            Member(
+                *(record.fold, record.network.title, record.validation_runs, None, record.weights_sha256),
+                kind=network.kind,
+            )
+            for record, network in zip(self.records, self.networks, strict=True)
         )
 
     def project(self, data: Path | None) -> Project:
