@@ -115,7 +115,10 @@ def test_a_bad_file_is_refused_by_name(pipeline, tmp_path, change, message):
     ("change", "message"),
     [
         (lambda c: c.update(view_merge="median"), "view_merge must be one of mean, gmean, max, got 'median'"),
-        (lambda c: c["members"][1].update(kind="counting"), r"members\[1\]\.kind must be one of 'detection'"),
+        (
+            lambda c: c["members"][1].update(kind="counting"),
+            r"members\[1\]\.kind must be one of 'detection', 'heatmap', 'segmentation'",
+        ),
         (lambda c: c["members"][1]["class_weights"].pop(), "must be one per particle, 6, got 5"),
         (lambda c: c["members"][1]["class_weights"].__setitem__(0, 0.0), "class_weights of fold0/segresnet must be"),
         (lambda c: c["score_maps"][0].update(particle="ribosom"), "is of particle 'ribosom'; this pipeline knows"),

@@ -16,15 +16,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, get_args
 
 from tomopoint.errors import PipelineError, reason_of
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
-from tomopoint.strict_json import build, parse, read_bytes, reading
+from tomopoint.strict_json import ADDED, build, parse, plain, read_bytes, reading
 
 PIPELINE_NAME = "pipeline.json"
 """Its file, in a training folder, beside predictions and in the kit."""
@@ -35,21 +35,19 @@ OFFSET_AVERAGES = ("mean", "score")
 VIEW_MERGES = ("mean", "gmean", "max")
 """How the scores of one network in several views become one, see :class:`Pipeline`."""
 
-DETECTION, SEGMENTATION = KINDS = ("detection", "segmentation")
-"""Kinds of networks by what their scores are. A detection network's are sigmoids that were trained to say how well a
-cell points at a centre, a segmentation network's are shares of a softmax of which one voxel per particle was the
-target: the same certainty is another number. Of several kinds the first here keeps its scale, see :class:`ScoreMap`."""
+MemberKind = Literal["detection", "heatmap", "segmentation"]
+"""What a network is asked: score and offset of every cell, the height of a peak, or the class of every cell."""
+
+KINDS: tuple[MemberKind, ...] = get_args(MemberKind)
+"""The same certainty is another number with each: a detection network's scores are sigmoids that were trained to say
+how well a cell points at a centre, a segmentation network's are shares of a softmax of which one voxel per particle was
+the target. Of several kinds the first here keeps its scores, see :class:`ScoreMap`."""
 
 MAX_KNOTS = 8
 """Of a score map: each one more is five operators in the graph, and a degree of freedom that noise can use."""
 
 FORMAT_VERSION = 1
 """Raised when a field changes its meaning; a Pipeline of another version is refused."""
-
-ADDED: Mapping[str, Any] = {"view_merge": "mean", "score_maps": ()}
-ADDED_TO_MEMBERS: Mapping[str, Any] = {"kind": "detection", "class_weights": ()}
-"""Fields that earlier versions did not have, and the value that says what was always so. It is left out of the text, so
-that a Pipeline of an earlier version keeps its digest, which engines, kits and validations refer to."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -221,8 +219,8 @@ class Member:
     score: float | None
     weights_sha256: str
     weight: float = 1.0
-    kind: Literal["detection", "segmentation"] = "detection"
-    class_weights: tuple[float, ...] = ()
+    kind: MemberKind = field(default="detection", metadata=ADDED)
+    class_weights: tuple[float, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(0 < self.weight < inf, f"weight of {self.fold}/{self.network} must be positive, got {self.weight}")
@@ -245,7 +243,7 @@ class ScoreMap:
         scores stays as it is.
     """
 
-    kind: Literal["detection", "segmentation"]
+    kind: MemberKind
     particle: str
     scores: tuple[float, ...]
     values: tuple[float, ...]
@@ -298,10 +296,10 @@ class Pipeline:
     decoding: Decoding = field(default_factory=Decoding)
     tomo_type: str = "denoised"
     views: tuple[str, ...] = ("identity",)
-    view_merge: str = "mean"
+    view_merge: str = field(default="mean", metadata=ADDED)
     offset_average: str = "mean"
     members: tuple[Member, ...] = ()
-    score_maps: tuple[ScoreMap, ...] = ()
+    score_maps: tuple[ScoreMap, ...] = field(default=(), metadata=ADDED)
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -379,13 +377,8 @@ class Pipeline:
         return replace(self, particles=particles)
 
     def to_json(self, indent: int | None = 2) -> str:
-        """Return the JSON text, keys sorted; fields of :data:`ADDED` that say nothing are left out."""
-        content = asdict(self)
-        for part, added in ((content, ADDED), *((member, ADDED_TO_MEMBERS) for member in content["members"])):
-            for name, nothing in added.items():
-                if part[name] == nothing:
-                    del part[name]
-        return json.dumps(content, indent=indent, sort_keys=True)
+        """Return the JSON text, keys sorted."""
+        return json.dumps(plain(self), indent=indent, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "the pipeline") -> Pipeline:

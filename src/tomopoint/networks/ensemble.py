@@ -13,7 +13,7 @@ from tomopoint.networks.config import check_size
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.networks.score_maps import ScoreMaps
 from tomopoint.networks.views import find_view
-from tomopoint.pipeline import DETECTION, OFFSET_AVERAGES, VIEW_MERGES, Pipeline
+from tomopoint.pipeline import KINDS, OFFSET_AVERAGES, VIEW_MERGES, Pipeline
 
 SMALLEST_SCORE = 1e-6
 """Added to the scores that weigh offsets, so that cells where every network sees nothing keep the plain mean."""
@@ -79,7 +79,7 @@ class Ensemble(nn.Module):
         self.stride = networks[0].stride
         self.divisor = lcm(*(network.divisor for network in networks))
         self.needs_context = any(network.needs_context for network in networks)
-        self.kinds = tuple(kinds) if kinds is not None else (DETECTION,) * len(networks)
+        self.kinds: tuple[str, ...] = tuple(kinds) if kinds is not None else KINDS[:1] * len(networks)
         self.score_maps = nn.ModuleDict({k: m for k, m in (score_maps or {}).items() if k in self.kinds})
         self.offset_shares = tuple(weight / (sum(given) * len(views)) for weight in given)
 

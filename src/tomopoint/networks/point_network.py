@@ -6,13 +6,12 @@ offset channels are z, y, x, in voxels of the input. The centre predicted by cel
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from tomopoint.networks.backbone import Backbone
 from tomopoint.networks.config import check_size
+from tomopoint.pipeline import MemberKind
 
 
 class PointNetwork(nn.Module):
@@ -35,7 +34,7 @@ class PointNetwork(nn.Module):
         What its scores are, one of :data:`~tomopoint.pipeline.KINDS`.
     """
 
-    kind: Literal["detection", "segmentation"] = "detection"
+    kind: MemberKind = "detection"
 
     def __init__(self, backbone: Backbone, head: nn.Module, n_classes: int, stride: int) -> None:
         super().__init__()

@@ -4,7 +4,8 @@ A few lines of YAML fill them, see :mod:`tomopoint.training.recipe_files`; nothi
 recipe does not name takes the default written here. What belongs to the machine and not to the result (device, loader
 processes, curves) is an option of the command instead.
 
-Finished members stay valid when options are added: a new field is marked with :data:`ADDED`, its default is what
+Finished members stay valid when options are added: a new field is marked with
+:data:`~tomopoint.strict_json.ADDED`, its default is what
 earlier versions did, and a recipe is stored, compared and hashed without it unless it is used.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from math import log, sqrt
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
 from tomopoint.networks.config import NetworkConfig, check_size
 from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
+from tomopoint.strict_json import ADDED, plain
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
@@ -29,9 +31,6 @@ Freeze = Literal["none", "encoder", "backbone"]
 
 MAX_CROP_VOX = 4096
 """Beyond any tomogram."""
-
-ADDED = {"added": True}
-"""Metadata of a field that recipes of earlier versions lack; its default must be what these versions did."""
 
 
 @dataclass(frozen=True)
@@ -415,12 +414,12 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option as plain JSON values; those that earlier versions did not have, where they are used."""
-        content = _plain(self)
+        content = plain(self)
         for shown, network in zip(content["networks"], self.networks, strict=True):
             own = {name: getattr(network, name) for name in OWN_OPTIONS if getattr(network, name) is not None}
-            shown.update({name: _plain(options, getattr(self, name)) for name, options in own.items()})
-        plain: dict[str, Any] = json.loads(json.dumps(content))
-        return plain
+            shown.update({name: plain(options, getattr(self, name)) for name, options in own.items()})
+        options: dict[str, Any] = json.loads(json.dumps(content))
+        return options
 
     @property
     def digest(self) -> str:
@@ -450,20 +449,6 @@ class Recipe:
         import yaml
 
         write_atomically(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
-
-
-def _plain(value: Any, below: Any = None) -> Any:
-    """Turn dataclasses into dicts, without the fields marked :data:`ADDED` that are at their default.
-
-    `below` are the options that `value` is read on top of: what is not at its default there must be said here.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        layers = [value] if below is None else [value, below]
-        shown = [
-            f for f in fields(value) if f.metadata != ADDED or any(getattr(o, f.name) != f.default for o in layers)
-        ]
-        return {f.name: _plain(getattr(value, f.name), getattr(below, f.name, None)) for f in shown}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _require(condition: bool, message: str) -> None:

@@ -26,7 +26,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.evaluation.calibration import VALIDATION_NAME
 from tomopoint.files import write_atomically
 from tomopoint.networks.point_network import PointNetwork
-from tomopoint.pipeline import KINDS, Member, Particle
+from tomopoint.pipeline import KINDS, Member, MemberKind, Particle
 from tomopoint.strict_json import Malformed, build, read, reading
 from tomopoint.training.checkpoints import RECIPE, MemberRecord, find_members, load_member
 from tomopoint.training.recipe import Recipe
@@ -128,9 +128,9 @@ class EnsembleFolder:
         return siblings
 
     @property
-    def of_kinds(self) -> dict[str, tuple[int, ...]]:
+    def of_kinds(self) -> dict[MemberKind, tuple[int, ...]]:
         """Members of each kind that is there, in the order of :data:`~tomopoint.pipeline.KINDS`."""
-        found = {kind: tuple(i for i, network in enumerate(self.networks) if network.kind == kind) for kind in KINDS}
+        found = {kind: tuple(i for i, member in enumerate(self.members) if member.kind == kind) for kind in KINDS}
         return {kind: members for kind, members in found.items() if members}
 
     @property
@@ -143,7 +143,11 @@ class EnsembleFolder:
         """The networks as a Pipeline lists them, without scores, with equal weights."""
         return tuple(
             Member(
-                *(record.fold, record.network.title, record.validation_runs, None, record.weights_sha256),
+                fold=record.fold,
+                network=record.network.title,
+                validation_runs=record.validation_runs,
+                score=None,
+                weights_sha256=record.weights_sha256,
                 kind=network.kind,
             )
             for record, network in zip(self.records, self.networks, strict=True)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from tomopoint.evaluation.score import DISTANCE_MULTIPLIER
 from tomopoint.evaluation.score_scale import JudgedPicks, fit_score_scale
 from tomopoint.files import write_atomically
 from tomopoint.inference.predict import predict_tomogram
-from tomopoint.pipeline import Pipeline, ScoreMap
+from tomopoint.pipeline import MemberKind, Pipeline, ScoreMap
 from tomopoint.strict_json import Malformed, build, read
 from tomopoint.validation.ensemble_folder import EnsembleFolder
 from tomopoint.validation.out_of_fold import FOLDER, engine_of, identity_of, pipeline_of
@@ -57,7 +57,7 @@ class FittedMaps:
     """
 
     score_maps: tuple[ScoreMap, ...]
-    n_hits: Mapping[str, Mapping[str, int]]
+    n_hits: Mapping[MemberKind, Mapping[str, int]]
     runs: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def fit_score_maps(ensemble: EnsembleFolder, pipeline: Pipeline, project: Projec
     :func:`~tomopoint.validation.out_of_fold.predict_held_out`.
     """
     truth = ensemble.read_truth(project)
-    judged: dict[str, dict[str, list[JudgedPicks]]] = {
+    judged: dict[MemberKind, dict[str, list[JudgedPicks]]] = {
         kind: {name: [] for name in pipeline.particle_names} for kind in ensemble.of_kinds
     }
     runs = []
@@ -122,7 +122,7 @@ def fit_score_maps(ensemble: EnsembleFolder, pipeline: Pipeline, project: Projec
     }
     reference, *others = pooled
     score_maps = tuple(
-        ScoreMap(cast(Literal["detection", "segmentation"], kind), name, *knots)
+        ScoreMap(kind, name, *knots)
         for kind in others
         for name, knots in fit_score_scale(pooled[kind], pooled[reference]).items()
     )

@@ -218,7 +218,7 @@ def with_weights(
 
 def _kinds(ensemble: EnsembleFolder) -> dict[str, str]:
     """Return the kind of each set of siblings."""
-    return {name: ensemble.networks[members[0]].kind for name, members in ensemble.siblings.items()}
+    return {name: ensemble.members[members[0]].kind for name, members in ensemble.siblings.items()}
 
 
 def _picks_of_run(
