@@ -107,13 +107,10 @@ def _measure(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
 
 def score(setting: Setting, arm: Arm, folder: Path) -> dict[str, Any]:
     """Validate an average, and score it on runs that no network has seen."""
-    out = folder / arm.title.replace(" ", "-").replace(",", "")
-    tomopoint("validate", *(folder / name for name in arm.trained), "--out", out, *arm.options, "--device", "cpu")
-    given = [folder / name for name in arm.trained] if len(arm.trained) == 1 else [out]
-    if len(arm.trained) == 1:  # a training folder finds its own Pipeline
-        (out / "pipeline.json").replace(given[0] / "pipeline.json")
-        (out / "validation.json").replace(given[0] / "validation.json")
-    merged = load_validated(given)
+    trained = [folder / name for name in arm.trained]
+    several = () if len(trained) == 1 else ("--out", folder / arm.title.replace(", ", "-").replace(" ", "-"))
+    tomopoint("validate", *trained, *several, *arm.options, "--device", "cpu")
+    merged = load_validated([several[1]] if several else trained)
     engine = TorchEngine(Ensemble.of_pipeline(merged.networks, merged.pipeline), merged.pipeline.tiling.window_zyx)
     truth, picks = predict_test_runs(setting.data, engine, merged.pipeline)
     found = score_picks(truth, passing(picks, merged.pipeline.thresholds), merged.pipeline.particles)

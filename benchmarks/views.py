@@ -52,8 +52,8 @@ from tomopoint.simulate.options import SimulationOptions
 from tomopoint.simulate.project import ProjectPlan, write_project
 from tomopoint.validation.validated import load_validated
 
-SHAPE = "128,256,256"
-RUNS = 6
+SHAPE = "128,288,288"
+RUNS = 8
 SEED = 41
 
 Row = tuple[str, str]
