@@ -163,7 +163,10 @@ def test_defaults_are_shown_as_one_types_them(capsys, monkeypatch):
     assert "None" not in push
 
 
-@pytest.mark.parametrize("word", ["--window=96,96,96", "--overlap", "--views=flip_x", "--weights", "--offset_average"])
+@pytest.mark.parametrize(
+    "word",
+    ["--window=96,96,96", "--overlap", "--views=4", "--view-merge", "--score-maps", "--weights", "--offset_average"],
+)
 def test_an_option_that_would_change_what_was_validated_is_refused_with_the_command_that_has_it(word, capsys):
     status, _, err = run(capsys, "export", "runs/a", "runs/b", "-o", "e.onnx", word, "score")
     assert status == 2

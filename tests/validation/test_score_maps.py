@@ -19,13 +19,14 @@ from tomopoint.inference.predict import predict_tomogram, predict_volume
 from tomopoint.inference.reference import Reference
 from tomopoint.networks.ensemble import LEAST_FACTOR
 from tomopoint.networks.point_network import PointNetwork
-from tomopoint.pipeline import Pipeline, Tiling
+from tomopoint.pipeline import Pipeline, ScoreMap, Tiling
 from tomopoint.validation import ensemble_folder
 from tomopoint.validation.command import validate
 from tomopoint.validation.ensemble_folder import load_ensemble
 from tomopoint.validation.out_of_fold import engine_of, pipeline_of
 from tomopoint.validation.score_maps import fit_score_maps
 from tomopoint.validation.validated import load_validated
+from tomopoint.validation.weights import averaged, with_weights
 
 SMALL = {"window": "16,32,32", "overlap": "8,8,8"}
 UNDONE = 0.03
@@ -172,3 +173,40 @@ def test_maps_can_be_left_out_and_are_taken_over_with_thresholds(blended, plante
     whole.save(tmp_path / "other.json")
     validate([blended], data=planted, thresholds=str(tmp_path / "other.json"), **SMALL)
     assert Pipeline.load(blended / "pipeline.json").score_maps == whole.score_maps
+
+
+def test_shares_are_chosen_on_averages_of_mapped_kinds(twins, validated, planted):
+    """In one window there is no difference between mapping before and after windows are merged: it is the graph."""
+    base = Pipeline.load(validated[0] / "pipeline.json")
+    name = base.particle_names[0]
+    pipeline = replace(
+        base,
+        tiling=Tiling((24, 40, 40), (8, 8, 8)),
+        members=twins.members,
+        score_maps=(ScoreMap("segmentation", name, (0.0, 0.01, 1.0), (0.0, 0.5, 1.0)),),
+    )
+    assert [member.kind for member in twins.members] == ["segmentation", "detection"] * 2
+    weighted = with_weights(twins.members, twins.siblings, {"dynunet": (3.0,) * 6, "segresnet": (1.0,) * 6})
+    own = pipeline_of((2, 3), replace(pipeline, members=weighted))
+    volume = read_tomogram(Project(planted).run(twins.held_out[1].name, "train").tomogram_path()).volume_zyx
+    expected = predict_volume(volume, engine_of(twins, (2, 3), own, "cpu"), own)
+    maps = {}
+    for title, member in (("dynunet", 2), ("segresnet", 3)):
+        alone = replace(pipeline_of((member,), pipeline), score_maps=())
+        maps[title] = predict_volume(volume, engine_of(twins, (member,), alone, "cpu"), alone)
+    kinds = {"dynunet": "segmentation", "segresnet": "detection"}
+    got = averaged(maps, {"dynunet": 3.0, "segresnet": 1.0}, kinds, pipeline)
+    np.testing.assert_allclose(got.scores, expected.scores, atol=1e-5)
+    np.testing.assert_allclose(got.offsets, expected.offsets, atol=1e-5)
+
+
+def test_maps_are_fitted_before_weights_are_chosen(blended, planted):
+    result = validate([blended], data=planted, weights="out-of-fold", **SMALL)
+    content = json.loads((blended / "validation.json").read_text())
+    assert content["score_maps"]["score_maps"]
+    assert len(content["weights"]["candidates"]) == 5
+    pipeline = Pipeline.load(blended / "pipeline.json")
+    shares = content["weights"]["shares"]
+    for member in pipeline.members:
+        assert list(pipeline.class_weights(member)) == pytest.approx(shares[member.network])
+    assert "weights, " in result.text
