@@ -25,7 +25,7 @@ RUNS = ("TS_1", "TS_2", "TS_3")
 def exported(tmp_path_factory):
     """Return the export of a network whose answers are random but spread over (0, 1).
 
-    It has all that a blend has: two views, a kind, a score map, weights per particle.
+    It has what a blend has: a kind, a score map, weights per particle.
     """
     torch.manual_seed(0)
     config = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8)
@@ -37,8 +37,6 @@ def exported(tmp_path_factory):
         particles=COMPETITION_PARTICLES,
         voxel_A=VOXEL_A,
         tiling=Tiling((24, 32, 32), (8, 8, 8), 0.1),
-        views=("identity", "transpose_flip_z"),
-        view_merge="gmean",
         members=(
             Member(
                 *("fold0", "segresnet", ("TS_9",), 0.5, "0" * 64),
