@@ -39,10 +39,9 @@ from tomopoint.validation.validated import load_validated
 
 SHAPE = "128,320,320"
 N_TRAIN, N_TEST, DATA_SEED = 8, 6, 61
-OTHER_SEED = 1000
-"""Added to the seed of the first recipe where it is trained once more."""
-
-FIRST, SECOND, AGAIN = "first", "second", "again"
+FIRST, SECOND, AGAIN = TRAININGS = "first", "second", "again"
+SEED_STEP = 1000
+"""Between the seeds of the three, so that two of one recipe never begin with the same weights."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,10 @@ def measure(setting: Setting, seed: int) -> dict[str, Any]:
 
 def _measure(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
     first, second = setting.recipes
-    trainings = {FIRST: (first, seed), SECOND: (second, seed), AGAIN: (first, seed + OTHER_SEED)}
-    for name, (recipe, own_seed) in trainings.items():
+    for place, (name, recipe) in enumerate(zip(TRAININGS, (first, second, first), strict=True)):
         path = folder / f"{name}.yaml"
-        recipe_of_steps(replace(load_recipe(recipe), seed=own_seed), setting.steps).save(path)
+        own = replace(load_recipe(recipe), seed=seed + place * SEED_STEP)
+        recipe_of_steps(own, setting.steps).save(path)
         tomopoint("train", "--data", setting.data, "--recipe", path, "--out", folder / name, "--device", "cpu")
     return {arm.title: score(setting, arm, folder) for arm in ARMS}
 
