@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf
@@ -177,11 +177,14 @@ class Decoding:
         At most this many local maxima per class and tomogram enter suppression, the highest first.
     residual_xyz_A
         Mean of (predicted - true) over matched out-of-fold picks; subtracted from every pick. Angstrom.
+    refine_peaks
+        Where no network predicts offsets: the centre of a peak is found between cells, from its neighbours' scores.
     """
 
     floor: float = 0.05
     max_picks: int = 16384
     residual_xyz_A: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    refine_peaks: bool = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
@@ -207,7 +210,7 @@ class Member:
     weight
         Its share in the average; shares are normalised to one.
     kind
-        What its scores are, one of :data:`KINDS`.
+        What it was asked; only ``"detection"`` predicts offsets, and enters their average.
     class_weights
         Its share in the average of each particle's scores, in channel order; empty: `weight` for all of them. Offsets,
         which belong to no particle, are averaged by `weight` either way.
@@ -349,6 +352,16 @@ class Pipeline:
         """Return the map of a kind's scores of a particle; None where they are left as they are."""
         found = (m for m in self.score_maps if (m.kind, m.particle) == (kind, particle))
         return next(found, None)
+
+    @property
+    def predicts_offsets(self) -> bool:
+        """Whether any of its networks does; one that names none is taken to."""
+        return not self.members or any(member.kind == "detection" for member in self.members)
+
+    def of_members(self, members: Sequence[Member]) -> Pipeline:
+        """Return a copy for the average of these networks: peaks are refined where none of them predicts offsets."""
+        named = replace(self, members=tuple(members))
+        return replace(named, decoding=replace(self.decoding, refine_peaks=not named.predicts_offsets))
 
     @property
     def digest(self) -> str:

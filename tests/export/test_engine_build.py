@@ -3,6 +3,7 @@
 This proves that operators, shapes and types are accepted. It says nothing of numbers: those need the device.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,20 @@ NARROW = {
         "dynunet-residual", filters=(4, 8, 16), features=8, class_width=6, offset_width=4
     ),
     "heatmap": NetworkConfig("heatmap", init_filters=8, blocks_down=(1, 1, 1), class_width=6),
+    "flexible-unet": NetworkConfig("flexible-unet", width=1 / 16, filters=(12, 10, 8, 6, 4), levels=2),
+    "efficientnet-b3": NetworkConfig(
+        "flexible-unet", encoder="efficientnet-b3", width=1 / 16, filters=(12, 10, 8, 6, 4)
+    ),
+    "unet": NetworkConfig("unet", filters=(4, 8, 8)),
 }
+FULL = {
+    **{name: NetworkConfig(name) for name in NETWORK_NAMES},
+    "efficientnet-b3": replace(NARROW["efficientnet-b3"], width=None, filters=None),
+}
+
+
+def test_every_network_is_tested():
+    assert {config.name for config in NARROW.values()} == set(NETWORK_NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +84,7 @@ def tiny_graph(path: Path, nodes, size=(1, 3, 3), opset: int = 20, constants=Non
     return path
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NARROW)
 def test_every_network_in_half_precision_compiles_for_a_t4(name, rtx, tmp_path):
     graph = export(network(name), tmp_path / "net.onnx")
     plan = build_plan(graph, rtx, BuildOptions())
@@ -220,7 +234,7 @@ def test_a_plan_is_written_whole(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", FULL)
 def test_every_network_of_full_width_compiles_for_a_t4_at_the_full_window(name, rtx, tmp_path):
-    graph = export(network(name, NetworkConfig(name)), tmp_path / "full.onnx", FULL_ZYX)
+    graph = export(network(name, FULL[name]), tmp_path / "full.onnx", FULL_ZYX)
     assert build_plan(graph, rtx, BuildOptions()).n_bytes > 2_000_000

@@ -12,6 +12,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.ensemble import Ensemble
+from tomopoint.networks.heads import Head
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.networks.score_maps import ScoreMaps
 from tomopoint.networks.views import BEST_SPREAD, VIEWS, find_view, parse_views
@@ -48,7 +49,7 @@ class Compass(PointNetwork):
     def __init__(self) -> None:
         backbone = nn.Identity()
         backbone.divisor, backbone.needs_context = 2, False
-        super().__init__(backbone, nn.Identity(), n_classes=1, stride=2)
+        super().__init__(backbone, Head(), n_classes=1, stride=2)
 
     def logits(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         place = torch.nonzero(volume[0, 0] == volume.max())[0] + 0.5
@@ -244,6 +245,30 @@ def test_offsets_can_be_averaged_by_score():
     trust = [scores.double().amax(1, keepdim=True) + 1e-6 for scores, _ in outputs]
     expected = sum(t * o for t, (_, o) in zip(trust, outputs, strict=True)) / sum(trust)
     assert (offsets_vox - expected).abs().max() < FLOAT32_TOLERANCE
+
+
+def segmenter(seed: int) -> PointNetwork:
+    torch.manual_seed(seed)
+    built = build_network(NetworkConfig("unet", filters=(4, 8, 8)), 3, stride=2).eval()
+    nn.init.normal_(built.head.outputs[0].weight, std=0.5)
+    return built
+
+
+@pytest.mark.parametrize("offset_average", ["mean", "score"])
+@pytest.mark.parametrize("views", [("identity",), ("identity", "flip_y")])
+def test_offsets_are_averaged_over_the_networks_that_predict_some(offset_average, views):
+    """A segmentation network's scores count, and its zeros leave the other networks' offsets as they are."""
+    detectors, both = [network(0), network(1)], [network(0), segmenter(2), network(1)]
+    volume = torch.randn(1, 1, 8, 8, 16)
+    with torch.inference_mode():
+        alone = Ensemble(detectors, (1, 2), views, offset_average)(volume)
+        scores, offsets_vox = Ensemble(both, (1, 5, 2), views, offset_average)(volume)
+        own = Ensemble([both[1]], None, views)(volume)
+    assert (offsets_vox - alone[1]).abs().max() < FLOAT32_TOLERANCE
+    assert (scores - (3 * alone[0] + 5 * own[0]) / 8).abs().max() < FLOAT32_TOLERANCE
+    assert alone[1].abs().max() > 0.1
+    assert own[1].shape == alone[1].shape
+    assert own[1].abs().max() == 0
 
 
 def test_averaging_is_float32_under_autocast():

@@ -7,7 +7,7 @@ import torch
 
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
-from tomopoint.networks.config import NETWORK_NAMES, NetworkConfig
+from tomopoint.networks.config import ENCODERS, NETWORK_NAMES, NetworkConfig
 from tomopoint.networks.point_network import PointNetwork
 
 N_CLASSES = 6
@@ -26,6 +26,11 @@ NARROW = {
         "dynunet-residual", filters=(4, 8, 16), features=8, class_width=6, offset_width=4, dropout=0.1
     ),
     "heatmap": NetworkConfig("heatmap", init_filters=8, blocks_down=(1, 1, 1), class_width=6, features=12),
+    "flexible-unet": NetworkConfig("flexible-unet", width=1 / 16, filters=(12, 10, 8, 6, 4), levels=2),
+    "flexible-unet, efficientnet-b3": NetworkConfig(
+        "flexible-unet", encoder="efficientnet-b3", width=1 / 16, filters=(12, 10, 8, 6, 4)
+    ),
+    "unet": NetworkConfig("unet", filters=(4, 8, 8), dropout=0.1),
 }
 
 
@@ -33,17 +38,34 @@ def narrow_network(name: str, seed: int = 0) -> PointNetwork:
     """Return a narrow network whose heads no longer start at zero, so that every output depends on everything."""
     torch.manual_seed(seed)
     network = build_network(NARROW[name], N_CLASSES, STRIDE)
-    for head in network.head.children():
-        if isinstance(head, torch.nn.Sequential):
-            torch.nn.init.normal_(head[-1].weight, std=0.3)
-    return network.eval()
+    for part in network.head.children():
+        for layer in part if isinstance(part, torch.nn.ModuleList) else [part[-1]]:
+            torch.nn.init.normal_(layer.weight, std=0.3)
+    return with_statistics(network).eval()
+
+
+def with_statistics(network: PointNetwork) -> PointNetwork:
+    """Give batch norms the statistics of what they see, as training does: fresh ones would let maps fade to nothing."""
+    norms = [layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm3d)]
+    for layer in norms:
+        layer.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            network.train()(small_volume(network, 2))
+    return network
+
+
+def small_volume(network: PointNetwork, n: int = 1) -> torch.Tensor:
+    """Return a volume of 16 voxels along each axis, or two of the coarsest cells where they are larger."""
+    return torch.randn(n, 1, *(3 * [max(16, 2 * network.divisor)]))
 
 
 def test_every_network_is_tested():
-    assert set(NARROW) == set(NETWORK_NAMES)
+    assert {config.name for config in NARROW.values()} == set(NETWORK_NAMES)
+    assert {config.resolved().encoder for config in NARROW.values() if config.name == "flexible-unet"} == set(ENCODERS)
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NARROW)
 @pytest.mark.parametrize("cells_zyx", [(2, 2, 2), (1, 2, 3), (4, 1, 2)])
 def test_shapes_at_legal_sizes(name, cells_zyx):
     network = narrow_network(name)
@@ -56,9 +78,10 @@ def test_shapes_at_legal_sizes(name, cells_zyx):
     assert scores.dtype == offsets_vox.dtype == torch.float32
     assert 0 < scores.min() < scores.max() < 1
     assert offsets_vox.abs().max() <= STRIDE
+    assert network.predicts_offsets == bool(offsets_vox.abs().max() > 0) == (NARROW[name].kind == "detection")
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NARROW)
 def test_an_illegal_size_is_refused_with_the_size_to_pad_to(name):
     network = narrow_network(name)
     d = network.divisor
@@ -76,29 +99,29 @@ def test_instance_norm_needs_more_than_one_coarse_cell():
         network(torch.zeros(1, 1, 4, 4, 4))
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NARROW)
 def test_gradient_reaches_every_parameter(name):
     network = narrow_network(name).train()
-    logits, offsets_vox = network.logits(torch.randn(2, 1, 16, 16, 16))
-    ((logits * torch.randn_like(logits)).sum() + (offsets_vox * torch.randn_like(offsets_vox)).sum()).backward()
+    outputs = network.logits(small_volume(network, 4))  # of two crops, drop connect may drop both in one block
+    sum((maps * torch.randn_like(maps)).sum() for maps in outputs).backward()
     without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert without == []
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NARROW)
 def test_a_fresh_network_scores_every_cell_low_and_points_at_its_anchor(name):
     network = build_network(NARROW[name], N_CLASSES, STRIDE).eval()
     with torch.inference_mode():
-        scores, offsets_vox = network(torch.randn(1, 1, 16, 16, 16))
+        scores, offsets_vox = network(small_volume(network))
     torch.testing.assert_close(scores, torch.full_like(scores, 1 / (1 + np.exp(4.0))))
     assert offsets_vox.abs().max() == 0
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NARROW)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_autocast_stays_close_and_scores_are_float32(name, dtype):
     network = narrow_network(name)
-    volume = torch.randn(1, 1, 16, 16, 16)
+    volume = small_volume(network)
     with torch.inference_mode():
         exact_scores, exact_offsets = network(volume)
         with torch.autocast("cpu", dtype):
@@ -109,10 +132,10 @@ def test_half_precision_autocast_stays_close_and_scores_are_float32(name, dtype)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:torch", "ignore::FutureWarning:copyreg")
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NARROW)
 def test_export_agrees_with_onnxruntime_and_leaves_the_network_usable(name, tmp_path):
     network = narrow_network(name)
-    volume = torch.randn(1, 1, 16, 8, 24)
+    volume = torch.randn(1, 1, *(max(n, network.divisor * n // 8) for n in (16, 8, 24)))
     path = tmp_path / "network.onnx"
     export(network, volume, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -160,3 +183,25 @@ def test_other_strides(name):
     with torch.inference_mode():
         scores, _ = network(torch.randn(1, 1, 8, 8, 8))
     assert scores.shape == (1, 2, 8, 8, 8)
+
+
+def test_segmentation_scores_share_a_cell_with_background():
+    network = narrow_network("flexible-unet")
+    volume = small_volume(network)
+    with torch.inference_mode():
+        finest, coarser = network.logits(volume)
+        scores, _ = network(volume)
+    assert finest.shape == (1, N_CLASSES + 1, 32, 32, 32)
+    assert coarser.shape == (1, N_CLASSES + 1, 16, 16, 16)
+    background = torch.exp(finest[:, -1]) / torch.exp(finest).sum(dim=1)
+    torch.testing.assert_close(scores.sum(dim=1), 1 - background)
+
+
+def test_levels_and_strides_a_segmentation_network_does_not_have_are_refused():
+    with pytest.raises(TomopointError, match="levels is 5, but the decoder has 4 maps at stride 2"):
+        build_network(NetworkConfig("flexible-unet", width=1 / 16, levels=5), N_CLASSES, STRIDE)
+    with pytest.raises(TomopointError, match="at stride 2, not 4"):
+        build_network(NARROW["unet"], N_CLASSES, stride=4)
+    coarse = build_network(NARROW["flexible-unet"], N_CLASSES, stride=4).eval()
+    with torch.inference_mode():
+        assert coarse(torch.randn(1, 1, 32, 32, 64))[0].shape == (1, N_CLASSES, 8, 8, 16)

@@ -17,6 +17,7 @@ from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.inference.engines.graph_metadata import read_pipeline
 from tomopoint.inference.predict import predict_tomogram, predict_volume
 from tomopoint.inference.reference import Reference
+from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.ensemble import LEAST_FACTOR
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import Pipeline, ScoreMap, Tiling
@@ -36,14 +37,17 @@ UNDONE = 0.03
 class Distorted(PointNetwork):
     """A network that says what another says in scores of another size, as a softmax over single voxels would."""
 
-    kind = "segmentation"
-
     def __init__(self, network: PointNetwork) -> None:
         super().__init__(network.backbone, network.head, network.n_classes, network.stride)
+        self.predicts_offsets = False
 
     def forward(self, volume):
         scores, offsets_vox = super().forward(volume)
         return 0.1 * scores**3, offsets_vox
+
+
+AS_SEGMENTATION = NetworkConfig("unet", label="dynunet")
+"""What the record of a distorted network says of it: a segmentation network, under the name of the one it replaces."""
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +73,11 @@ def planted(trained, project, tmp_path_factory):
 def twins(trained, tmp_path):
     """Of each fold the SegResNet, and in place of the DynUNet the same SegResNet, distorted: a kind of its own."""
     ensemble = load_ensemble([trained])
-    networks = list(ensemble.networks)
+    networks, records = list(ensemble.networks), list(ensemble.records)
     for index in (0, 2):
         networks[index] = Distorted(networks[index + 1]).eval()
-    return replace(ensemble, networks=tuple(networks), folder=tmp_path / "twins")
+        records[index] = replace(records[index], network=AS_SEGMENTATION)
+    return replace(ensemble, networks=tuple(networks), records=tuple(records), folder=tmp_path / "twins")
 
 
 @pytest.fixture
@@ -82,7 +87,9 @@ def blended(validated, monkeypatch, tmp_path):
 
     def load(path):
         network, record = real(path)
-        return (Distorted(network).eval() if path.name == "dynunet" else network), record
+        if path.name != "dynunet":
+            return network, record
+        return Distorted(network).eval(), replace(record, network=AS_SEGMENTATION)
 
     monkeypatch.setattr(ensemble_folder, "load_member", load)
     return shutil.copytree(validated[0], tmp_path / "blended", ignore=shutil.ignore_patterns("validation*"))

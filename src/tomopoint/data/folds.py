@@ -22,7 +22,8 @@ class Fold:
     name
         ``"fold0"``, ``"fold1"`` ...
     training_runs, validation_runs
-        Names of runs; disjoint. ``validation_runs`` is empty in the scheme ``all``.
+        Names of runs; disjoint. A fold that holds nothing out is legal (that of the scheme ``all``, or one spelled out
+        as empty): its networks see every run, and no run can score them.
     """
 
     name: str

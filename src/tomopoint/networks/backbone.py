@@ -8,23 +8,26 @@ from tomopoint.errors import TomopointError
 
 
 class Backbone(nn.Module):
-    """A network from a volume (B,1,D,H,W) to a feature map (B,features,D/stride,H/stride,W/stride).
+    """A network from a volume (B,1,D,H,W) to feature maps, the finest (B,features[0],D/stride,H/stride,W/stride).
+
+    That of a detector makes one map and returns it; that of a segmentation network returns a tuple of one map per level
+    with an output of its own, each at twice the stride of the one before.
 
     Attributes
     ----------
     divisor
         Coarsest stride inside, ``2 ** (levels - 1)``: sizes are multiples of it.
     features
-        Channels of the feature map.
+        Channels of the maps, finest first.
     needs_context
         Whether its coarsest map must have more than one cell: instance norm of a single cell is zero.
     """
 
     divisor: int
     needs_context: bool
-    features: int
+    features: tuple[int, ...]
 
-    def encoder(self) -> tuple[nn.Module, ...]:
+    def encoding_parts(self) -> tuple[nn.Module, ...]:
         """Return the modules that lead down to the coarsest map; the others lead up again."""
         raise NotImplementedError
 

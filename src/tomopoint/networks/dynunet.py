@@ -42,11 +42,11 @@ class DynUNetBackbone(Backbone):
         self.bottleneck = whole.bottleneck
         self.upsamples = whole.upsamples[:kept]
         self.project = nn.Conv3d(config.filters[n_levels - 1 - kept], config.features, kernel_size=1)
-        self.features = config.features
+        self.features = (config.features,)
         self.divisor = config.divisor
         self.needs_context = config.needs_context
 
-    def encoder(self) -> tuple[nn.Module, ...]:
+    def encoding_parts(self) -> tuple[nn.Module, ...]:
         """Return the levels, down to the bottleneck."""
         return self.input_block, self.downsamples, self.bottleneck
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tomopoint.errors import TomopointError
 from tomopoint.networks.config import check_size
+from tomopoint.networks.heads import no_offsets
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.networks.score_maps import ScoreMaps
 from tomopoint.networks.views import find_view
@@ -24,7 +25,7 @@ softmax over single voxels may be small and still mean something."""
 
 
 class Ensemble(nn.Module):
-    """Weighted mean of the scores and offsets of several networks, taken in float32.
+    """Weighted mean of the scores of several networks, and of the offsets of those that predict some, in float32.
 
     Networks run one after the other, so memory is that of the largest. Averages scores after the sigmoid, as the
     winner's merged graph does: one confident network then cannot outvote the others as it would among logits.
@@ -81,7 +82,13 @@ class Ensemble(nn.Module):
         self.needs_context = any(network.needs_context for network in networks)
         self.kinds: tuple[str, ...] = tuple(kinds) if kinds is not None else KINDS[:1] * len(networks)
         self.score_maps = nn.ModuleDict({k: m for k, m in (score_maps or {}).items() if k in self.kinds})
-        self.offset_shares = tuple(weight / (sum(given) * len(views)) for weight in given)
+        self.predicts_offsets = any(network.predicts_offsets for network in networks)
+        # Zeros of a network that predicts no offsets would shrink those of the others.
+        pointing = sum(share for share, network in zip(given, networks, strict=True) if network.predicts_offsets)
+        self.offset_shares = tuple(
+            share / (pointing * len(views)) if network.predicts_offsets else 0.0
+            for share, network in zip(given, networks, strict=True)
+        )
 
         self._numbers: dict[str, float] = {}
         # (M,C): of every network among all, or, where its kind is mapped first, among those of its kind.
@@ -120,20 +127,17 @@ class Ensemble(nn.Module):
         check_size(volume.shape, self.divisor, self.needs_context)
         of_kinds: dict[str, Tensor] = {}
         offsets_sum: Tensor | float = 0.0
-        trust_sum: Tensor | float = 0.0
+        weight_sum: Tensor | float = 0.0
         for index, (network, kind) in enumerate(zip(self.networks, self.kinds, strict=True)):
-            offset_share = self.offset_shares[index]
+            trust = self.offset_shares[index]
             merged: Tensor | None = None
             for view in self.views:
                 scores, offsets_vox = network(view.apply(volume))
                 scores = view.undo(scores.float())
-                trust = (
-                    offset_share * (scores.amax(dim=1, keepdim=True) + SMALLEST_SCORE)
-                    if self.by_score
-                    else offset_share
-                )
-                offsets_sum = offsets_sum + trust * view.undo_offsets(offsets_vox.float())
-                trust_sum = trust_sum + trust
+                if network.predicts_offsets:
+                    weight = trust * (scores.amax(dim=1, keepdim=True) + SMALLEST_SCORE) if self.by_score else trust
+                    offsets_sum = offsets_sum + weight * view.undo_offsets(offsets_vox.float())
+                    weight_sum = weight_sum + weight
                 merged = self._with_view(merged, scores)
             assert merged is not None
             if self.view_merge == "gmean":
@@ -147,9 +151,11 @@ class Ensemble(nn.Module):
         scores_sum = averages[0]
         for average in averages[1:]:
             scores_sum = scores_sum + average
+        if not self.predicts_offsets:
+            return scores_sum, no_offsets(scores_sum)
         assert isinstance(offsets_sum, Tensor)
         # Without scores as weights the shares add up to one already.
-        return scores_sum, offsets_sum / trust_sum if self.by_score else offsets_sum
+        return scores_sum, offsets_sum / weight_sum if self.by_score else offsets_sum
 
     def _with_view(self, merged: Tensor | None, scores: Tensor) -> Tensor:
         """Return what of several views is kept while they are gone through: a sum, a sum of logarithms, the highest."""

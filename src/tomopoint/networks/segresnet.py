@@ -38,11 +38,11 @@ class SegResNetBackbone(Backbone):
         self.up_layers = whole.up_layers[:kept]
         width = config.init_filters * stride
         self.project = nn.Conv3d(width, config.features, 1) if config.features else nn.Identity()
-        self.features = config.features or width
+        self.features = (config.features or width,)
         self.divisor = config.divisor
         self.needs_context = config.needs_context
 
-    def encoder(self) -> tuple[nn.Module, ...]:
+    def encoding_parts(self) -> tuple[nn.Module, ...]:
         """Return the first convolution and the levels."""
         return self.convInit, self.down_layers
 

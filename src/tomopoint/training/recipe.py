@@ -28,9 +28,19 @@ Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
 MeanOfBest = Literal["if-better", "always"]
 Freeze = Literal["none", "encoder", "backbone"]
+CellLoss = Literal["cross-entropy", "tversky", "dice"]
 
 MAX_CROP_VOX = 4096
 """Beyond any tomogram."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise TomopointError(message)
+
+
+def _require_share(name: str, value: float) -> None:
+    _require(0 <= value <= 1, f"{name} must lie in [0, 1], got {value}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,9 @@ class AugmentationOptions:
         Add white noise of up to this many standard deviations.
     mixup
         Probability of blending a second crop in, about evenly, with the particles of both.
+    batch_mixup
+        Segmentation: every crop is blended with another one of its batch, by a share drawn from Beta(a, a), a being
+        this, and the targets of both by the same share; 0: none is.
     copy_paste
         Probability of pasting particles of other runs into free places, up to three.
     erase
@@ -114,11 +127,12 @@ class AugmentationOptions:
     mixup: float = 0.0
     copy_paste: float = 0.0
     erase: float = 0.0
+    batch_mixup: float = field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("resample_probability", "mixup", "copy_paste", "erase"):
             _require_share(name, getattr(self, name))
-        for name in ("rotation_degrees", "tilt_degrees", "shift", "noise"):
+        for name in ("rotation_degrees", "tilt_degrees", "shift", "noise", "batch_mixup"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("scale", "gain"):
             _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -158,6 +172,40 @@ class AssignmentOptions:
 
 
 @dataclass(frozen=True)
+class SegmentationOptions:
+    """Options of the loss of segmentation networks.
+
+    Attributes
+    ----------
+    loss
+        ``"cross-entropy"`` of every cell, or of the overlap with the particles: ``"tversky"``, ``"dice"``.
+    particle_weight
+        Cross entropy: weight of every class against that of background, which is one.
+    sphere_radii
+        Radius of the sphere that is a particle's target, in radii of the particle; 0: the single voxel of its centre.
+    tversky_beta
+        Tversky: weight of what was missed; that of what was wrongly found is one minus this.
+    level_weights
+        Weight of the loss on each of the network's `levels`, finest first.
+    """
+
+    loss: CellLoss = "cross-entropy"
+    particle_weight: float = 256.0
+    sphere_radii: float = 0.0
+    tversky_beta: float = 0.7
+    level_weights: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        _require(self.particle_weight > 0, f"particle_weight must be positive, got {self.particle_weight}")
+        _require(0 <= self.sphere_radii <= 2, f"sphere_radii must lie in [0, 2], got {self.sphere_radii}")
+        _require_share("tversky_beta", self.tversky_beta)
+        _require(
+            len(self.level_weights) > 0 and all(weight > 0 for weight in self.level_weights),
+            f"level_weights needs one positive weight per level of the network, got {self.level_weights}",
+        )
+
+
+@dataclass(frozen=True)
 class LossOptions:
     """Options of the losses; the defaults are the winner's.
 
@@ -179,6 +227,8 @@ class LossOptions:
         Which cells answer for which particle.
     heatmap_sigma
         Heatmap baseline: standard deviation of the painted peak, in radii of the particle.
+    segmentation
+        Of segmentation networks, which take nothing else from here.
     """
 
     classification: str = "varifocal"
@@ -188,6 +238,7 @@ class LossOptions:
     l1_weight: float = 0.0
     assignment: AssignmentOptions = field(default_factory=AssignmentOptions)
     heatmap_sigma: float = 0.35
+    segmentation: SegmentationOptions = field(default=SegmentationOptions(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.classification not in ("varifocal", "focal"):
@@ -405,6 +456,7 @@ class Recipe:
                 check_size((1, 1, *self.crops.size_zyx), network.divisor, network.needs_context)
             except TomopointError as error:
                 raise TomopointError(f"crops.size_zyx does not suit network {network.title!r}: {error}") from error
+            _check_segmentation(network, self)
             freeze = (network.optimiser or self.optimiser).freeze
             _require(
                 freeze == "none" or network.pretrained is not None,
@@ -418,8 +470,8 @@ class Recipe:
         for shown, network in zip(content["networks"], self.networks, strict=True):
             own = {name: getattr(network, name) for name in OWN_OPTIONS if getattr(network, name) is not None}
             shown.update({name: plain(options, getattr(self, name)) for name, options in own.items()})
-        options: dict[str, Any] = json.loads(json.dumps(content))
-        return options
+        as_json: dict[str, Any] = json.loads(json.dumps(content))
+        return as_json
 
     @property
     def digest(self) -> str:
@@ -437,12 +489,12 @@ class Recipe:
         return replace(self, fit=replace(self.fit, **given), networks=tuple(networks))
 
     def for_network(self, index: int) -> Recipe:
-        """Return a copy whose options are those that network number `index` is trained with."""
+        """Return a copy of network number `index` alone, whose options are those that it is trained with."""
         network = self.networks[index]
         own = {name: getattr(network, name) for name in OWN_OPTIONS if getattr(network, name) is not None}
         if network.learning_rate is not None:
             own["optimiser"] = replace(own.get("optimiser", self.optimiser), learning_rate=network.learning_rate)
-        return replace(self, **own)
+        return replace(self, networks=(network,), **own)
 
     def save(self, path: Path) -> None:
         """Write every option as YAML, atomically."""
@@ -451,10 +503,34 @@ class Recipe:
         write_atomically(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise TomopointError(message)
-
-
-def _require_share(name: str, value: float) -> None:
-    _require(0 <= value <= 1, f"{name} must lie in [0, 1], got {value}")
+def _check_segmentation(network: NetworkRecipe, recipe: Recipe) -> None:
+    """Refuse options of the training that a network cannot follow."""
+    augmentation, fit = network.augmentation or recipe.augmentation, network.fit or recipe.fit
+    segmentation, optimiser = network.kind == "segmentation", network.optimiser or recipe.optimiser
+    title = repr(network.title)
+    _require(
+        segmentation or not augmentation.batch_mixup,
+        f"augmentation.batch_mixup blends maps, but network {title} is asked for points; for points there is mixup",
+    )
+    _require(
+        not (segmentation and augmentation.mixup),
+        f"augmentation.mixup gives network {title} two crops' particles in full; segmentation has batch_mixup",
+    )
+    _require(
+        not augmentation.batch_mixup or fit.batch_size > 1,
+        f"augmentation.batch_mixup of network {title} needs two crops in a batch; set fit.batch_size to 2 or more",
+    )
+    levels, weights = network.resolved().levels or 1, (network.loss or recipe.loss).segmentation.level_weights
+    _require(
+        not segmentation or levels == len(weights),
+        f"network {title} has levels: {levels}, and loss.segmentation.level_weights names {len(weights)}: {weights}",
+    )
+    _require(
+        not network.has_batch_norm or fit.averaging != "swa",
+        f"fit.averaging is swa, but the batch norms of network {title} would not know the mean's statistics; use ema",
+    )
+    _require(
+        not network.has_batch_norm or optimiser.freeze == "none",
+        f"optimiser.freeze is {optimiser.freeze}, but the statistics of the batch norms of network {title} would move "
+        "all the same; set freeze to none, and backbone_rate to less than head_rate",
+    )

@@ -110,8 +110,7 @@ def validate(
         views=parse_views(views),
         view_merge=view_merge,
         offset_average=offset_average,
-        members=ensemble.members,
-    )
+    ).of_members(ensemble.members)
     if weights not in ("equal", "out-of-fold"):
         shares = parse_weights(weights, ensemble)
         pipeline = replace(pipeline, members=with_weights(pipeline.members, ensemble.siblings, shares))
@@ -132,7 +131,8 @@ def validate(
     if not ensemble.held_out:
         raise TomopointError(
             f"no network of {ensemble.command()} holds a run out, so thresholds cannot be measured; "
-            "take those of a validated training folder with --thresholds FOLDER/pipeline.json"
+            "take those of a validated training folder with --thresholds FOLDER/pipeline.json, best of the same recipe "
+            "trained on folds, or validate it together with one"
         )
 
     # What makes scores of several kinds comparable, then how much each network counts.
@@ -167,6 +167,7 @@ def validate(
         "training_folders": [str(folder) for folder in ensemble.training_folders],
         "data_root": str(project.root.resolve()),
         "simulated": project.is_simulated,
+        "without_score": [f"{ensemble.fold_of(i)}/{ensemble.records[i].network.title}" for i in ensemble.unjudged],
         "weights": chosen.to_dict() if chosen else None,
         "score_maps": fitted.to_dict() if fitted else None,
         "predictions": records,
@@ -178,6 +179,7 @@ def validate(
     final.save(path)
 
     lines = [validation_text(calibration, project.is_simulated)]
+    lines += [ensemble.unjudged_text()] if ensemble.unjudged else []
     lines += [fitted.text] if fitted else []
     lines += [f"weights, {chosen.reason}"] if chosen else []
     lines += [f"wrote {path}", f"next: tomopoint export {ensemble.folder} -o ensemble.onnx"]

@@ -119,6 +119,11 @@ class EnsembleFolder:
         return groups
 
     @property
+    def unjudged(self) -> tuple[int, ...]:
+        """Indices of the networks that hold nothing out: no run can score them."""
+        return tuple(index for index, record in enumerate(self.records) if not record.validation_runs)
+
+    @property
     def siblings(self) -> dict[str, tuple[int, ...]]:
         """Members that differ in their fold only, by a name of what they share: architecture and training folder."""
         siblings: dict[str, tuple[int, ...]] = {}
@@ -148,9 +153,9 @@ class EnsembleFolder:
                 validation_runs=record.validation_runs,
                 score=None,
                 weights_sha256=record.weights_sha256,
-                kind=network.kind,
+                kind=record.network.kind,
             )
-            for record, network in zip(self.records, self.networks, strict=True)
+            for record in self.records
         )
 
     def project(self, data: Path | None) -> Project:
@@ -166,6 +171,14 @@ class EnsembleFolder:
         known = [particle.name for particle in project_particles(project.root)]
         runs = [project.run(held_out.name, "train") for held_out in self.held_out]
         return {run.name: read_run_picks(run.picks_folder, names, known) for run in runs}
+
+    def unjudged_text(self) -> str:
+        """Say which networks hold nothing out, and what that means for thresholds and scores."""
+        names = ", ".join(f"{self.fold_of(i)}/{self.records[i].network.title}" for i in self.unjudged)
+        return (
+            f"{len(self.unjudged)} of {len(self.records)} networks hold no run out and have no score ({names}): "
+            "thresholds and scores are those of the average without them, which may suit the whole average less well"
+        )
 
     def command(self) -> str:
         """Return the words by which a user names these training folders on a command line."""

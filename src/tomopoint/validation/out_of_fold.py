@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def predict_held_out(
 
 def pipeline_of(members: Sequence[int], pipeline: Pipeline) -> Pipeline:
     """Return the Pipeline of the average of some members alone."""
-    return replace(pipeline, members=tuple(pipeline.members[index] for index in members))
+    return pipeline.of_members([pipeline.members[index] for index in members])
 
 
 def engine_of(ensemble: EnsembleFolder, members: Sequence[int], own: Pipeline, device: str) -> TorchEngine:

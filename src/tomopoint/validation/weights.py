@@ -41,7 +41,7 @@ from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.predict import check_voxel_size, predict_volume
 from tomopoint.inference.tiles import VolumeMaps
 from tomopoint.networks.score_maps import ScoreMaps
-from tomopoint.pipeline import Member, Particle, Pipeline
+from tomopoint.pipeline import KINDS, Member, Particle, Pipeline
 from tomopoint.validation.ensemble_folder import EnsembleFolder
 from tomopoint.validation.out_of_fold import FOLDER, engine_of, identity_of, pipeline_of, record_if_done
 
@@ -150,10 +150,11 @@ def choose_weights(
     TomopointError
         There is only one set of siblings, or only one group of held-out runs, so that nothing can be left out.
     """
-    siblings = list(ensemble.siblings)
+    siblings = judged_siblings(ensemble)
     if len(siblings) < 2:
         raise TomopointError(
-            f"--weights out-of-fold: all networks differ in their fold only, {siblings[0]}; leave it out"
+            f"--weights out-of-fold: all networks differ in their fold only, {siblings[0]}, as far as they hold runs "
+            "out; leave it out"
         )
     if len(ensemble.groups) < 2:
         raise TomopointError(
@@ -204,11 +205,20 @@ def parse_weights(text: str, ensemble: EnsembleFolder) -> ClassShares:
     return {name: tuple(own.values()) for name, own in shares.items()}
 
 
+def judged_siblings(ensemble: EnsembleFolder) -> list[str]:
+    """Return the sets of which some network holds runs out; the others get the mean of their shares."""
+    return [title for title, members in ensemble.siblings.items() if not set(members) <= set(ensemble.unjudged)]
+
+
 def with_weights(
     members: Sequence[Member], siblings: Mapping[str, tuple[int, ...]], shares: Mapping[str, Sequence[float]]
 ) -> tuple[Member, ...]:
-    """Return the members, each with the weights of its set; offsets, of no particle, are averaged by their mean."""
-    of_member = {index: tuple(shares[name]) for name, indices in siblings.items() for index in indices}
+    """Return the members, each with the weights of its set; of a set that was not judged, the mean of the others.
+
+    Offsets, of no particle, are averaged by the mean of a member's weights.
+    """
+    mean = tuple(float(np.mean(of_particle)) for of_particle in zip(*shares.values(), strict=True))
+    of_member = {index: tuple(shares.get(name, mean)) for name, indices in siblings.items() for index in indices}
     same = all(len(set(own)) == 1 for own in of_member.values())
     return tuple(
         replace(member, weight=sum(own) / len(own), class_weights=() if same else own)
@@ -236,8 +246,9 @@ def _picks_of_run(
     present = {title: members for title, members in siblings.items() if members}
     folder = ensemble.folder / FOLDER / SUBFOLDER
     paths = [folder / f"{name}-{index}.csv" for index in range(len(candidates))]
+    whole = pipeline_of(held_out.members, pipeline)
     content = {
-        "pipeline_sha256": pipeline_of(held_out.members, pipeline).digest,
+        "pipeline_sha256": whole.digest,
         "tomogram": identity_of(store),
         "candidates": candidates,
     }
@@ -253,7 +264,7 @@ def _picks_of_run(
         for path, shares in zip(paths, candidates, strict=True):
             # A set's maps are the mean of its members: it counts with their number.
             weights = {title: shares[title] * len(members) for title, members in present.items()}
-            picks = decode_maps(averaged(maps, weights, _kinds(ensemble), pipeline), pipeline, tomogram.voxel_A)
+            picks = decode_maps(averaged(maps, weights, _kinds(ensemble), whole), whole, tomogram.voxel_A)
             write_pick_table(picks.assign(experiment=name), path)
         write_atomically(paths[-1].with_suffix(".json"), json.dumps(content) + "\n")
     return [read_pick_table(path).loc[:, list(PICK_COLUMNS)] for path in paths]
@@ -264,6 +275,8 @@ def averaged(
 ) -> VolumeMaps:
     """Return the weighted mean of maps of one tomogram; those of a kind are averaged, then mapped.
 
+    Offsets are averaged over the sets that predict some; over all, where none does.
+
     Parameters
     ----------
     maps, weights, kinds
@@ -272,6 +285,8 @@ def averaged(
         Whose score maps are applied.
     """
     total = sum(weights.values())
+    pointing = [name for name in maps if kinds[name] == KINDS[0]] or list(maps)
+    of_pointing = sum(weights[name] for name in pointing)
     first = next(iter(maps.values()))
     scores, offsets = np.zeros_like(first.scores), np.zeros_like(first.offsets)
     for kind in dict.fromkeys(kinds[name] for name in maps):
@@ -280,7 +295,8 @@ def averaged(
         own = np.zeros_like(scores)
         for name in names:
             own += np.float32(weights[name] / of_kind) * maps[name].scores
-            offsets += np.float32(weights[name] / total) * maps[name].offsets
+            if name in pointing:
+                offsets += np.float32(weights[name] / of_pointing) * maps[name].offsets
         score_maps = ScoreMaps.of_kind(kind, pipeline)
         own = own if score_maps is None else score_maps(torch.from_numpy(own)[None])[0].numpy()
         scores += np.float32(of_kind / total) * own

@@ -170,6 +170,6 @@ def time_steps(
 
 def _step(network: PointNetwork, volume: torch.Tensor, precision: Stated) -> None:
     with torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext():
-        class_logits, offsets_vox = network.logits(volume)
-    (class_logits.float().square().mean() + offsets_vox.float().square().mean()).backward()
+        outputs = network.logits(volume)
+    torch.stack([maps.float().square().mean() for maps in outputs]).sum().backward()
     network.zero_grad()
