@@ -28,7 +28,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from one_network import kept
 from tomopoint.command import parse_zyx
@@ -64,7 +64,7 @@ class Remembered(PointNetwork):
     """A network that looks at each volume once, and knows the processor seconds that took."""
 
     def __init__(self, network: PointNetwork) -> None:
-        super().__init__(network.backbone, nn.Identity(), network.n_classes, network.stride)
+        super().__init__(network.backbone, network.head, network.n_classes, network.stride)
         self.network = network
         self.outputs: dict[str, tuple[Tensor, Tensor]] = {}
         self.seconds: dict[str, float] = {}

@@ -141,8 +141,8 @@ def _picks_of_kind(
 ) -> pd.DataFrame:
     """Return the best local maxima of one kind in one run, made now or by an earlier call."""
     store = project.run(name, "train").tomogram_path(ensemble.tomo_type)
-    decoding = replace(pipeline.decoding, floor=FLOOR, max_picks=MAX_PICKS)
-    own = replace(pipeline_of(members, pipeline), score_maps=(), decoding=decoding)
+    own = pipeline_of(members, pipeline)
+    own = replace(own, score_maps=(), decoding=replace(own.decoding, floor=FLOOR, max_picks=MAX_PICKS))
     made_with = {"pipeline_sha256": own.digest, "tomogram": identity_of(store)}
     path = ensemble.folder / FOLDER / SUBFOLDER / f"{name}-{kind}.json"
     found = _read_picks(path, made_with)
