@@ -72,7 +72,10 @@ MOVED = {
         "--content.variation": "{option} is told by aspect now: --variety.optics, --variety.noise and others, --help",
         "--content.crowding": "{option} is called --crowding now, and is a factor: 1 is usual, 0 leaves nothing",
     },
-    "export": dict.fromkeys(("--window", "--overlap", "--views", "--weights", "--offset-average"), _VALIDATED),
+    "export": dict.fromkeys(
+        ("--window", "--overlap", "--views", "--view-merge", "--weights", "--score-maps", "--offset-average"),
+        _VALIDATED,
+    ),
     "report": {"--run": "{option} is called --trained now: --trained FOLDER"},
 }
 """Options that a command does not have, or no longer has, and what to do instead."""

@@ -30,6 +30,7 @@ from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, TensorRT, 
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NETWORK_NAMES, NetworkConfig
 from tomopoint.networks.ensemble import Ensemble
+from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, ScoreMap
 
 N_CLASSES = 6
 SMALL_ZYX = (64, 64, 64)
@@ -109,6 +110,29 @@ def test_a_graph_in_float32_parses_but_turing_has_no_such_convolution(rtx, tmp_p
     with pytest.raises(EngineError, match=r"cannot build .*net\.onnx for compute capability 7\.5: .*FP32 3D"):
         build_plan(graph, rtx, BuildOptions())
     assert build_plan(graph, rtx, BuildOptions(compute_capability="8.0")).compute_capability == "8.0"
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("merge", ["gmean", "max"])
+def test_a_blend_with_maps_weights_per_class_and_turned_views_compiles(merge, half, rtx, tmp_path):
+    """In fp16 for a T4; in fp32 for the capability that has such convolutions."""
+    particles = COMPETITION_PARTICLES
+    score_map = ScoreMap("segmentation", "ribosome", (0.0, 0.001, 0.02, 0.1, 1.0), (0.0, 0.3, 0.6, 0.9, 1.0))
+    members = (
+        Member("fold0", "segresnet", (), None, "0", class_weights=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)),
+        Member("fold0", "dynunet", (), None, "1", kind="segmentation"),
+    )
+    pipeline = Pipeline(
+        particles,
+        10.0,
+        views=("identity", "transpose_flip_z"),
+        view_merge=merge,
+        members=members,
+        score_maps=(score_map,),
+    )
+    ensemble = Ensemble.of_pipeline([network("segresnet"), network("dynunet")], pipeline)
+    options = BuildOptions() if half else BuildOptions(compute_capability="8.0")
+    assert build_plan(export(ensemble, tmp_path / "blend.onnx", half=half), rtx, options).n_bytes > 0
 
 
 @pytest.mark.parametrize("operator", ["Det", "Frobnicate"])

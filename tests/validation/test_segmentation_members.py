@@ -75,14 +75,14 @@ def test_beside_detectors_peaks_are_theirs(folders, project):
     assert np.abs(maps[1].offsets).max() > 0.1
     assert np.abs(maps[2].scores - maps[1].scores).max() > 0.01
     # Shares are judged on maps averaged by the same rule.
-    kinds = {kind: [i for i in members if i in run.members] for kind, members in ensemble.kinds.items()}
+    siblings = {title: [i for i in members if i in run.members] for title, members in ensemble.siblings.items()}
     own_maps = {}
-    for kind, members in kinds.items():
-        own = pipeline_of(members, pipeline)
+    for title, members in siblings.items():
+        own = pipeline_of(members, replace(pipeline, score_maps=()))
         with closing(engine_of(ensemble, members, own, "cpu")) as engine:
-            own_maps[kind] = predict_volume(tomogram.volume_zyx, engine, own)
-    pointing = {kind for kind, (member,) in kinds.items() if ensemble.networks[member].predicts_offsets}
-    got = weights.averaged(own_maps, dict.fromkeys(kinds, 1.0), pointing)
+            own_maps[title] = predict_volume(tomogram.volume_zyx, engine, own)
+    kinds = {title: ensemble.members[member].kind for title, (member,) in siblings.items()}
+    got = weights.averaged(own_maps, dict.fromkeys(kinds, 1.0), kinds, replace(pipeline, score_maps=()))
     np.testing.assert_allclose(got.scores, maps[2].scores, atol=MAP_TOLERANCE)
     np.testing.assert_allclose(got.offsets, maps[2].offsets, atol=MAP_TOLERANCE)
 
@@ -115,7 +115,8 @@ def test_networks_that_saw_every_run_are_averaged_without_a_score(folders, proje
 
 def test_a_kind_without_a_score_gets_the_mean_of_the_shares_that_were_chosen(folders):
     ensemble = load_ensemble([folders / "points", folders / "cells", folders / "full"])
-    assert weights.judged_kinds(ensemble) == ["points/segresnet", "cells/unet"]
-    members = weights.with_weights(ensemble.members, ensemble.kinds, {"points/segresnet": 3.0, "cells/unet": 1.0})
+    assert weights.judged_siblings(ensemble) == ["points/segresnet", "cells/unet"]
+    shares = {"points/segresnet": (3.0,) * 6, "cells/unet": (1.0,) * 6}
+    members = weights.with_weights(ensemble.members, ensemble.siblings, shares)
     by_title = dict(zip([ensemble.titles[o] for o in ensemble.origins], members, strict=True))
     assert {title: member.weight for title, member in by_title.items()} == {"points/": 3.0, "cells/": 1.0, "full/": 2.0}

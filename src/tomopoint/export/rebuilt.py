@@ -95,8 +95,7 @@ def rebuild_ensemble(model_path: Path) -> Ensemble:
     from tomopoint.networks.ensemble import Ensemble
 
     rebuilt = rebuilt_networks(model_path)
-    shares = [member.weight for member in rebuilt.pipeline.members]
-    return Ensemble(rebuilt.networks, shares, rebuilt.pipeline.views, rebuilt.pipeline.offset_average).eval()
+    return Ensemble.of_pipeline(rebuilt.networks, rebuilt.pipeline).eval()
 
 
 def rebuild_reference(model_path: Path) -> Reference:

@@ -27,6 +27,11 @@ class PointNetwork(nn.Module):
         C.
     stride
         Input voxels per output cell, along every axis.
+
+    Attributes
+    ----------
+    kind
+        What its scores are, one of :data:`~tomopoint.pipeline.KINDS`.
     """
 
     def __init__(self, backbone: Backbone, head: Head, n_classes: int, stride: int) -> None:

@@ -26,7 +26,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.evaluation.calibration import VALIDATION_NAME
 from tomopoint.files import write_atomically
 from tomopoint.networks.point_network import PointNetwork
-from tomopoint.pipeline import Member, Particle
+from tomopoint.pipeline import KINDS, Member, MemberKind, Particle
 from tomopoint.strict_json import Malformed, build, read, reading
 from tomopoint.training.checkpoints import RECIPE, MemberRecord, find_members, load_member
 from tomopoint.training.recipe import Recipe
@@ -124,13 +124,19 @@ class EnsembleFolder:
         return tuple(index for index, record in enumerate(self.records) if not record.validation_runs)
 
     @property
-    def kinds(self) -> dict[str, tuple[int, ...]]:
+    def siblings(self) -> dict[str, tuple[int, ...]]:
         """Members that differ in their fold only, by a name of what they share: architecture and training folder."""
-        kinds: dict[str, tuple[int, ...]] = {}
+        siblings: dict[str, tuple[int, ...]] = {}
         for index, record in enumerate(self.records):
             title = self.titles[self.origins[index]] + record.network.title
-            kinds[title] = (*kinds.get(title, ()), index)
-        return kinds
+            siblings[title] = (*siblings.get(title, ()), index)
+        return siblings
+
+    @property
+    def of_kinds(self) -> dict[MemberKind, tuple[int, ...]]:
+        """Members of each kind that is there, in the order of :data:`~tomopoint.pipeline.KINDS`."""
+        found = {kind: tuple(i for i, member in enumerate(self.members) if member.kind == kind) for kind in KINDS}
+        return {kind: members for kind, members in found.items() if members}
 
     @property
     def divisor(self) -> int:

@@ -97,12 +97,7 @@ def pipeline_of(members: Sequence[int], pipeline: Pipeline) -> Pipeline:
 
 def engine_of(ensemble: EnsembleFolder, members: Sequence[int], own: Pipeline, device: str) -> TorchEngine:
     """Return the average of some members as an engine; `own` is their Pipeline, see :func:`pipeline_of`."""
-    module = Ensemble(
-        [ensemble.networks[index] for index in members],
-        weights=[member.weight for member in own.members],
-        views=own.views,
-        offset_average=own.offset_average,
-    )
+    module = Ensemble.of_pipeline([ensemble.networks[index] for index in members], own)
     return TorchEngine(module, own.tiling.window_zyx, device=device)
 
 
