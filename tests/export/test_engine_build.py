@@ -42,6 +42,7 @@ NARROW = {
     "dynunet-residual": NetworkConfig(
         "dynunet-residual", filters=(4, 8, 16), features=8, class_width=6, offset_width=4
     ),
+    "two levels": NetworkConfig("dynunet", filters=(4, 8, 8, 8), features=8, class_width=6, offset_width=4, levels=2),
     "heatmap": NetworkConfig("heatmap", init_filters=8, blocks_down=(1, 1, 1), class_width=6),
     "flexible-unet": NetworkConfig("flexible-unet", width=1 / 16, filters=(12, 10, 8, 6, 4), levels=2),
     "efficientnet-b3": NetworkConfig(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
+
+from torch import Tensor, nn
 
 from tomopoint.errors import TomopointError
 
@@ -10,8 +12,8 @@ from tomopoint.errors import TomopointError
 class Backbone(nn.Module):
     """A network from a volume (B,1,D,H,W) to feature maps, the finest (B,features[0],D/stride,H/stride,W/stride).
 
-    That of a detector makes one map and returns it; that of a segmentation network returns a tuple of one map per level
-    with an output of its own, each at twice the stride of the one before.
+    That of a detector with one level returns its map; any other returns a tuple of one map per level with an output of
+    its own, each at twice the stride of the one before.
 
     Attributes
     ----------
@@ -32,6 +34,14 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
+def check_levels(n_maps: int, kept: int, stride: int) -> None:
+    """TomopointError where more maps are asked for than the decoder's `kept` stages make at `stride` and coarser."""
+    if n_maps > kept:
+        raise TomopointError(
+            f"levels is {n_maps}, but the decoder has {kept} maps at stride {stride} and coarser; ask for fewer"
+        )
+
+
 def n_decoder_stages(n_levels: int, stride: int) -> int:
     """Return how many of the ``n_levels - 1`` decoder stages, coarsest first, lead to a map at `stride`.
 
@@ -44,3 +54,10 @@ def n_decoder_stages(n_levels: int, stride: int) -> int:
             f"not {stride}; choose one of them or change the number of levels"
         )
     return n_levels - 1 - strides.index(stride)
+
+
+def projected(made: Sequence[Tensor], project: nn.Module, coarser: nn.ModuleList) -> Tensor | tuple[Tensor, ...]:
+    """Return what heads read of a decoder's maps, made coarsest first: the finest, or a tuple of all levels'."""
+    finest: Tensor = project(made[-1])
+    others = [layer(features) for layer, features in zip(coarser, reversed(made[:-1]), strict=False)]
+    return (finest, *others) if others else finest

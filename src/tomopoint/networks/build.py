@@ -17,7 +17,7 @@ from tomopoint.networks.backbone import Backbone
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.dynunet import DynUNetBackbone
 from tomopoint.networks.flexible_unet import FlexibleUNetBackbone
-from tomopoint.networks.heads import Head, HeatmapHead, PointHead, SegmentationHead
+from tomopoint.networks.heads import Head, HeatmapHead, LevelsHead, PointHead, SegmentationHead
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.networks.segresnet import SegResNetBackbone
 from tomopoint.networks.unet import UNetBackbone
@@ -66,7 +66,11 @@ def _build_head(config: NetworkConfig, features: tuple[int, ...], n_classes: int
     if config.kind == "heatmap":
         return HeatmapHead(features[0], n_classes, config.class_width)
     assert config.offset_width is not None
-    return PointHead(features[0], n_classes, config.class_width, config.offset_width, stride)
+    heads = [
+        PointHead(width, n_classes, config.class_width, config.offset_width, stride * 2**level)
+        for level, width in enumerate(features)
+    ]
+    return heads[0] if len(heads) == 1 else LevelsHead(heads)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,12 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "unet": {"filters": (48, 64, 80, 80), "dropout": 0.0},
 }
 _EVERY_NETWORK = frozenset({"name", "label", "pretrained", "learning_rate"})
+_MORE_OPTIONS: Mapping[MemberKind, set[str]] = {
+    "detection": {"features", "levels"},
+    "heatmap": {"features"},
+    "segmentation": set(),
+}
+"""Those that an architecture has no value of its own for."""
 SEGMENTATION_NAMES = ("flexible-unet", "unet")
 
 
@@ -94,7 +100,8 @@ class NetworkConfig:
     width
         FlexibleUNet: channels of the encoder, as share of those of its paper.
     levels
-        FlexibleUNet: how many of its finest maps get an output, and a term of the loss; one is used to predict.
+        How many of its finest maps get an output, and a term of the loss. Detectors (None: one): 2 predicts at the
+        recipe's stride and at twice that; a cell's score is the better one. FlexibleUNet: the finest predicts.
     """
 
     name: str = "segresnet"
@@ -116,7 +123,7 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if self.name not in NETWORK_NAMES:
             raise TomopointError(f"unknown network {self.name!r}; known are {', '.join(NETWORK_NAMES)}")
-        usable = _EVERY_NETWORK | set(_DEFAULTS[self.name]) | ({"features"} if self.kind != "segmentation" else set())
+        usable = _EVERY_NETWORK | set(_DEFAULTS[self.name]) | _MORE_OPTIONS[self.kind]
         own = [f.name for f in fields(NetworkConfig)]  # a subclass may hold more than the network itself
         useless = [name for name in own if getattr(self, name) is not None and name not in usable]
         if useless:
@@ -147,6 +154,11 @@ class NetworkConfig:
         """Return a copy with the architecture's own value in every field that was left at None."""
         missing = {k: v for k, v in _DEFAULTS[self.name].items() if getattr(self, k) is None}
         return replace(self, **missing)
+
+    @property
+    def n_outputs(self) -> int:
+        """Of how many levels it has an output, the finest first."""
+        return self.resolved().levels or 1
 
     @property
     def n_levels(self) -> int:

@@ -12,8 +12,7 @@ from monai.networks.nets.resnet import ResNet, get_inplanes, resnet_params
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tomopoint.errors import TomopointError
-from tomopoint.networks.backbone import Backbone, n_decoder_stages
+from tomopoint.networks.backbone import Backbone, check_levels, n_decoder_stages
 from tomopoint.networks.config import NetworkConfig
 
 _EFFICIENTNET_STAGES = [
@@ -47,10 +46,7 @@ class FlexibleUNetBackbone(Backbone):
         assert config.width is not None
         kept = n_decoder_stages(config.n_levels, stride)
         n_maps = config.levels
-        if n_maps > kept:
-            raise TomopointError(
-                f"levels is {n_maps}, but the decoder has {kept} maps at stride {stride} and coarser; ask for fewer"
-            )
+        check_levels(n_maps, kept, stride)
         encoder, channels = _ENCODERS[config.encoder](config.encoder, config.width)
         self.encoder = encoder
         self.decoder = UNetDecoder(

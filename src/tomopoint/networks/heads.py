@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 START_LOGIT = -4.0
 """Logit of the score that every cell starts at, 0.018, so that the many empty cells do not dominate the first steps
 (the prior of Lin et al. 2017, Focal Loss)."""
+
+
+SMALLEST_WEIGHT = 1e-12
+"""Added before division: cells where no level sees anything have some offset, and not NaN."""
 
 
 class Head(nn.Module):
@@ -73,6 +78,52 @@ class PointHead(Head):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return class_logits (B,C,d,h,w) and offsets_vox (B,3,d,h,w), channels z, y, x."""
         return self.classify(features), torch.tanh(self.offset(features)) * self.stride
+
+
+class LevelsHead(Head):
+    """A :class:`PointHead` on each of several maps; the finest map's cells say what the best level says at their place.
+
+    A particle is claimed by the cells of any level that suit it, so a cell of twice the stride may know what none of
+    the eight within it knows. Each of these takes the coarse cell's score where that is higher, class by class; its
+    centre is the mean of both levels', by the squares of their best scores. (Taking one or the other would let centres
+    jump where both are as sure, and rounding would decide between them.) Decoding leaves one of the eight.
+
+    Parameters
+    ----------
+    heads
+        Finest first, each at twice the stride of the one before.
+    """
+
+    def __init__(self, heads: Sequence[PointHead]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(heads)
+
+    @property
+    def class_layers(self) -> tuple[str, ...]:
+        """The last layer of each classification branch."""
+        return tuple(f"levels.{level}.{name}" for level, head in enumerate(self._heads) for name in head.class_layers)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return class logits and offsets of every level, one after the other, finest first."""
+        pairs = (head(features) for head, features in zip(self._heads, maps, strict=True))
+        return tuple(output for pair in pairs for output in pair)
+
+    def scores_and_offsets(self, *outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores (B,C,d,h,w) and offsets (B,3,d,h,w) at the finest level's cells, both float32."""
+        best, offsets_vox = super().scores_and_offsets(*outputs[:2])
+        weight = best.amax(dim=1, keepdim=True).square()
+        weighted, total = weight * offsets_vox, weight
+        for level in range(1, len(self.levels)):
+            scores, offsets_vox = super().scores_and_offsets(*outputs[2 * level : 2 * level + 2])
+            scores, offsets_vox = spread(scores, 2**level), spread(offsets_vox, 2**level, self._heads[0].stride)
+            weight = scores.amax(dim=1, keepdim=True).square()
+            weighted, total = weighted + weight * offsets_vox, total + weight
+            best = torch.maximum(best, scores)
+        return best, weighted / (total + SMALLEST_WEIGHT)
+
+    @property
+    def _heads(self) -> list[PointHead]:
+        return [head for head in self.levels if isinstance(head, PointHead)]
 
 
 class HeatmapHead(Head):
@@ -137,6 +188,31 @@ class SegmentationHead(Head):
         """Return scores (B,C,d,h,w) of the finest level and offsets (B,3,d,h,w) of zeros, both float32."""
         scores = torch.softmax(logits.float(), dim=1)[:, :-1]
         return scores, no_offsets(scores)
+
+
+def spread(maps: Tensor, factor: int, stride: int = 0) -> Tensor:
+    """Return maps (B,C,d,h,w) at the cells of a map that is `factor` times finer: each cell's value in all within it.
+
+    Parameters
+    ----------
+    maps
+        Scores; or offsets, channels z, y, x, where `stride` is given.
+    factor
+        Fine cells per coarse cell, along every axis.
+    stride
+        Voxels per fine cell, for offsets: counted from a fine cell's anchor they are others, by the way from there to
+        the coarse cell's. 0: not offsets.
+    """
+    batch, channels, depth, height, width = maps.shape
+    blocks = maps.reshape(batch, channels, depth, 1, height, 1, width, 1)
+    if stride:
+        steps = [(factor - 1) / 2 - step for step in range(factor)]
+        ways = [[steps[place[axis]] * stride for place in product(range(factor), repeat=3)] for axis in range(3)]
+        to_anchor = torch.tensor(ways, dtype=maps.dtype, device=maps.device)
+        blocks = blocks + to_anchor.reshape(1, 3, 1, factor, 1, factor, 1, factor)
+    else:
+        blocks = blocks.expand(batch, channels, depth, factor, height, factor, width, factor)
+    return blocks.reshape(batch, channels, depth * factor, height * factor, width * factor)
 
 
 def no_offsets(maps: Tensor) -> Tensor:

@@ -56,8 +56,9 @@ class PointNetwork(nn.Module):
         -------
         outputs
             Detection, heatmap: class logits (B,C,D/stride,H/stride,W/stride), and offsets in voxels
-            (B,3,D/stride,H/stride,W/stride), channels z, y, x, within +-stride. Segmentation: per level, finest first,
-            logits (B,C+1,d,h,w) of classes and, last, background; each level at twice the stride of the one before.
+            (B,3,D/stride,H/stride,W/stride), channels z, y, x, within +-stride; of further levels both again, each
+            level at twice the stride of the one before. Segmentation: per level, finest first, logits (B,C+1,d,h,w) of
+            classes and, last, background.
 
         Raises
         ------
