@@ -2,7 +2,7 @@
 
 A run's deviation is ``(value - median) / (1.4826 MAD)`` (Iglewicz & Hoaglin, How to Detect and Handle Outliers, 1993),
 where MAD is the median distance from the median. Where runs hardly differ, the spread of a figure counts as no less
-than a stated one, below which differences do not matter.
+than a stated one, below which differences do not matter; that one is known, so 4 of it are enough in few runs too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ MAD_TO_SD = 1.4826
 """Of normal values."""
 
 
+LIMIT = 4.0
+
+
 def limit_of(n_runs: int) -> float:
     """Return the deviation beyond which a run is named: 4 of many runs, and more of few, whose spread is uncertain.
 
     Of normal values in 5, 7, 10, 20 and 50 runs, some run passes it by chance in 2, 1, 0.5, 0.4 and 0.2 % of all
     cases; the usual 3.5 is passed in 21, 17, 12, 10 and 9 %.
     """
-    return 4.0 + 40.0 / n_runs
+    return LIMIT + 40.0 / n_runs
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,9 @@ class Outlier:
     value, median
         As told.
     deviation
-        In robust standard deviations, signed.
+        In spreads, signed: robust standard deviations, or the least spread where these are smaller.
     limit
-        See :func:`limit_of`.
+        Deviation beyond which the run is named.
     """
 
     run: str
@@ -91,9 +94,10 @@ def find_outliers(quantities: Sequence[Quantity]) -> list[Outlier]:
         values = np.array([quantity.values[run] for run in runs], dtype=np.float64)
         told = np.array([(quantity.shown or quantity.values)[run] for run in runs], dtype=np.float64)
         middle = np.median(values)
-        spread = max(MAD_TO_SD * float(np.median(np.abs(values - middle))), quantity.least_spread)
+        robust_sd = MAD_TO_SD * float(np.median(np.abs(values - middle)))
+        spread = max(robust_sd, quantity.least_spread)
         deviations = (values - middle) / spread
-        limit = limit_of(len(runs))
+        limit = max(limit_of(len(runs)) * robust_sd, LIMIT * quantity.least_spread) / spread
         found += [
             Outlier(runs[i], quantity.name, float(told[i]), float(np.median(told)), float(deviations[i]), limit)
             for i in np.flatnonzero(np.abs(deviations) > limit)

@@ -56,10 +56,10 @@ def suspect_sections(suspects: pd.DataFrame, pictures: Markup | None) -> list[Ma
     meanings = "; ".join(f"{kind}: {meaning}" for kind, meaning in MEANINGS.items())
     rows = [
         (
-            *(rank, one.run, one.particle, one.kind, one.seen),
-            *(number(one.score), number(one.doubt, 2), number(one.x, 0), number(one.y, 0), number(one.z, 0)),
+            *(rank, one["run"], one["particle"], one["kind"], one["seen"]),
+            *(number(one["score"]), number(one["doubt"], 2), *(number(one[axis], 0) for axis in "xyz")),
         )
-        for rank, one in enumerate(suspects.head(LISTED_SUSPECTS).itertuples(), start=1)
+        for rank, one in enumerate(suspects.head(LISTED_SUSPECTS).to_dict("records"), start=1)
     ]
     head = ("rank", "run", "particle", "kind", "seen", "score", "doubt", "x, A", "y, A", "z, A")
     parts = [paragraph(note, meanings, ".", soft=True), *([pictures] if pictures else [])]
@@ -73,7 +73,7 @@ def _findings(inspection: Inspection) -> Markup:
     for kind, own in by_kind(inspection.findings).items():
         parts.append(subheading(f"{kind.severity.upper()}: {kind.title} ({len(own)})"))
         parts.append(paragraph(f"What to do: {kind.advice}."))
-        parts.append(table(("run", "what"), [(f.run or "", f.text) for f in own], text=(1,)))
+        parts.append(table(("what",), [(finding.text,) for finding in own], text=(0,)))
     return section("Findings", *parts, *(paragraph(note, soft=True) for note in inspection.notes))
 
 
@@ -82,7 +82,8 @@ def _labels(inspection: Inspection) -> list[Markup]:
         return []
     counts = inspection.counts
     rows = [(run, sum(own.values()), *(own[name] for name in inspection.names)) for run, own in counts.items()]
-    rows.append(("all", *(sum(int(row[place]) for row in rows) for place in range(1, len(inspection.names) + 2))))
+    sums = [sum(own[name] for own in counts.values()) for name in inspection.names]
+    rows.append(("all", sum(sums), *sums))
     return [section("Labels per particle and run", table(("run", "labels", *inspection.names), rows, total=True))]
 
 
@@ -120,7 +121,7 @@ def _tomograms(inspection: Inspection) -> Markup:
         "Quantiles are in standard deviations from the median, correlations those of neighbouring voxels. A run is "
         "named as an outlier where a figure lies more than 4 + 40 / runs"
         + (f" = {limit_of(n_runs):.1f}" if n_runs else "")
-        + " robust standard deviations (1.4826 MAD) from the median of all runs."
+        + " robust standard deviations (1.4826 MAD) from the median of all runs, and by more than matters."
     )
     return section("Tomograms", paragraph(note, soft=True), table((*head, "corr. z", "y", "x"), rows))
 

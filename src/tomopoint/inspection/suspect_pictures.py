@@ -54,7 +54,7 @@ def suspect_pictures(
     figures: dict[int, str] = {}
     for run, rows in track(list(shown.groupby("run", sort=True)), "pictures"):
         tomogram = read(str(run))
-        limits = np.quantile(tomogram.volume_zyx[::4, ::4, ::4], CONTRAST)
+        limits = np.quantile(tomogram.volume_zyx[::4, ::4, ::4].astype(np.float64), CONTRAST)
         for index, row in rows.iterrows():
             particle = particles[row["particle"]]
             picture, centre = _cut(tomogram, row[["x", "y", "z"]].to_numpy(dtype=np.float64), particle, limits)

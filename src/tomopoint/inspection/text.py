@@ -23,8 +23,10 @@ def inspection_text(inspection: Inspection) -> str:
     blocks = [inspection.found]
     names = inspection.names
     if inspection.labelled:
-        rows = [(run, sum(own.values()), *(own[name] for name in names)) for run, own in inspection.counts.items()]
-        total = ("all", *(sum(row[place] for row in rows) for place in range(1, len(names) + 2)))
+        counts = inspection.counts
+        rows = [(run, sum(own.values()), *(own[name] for name in names)) for run, own in counts.items()]
+        sums = [sum(own[name] for own in counts.values()) for name in names]
+        total = ("all", sum(sums), *sums)
         blocks.append(_table(("labels", "all", *names), rows, total))
     volumes = [
         (
@@ -60,10 +62,10 @@ def suspects_text(suspects: pd.DataFrame) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in suspects["kind"].value_counts().items())
     rows = [
         (
-            *(one.run, one.particle, f"{one.x:.0f}", f"{one.y:.0f}", f"{one.z:.0f}", one.kind),
-            *(f"{one.score:.3f}", f"{one.doubt:.2f}", one.seen),
+            *(one["run"], one["particle"], *(f"{one[axis]:.0f}" for axis in "xyz"), one["kind"]),
+            *(f"{one['score']:.3f}", f"{one['doubt']:.2f}", one["seen"]),
         )
-        for one in suspects.head(LISTED_SUSPECTS).itertuples()
+        for one in suspects.head(LISTED_SUSPECTS).to_dict("records")
     ]
     table = _table(("run", "particle", "x", "y", "z", "kind", "score", "doubt", "seen"), rows)
     return f"{len(suspects)} probable label errors: {kinds}. The most doubtful:\n{table}"
