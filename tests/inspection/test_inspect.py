@@ -130,7 +130,7 @@ def test_doubled_and_conflicting_labels_are_counted_by_the_share_of_the_radius(t
     write_picks(
         runs["R1"].picks_folder / "rod.json", "R1", "rod", [*rods, balls[3] + [47.0, 0, 0], balls[5] + [49.0, 0, 0]]
     )
-    result = inspect(tmp_path)
+    result = inspect(tmp_path, within=0.6)
     same, close = found(result, "doubled")
     assert same == "R0: 1 labels of ball are there twice, at the very same place"
     assert close.startswith("R0: one pair of ball, 35 A apart at the nearest, at x, y, z ")

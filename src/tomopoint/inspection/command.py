@@ -17,7 +17,7 @@ def inspect(
     trained: Path | None = None,
     suspects: Path | None = None,
     sure: float = 0.8,
-    within: float = 0.6,
+    within: float = 0.7,
     tomo_type: str | None = None,
     voxel_size: float | None = None,
     voxel_spacing: float | None = None,

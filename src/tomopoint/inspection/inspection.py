@@ -123,10 +123,10 @@ class Inspection:
 
 def inspect_data(
     data: Path,
-    recipe: str | None = None,
-    choice: Choice | None = None,
-    voxel_A: float | None = None,
-    within: float = 0.6,
+    recipe: str | None,
+    choice: Choice,
+    voxel_A: float | None,
+    within: float,
 ) -> Inspection:
     """Look at tomograms, one at a time, and at the labels of a project.
 
@@ -148,7 +148,6 @@ def inspect_data(
     TomopointError
         The recipe cannot be read.
     """
-    choice = choice or Choice()
     found = find_all(data, choice, voxel_A)
     has_labels = is_project(data) and (data / TRAIN).is_dir()
     recipe_name = recipe or (str(data / RECIPE_NAME) if (data / RECIPE_NAME).is_file() else "default")

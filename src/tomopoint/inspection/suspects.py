@@ -69,7 +69,6 @@ def find_suspects(
     rows: list[tuple[object, ...]] = []
     doubts = {p.name: _Doubts([matched[run, p.name] for run in runs]) for p in particles}
     for run in runs:
-        used: dict[str, npt.NDArray[np.bool_]] = {p.name: matched[run, p.name].hits.copy() for p in particles}
         for particle in particles:
             own = matched[run, particle.name]
             for index in np.flatnonzero(~own.found):
@@ -77,7 +76,6 @@ def find_suspects(
                 pick = int(own.best_pick[index])
                 if best >= particle.threshold:
                     if not own.hits[pick]:  # a pick that has a label of its own says nothing of this one
-                        used[particle.name][pick] = True
                         doubt = doubts[particle.name].of_pick(best)
                         rows.append((run, particle.name, *place, DISPLACED, best, doubt, particle.name))
                     continue
@@ -89,13 +87,12 @@ def find_suspects(
                     rows.append((run, particle.name, *place, NOT_FOUND, best, doubt, ""))
                     continue
                 seen, pick = other
-                used[seen.name][pick] = True
                 score = float(matched[run, seen.name].scores[pick])
                 doubt = max(doubt, doubts[seen.name].of_pick(score))
                 rows.append((run, particle.name, *place, OTHER_PARTICLE, score, doubt, seen.name))
         for particle in particles:
             own = matched[run, particle.name]
-            for index in np.flatnonzero(~used[particle.name] & (own.scores >= particle.threshold)):
+            for index in np.flatnonzero(~own.hits & (own.scores >= particle.threshold)):
                 place, score = own.picks[index], float(own.scores[index])
                 if not _is_taken(place, particle, particles, labels[run]):
                     doubt = doubts[particle.name].of_pick(score)
