@@ -50,6 +50,7 @@ def without(labels, run, name, index):
 def test_labels_that_networks_agree_with_are_no_suspects():
     assert len(suspects(*material())) == 0
     assert list(suspects(*material()).columns) == list(SUSPECT_COLUMNS)
+    assert len(suspects({}, {})) == 0
 
 
 def test_each_kind_of_error_is_told_apart():
@@ -229,6 +230,12 @@ def test_folders_that_do_not_fit_are_refused_with_what_to_do(tmp_path, trained):
     write_run(other, "X1", 1)
     with pytest.raises(DataError, match="held out R0, R1, R2, R3, none of which is a training run of"):
         inspect(other, trained=folder)
+    (data / "recipe.yaml").write_text("base: demo-scratch\nparticles: [ball]\n")
+    with pytest.raises(DataError, match="trained knows rod, the recipe does not; name its own with --recipe"):
+        inspect(data, trained=folder, suspects=tmp_path / "s.csv")
+    (folder / "validation" / "R0.csv").write_text("experiment,particle_type,x,y,z\nR0,ball,1,2,3\n")
+    with pytest.raises(DataError, match=r"R0\.csv has no scores"):
+        inspect(data, trained=folder, suspects=tmp_path / "s.csv")
     (folder / "validation.json").unlink()
     with pytest.raises(DataError, match=r"validation.json is missing; run `tomopoint validate .*trained` first"):
         inspect(data, trained=folder)

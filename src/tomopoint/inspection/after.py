@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from tomopoint.data.project import SPLITS, Project
+from tomopoint.data.selection import check_scored_picks
 from tomopoint.data.tables import read_pick_table
 from tomopoint.data.tomograms import Tomogram
+from tomopoint.data.training_project import RECIPE_NAME
 from tomopoint.errors import DataError
 from tomopoint.evaluation.calibration import OUT_OF_FOLD_FOLDER, VALIDATION_NAME
 from tomopoint.evaluation.history import read_validation
@@ -31,12 +33,15 @@ class Trained:
         By run: ``particle_type, x, y, z, score`` of the average of all networks that never saw it, above the floor.
     tomo_type
         Reconstruction that they looked at.
+    recipe
+        Path of the recipe they were trained by; None of several training folders.
     """
 
     project: Project
     particles: tuple[Particle, ...]
     picks: Mapping[str, pd.DataFrame]
     tomo_type: str
+    recipe: str | None
 
     def read(self, name: str) -> Tomogram:
         """Read the tomogram of a run; DataError where it cannot be."""
@@ -66,5 +71,10 @@ def read_trained(folder: Path, data: Path) -> Trained:
             f"{folder} held out {held_out}, none of which is a training run of {data}; give the data that it was "
             f"trained on ({validation['data_root']})"
         )
-    picks = {run: read_pick_table(folder / OUT_OF_FOLD_FOLDER / f"{run}.csv") for run in shared}
-    return Trained(project, pipeline.particles, picks, pipeline.tomo_type)
+    picks = {}
+    for run in shared:
+        path = folder / OUT_OF_FOLD_FOLDER / f"{run}.csv"
+        picks[run] = read_pick_table(path)
+        check_scored_picks(picks[run], pipeline.particle_names, path)
+    recipe = folder / RECIPE_NAME
+    return Trained(project, pipeline.particles, picks, pipeline.tomo_type, str(recipe) if recipe.is_file() else None)

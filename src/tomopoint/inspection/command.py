@@ -34,8 +34,8 @@ def inspect(
     out
         Write an HTML page, e.g. report.html.
     recipe
-        Whose folds and reconstructions are looked at; default recipe.yaml of the project where there is one, else
-        default.
+        Whose folds and reconstructions are looked at; default that of --trained, else recipe.yaml of the project where
+        there is one, else default.
     trained
         Validated training folder: ranks labels and picks that networks contradict which never saw the run.
     suspects
@@ -66,22 +66,25 @@ def inspect(
             raise DataError(f"--{option} must lie above 0 and up to {most:g}, got {value:g}")
     if suspects is not None and trained is None:
         raise DataError("--suspects belongs to --trained, which is not given")
-    if out is not None:
-        check_output(out, [])
+    table = suspects or (out.with_name(SUSPECTS_NAME) if out else Path(SUSPECTS_NAME))
+    for path in [*([out] if out else []), *([table] if trained else [])]:
+        check_output(path, [])
     judged = None if trained is None else read_trained(trained, data)
+    recipe = recipe or (judged.recipe if judged else None)
     inspection = inspect_data(data, recipe, Choice(voxel_spacing, tomo_type), voxel_size, within)
     blocks, figures, sections = [inspection_text(inspection)], inspection_figures(inspection), []
 
     # What networks say of labels that they never saw.
     if judged is not None:
+        if unknown := sorted({particle.name for particle in judged.particles} - set(inspection.names)):
+            raise DataError(f"{trained} knows {', '.join(unknown)}, the recipe does not; name its own with --recipe")
         labels = {run.name: run.labels for run in inspection.labelled if run.labels and run.name in judged.picks}
         picks = {run: judged.picks[run] for run in labels}
         found = find_suspects(labels, picks, judged.particles, sure)
-        path = suspects or (out.with_name(SUSPECTS_NAME) if out else Path(SUSPECTS_NAME))
-        write_suspects(found, path)
-        blocks += [suspects_text(found), f"wrote {path}"]
+        write_suspects(found, table)
+        blocks += [suspects_text(found), f"wrote {table}"]
         kinds = {str(kind): int(count) for kind, count in found["kind"].value_counts().items()}
-        figures |= {"suspects": str(path), "n_suspects": len(found), "suspect_kinds": kinds}
+        figures |= {"suspects": str(table), "n_suspects": len(found), "suspect_kinds": kinds}
         if out is not None:
             by_name = {particle.name: particle for particle in judged.particles}
             pictures = suspect_pictures(found, by_name, judged.read) if len(found) else None

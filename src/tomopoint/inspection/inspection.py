@@ -151,9 +151,9 @@ def inspect_data(
     found = find_all(data, choice, voxel_A)
     has_labels = is_project(data) and (data / TRAIN).is_dir()
     recipe_name = recipe or (str(data / RECIPE_NAME) if (data / RECIPE_NAME).is_file() else "default")
-    particles = project_particles(data) if data.is_dir() else project_particles(data.parent)
-    loaded = load_recipe(recipe_name, particles) if has_labels else None
-    particles = loaded.particles if loaded else particles
+    known = project_particles(data)
+    loaded = load_recipe(recipe_name, known) if has_labels else None
+    particles = loaded.particles if loaded else known
     types = (choice.tomo_type,) if choice.tomo_type else loaded.crops.tomo_types if loaded else (DEFAULT_TOMO_TYPE,)
     train = {run.name for run in Project(data).runs(TRAIN)} if has_labels else set()
 

@@ -86,8 +86,7 @@ def find_suspects(
                 if other is None:
                     rows.append((run, particle.name, *place, NOT_FOUND, best, doubt, ""))
                     continue
-                seen, pick = other
-                score = float(matched[run, seen.name].scores[pick])
+                seen, score = other
                 doubt = max(doubt, doubts[seen.name].of_pick(score))
                 rows.append((run, particle.name, *place, OTHER_PARTICLE, score, doubt, seen.name))
         for particle in particles:
@@ -142,9 +141,10 @@ class _Doubts:
     def __init__(self, matched: Sequence[_Matched]) -> None:
         from scipy.optimize import isotonic_regression
 
-        self._best = np.sort(np.concatenate([one.best for one in matched]))
-        scores = np.concatenate([one.scores for one in matched])
-        hits = np.concatenate([one.hits for one in matched])
+        nothing = [np.zeros(0)]
+        self._best = np.concatenate([one.best for one in matched] or nothing)
+        scores = np.concatenate([one.scores for one in matched] or nothing)
+        hits = np.concatenate([one.hits for one in matched] or nothing)
         order = np.argsort(scores, kind="stable")
         self._scores = scores[order]
         # Never falling: the surest pick, which has itself no label, would else vouch against itself.
@@ -162,16 +162,16 @@ class _Doubts:
 
 def _other_there(
     place: Floats, particle: Particle, particles: Sequence[Particle], matched: Mapping[str, _Matched]
-) -> tuple[Particle, int] | None:
-    """Return another particle that the networks see on the place of a label, and the index of that pick."""
-    found: tuple[float, Particle, int] | None = None
+) -> tuple[Particle, float] | None:
+    """Return the other particle that the networks see most surely on the place of a label, and its score."""
+    found: tuple[Particle, float] | None = None
     for other in (one for one in particles if one.name != particle.name):
         own = matched[other.name]
         near = np.linalg.norm(own.picks - place, axis=1) <= _shared_reach_A(particle, other)
         scores = np.where(near & (own.scores >= other.threshold), own.scores, -1.0)
-        if len(scores) and scores.max() > (found[0] if found else 0.0):
-            found = float(scores.max()), other, int(scores.argmax())
-    return None if found is None else found[1:]
+        if len(scores) and scores.max() > (found[1] if found else 0.0):
+            found = other, float(scores.max())
+    return found
 
 
 def _is_taken(place: Floats, particle: Particle, particles: Sequence[Particle], labels: Mapping[str, Floats]) -> bool:
