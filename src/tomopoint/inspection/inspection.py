@@ -362,7 +362,7 @@ def _label_quantities(runs: Sequence[RunLook], particles: Sequence[Particle]) ->
         # Crowded runs and sparse ones differ by factors.
         logarithms = {name: float(np.log(max(distance, 1.0))) for name, distance in distances.items()}
         name = f"median distance (A) to the nearest label of {particle.name}"
-        quantities.append(Quantity(name, logarithms, 0.2, distances))
+        quantities.append(Quantity(name, logarithms, 0.4, distances))
     depths = {}
     for run in runs:
         z_A = np.concatenate([points[:, 2] for points in (run.labels or {}).values()])

@@ -25,8 +25,8 @@ LIMIT = 4.0
 def limit_of(n_runs: int) -> float:
     """Return the deviation beyond which a run is named: 4 of many runs, and more of few, whose spread is uncertain.
 
-    Of normal values in 5, 7, 10, 20 and 50 runs, some run passes it by chance in 2, 1, 0.5, 0.4 and 0.2 % of all
-    cases; the usual 3.5 is passed in 21, 17, 12, 10 and 9 %.
+    Of normal values in 5, 7, 10, 20 and 50 runs, some run passes it by chance in 2.4, 1.3, 0.6, 0.4 and 0.6 % of all
+    cases; the usual 3.5 is passed in 21, 17, 13, 10 and 8 %.
     """
     return LIMIT + 40.0 / n_runs
 
