@@ -24,6 +24,7 @@ ALLOWED = {
     "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation"},
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},
+    "inspection": BASE | {"pipeline", "data", "evaluation", "training"},
     "picker": BASE | {"pipeline", "data", "simulate", "inference", "evaluation", "road"},
     "view": BASE | {"pipeline", "data", "formats", "evaluation"},
     "kaggle": BASE | {"pipeline", "data", "inference", "evaluation", "export"},
@@ -142,6 +143,16 @@ def test_commands_are_light_to_import():
 
 def test_recipes_are_read_without_torch():
     assert _loaded_after(["tomopoint.training.recipe_files", "tomopoint.networks.config"], HEAVY) == []
+
+
+def test_inspection_takes_recipes_from_training_and_nothing_else():
+    taken = {
+        name.removeprefix("tomopoint.training.").split(".")[0]
+        for path in (SOURCE / "inspection").glob("*.py")
+        for name in _imports(path)
+        if name.startswith("tomopoint.training.")
+    }
+    assert taken == {"recipe", "recipe_files"}
 
 
 def test_validation_takes_from_training_what_it_wrote_and_nothing_else():

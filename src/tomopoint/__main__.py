@@ -27,6 +27,7 @@ COMMANDS = {
     "Data": {
         "simulate": "tomopoint.simulate.command:simulate",
         "import": "tomopoint.formats.command:import_picks",
+        "inspect": "tomopoint.inspection.command:inspect",
     },
     "Training": {"train": "tomopoint.training.command:train", "validate": "tomopoint.validation.command:validate"},
     "Deployment": {
