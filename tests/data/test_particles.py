@@ -120,7 +120,7 @@ def test_score_report_and_verify_find_the_projects_particles(project: Path, subm
     assert "F1" in even.text
     with pytest.raises(DataError, match="beta must lie in"):
         score(submission, truth=project / "truth", beta=0.0)
-    assert ReportSources(project, submission, project / "truth").particles == project_particles(project)
+    assert ReportSources(project, (submission,), project / "truth").particles == project_particles(project)
     assert verify_submission(submission, Project(project)).errors == ()
 
 
