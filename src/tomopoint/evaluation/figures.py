@@ -141,7 +141,7 @@ def draw_histograms(histograms: Sequence[Histogram]) -> Panels:
 
 
 def draw_epoch_scores(particles: Sequence[str], members: Mapping[str, pd.DataFrame]) -> Panels:
-    """Draw F4 of held-out runs over the epochs, a line per member and a colour per network.
+    """Draw F4 of held-out runs over the epochs, a line per member and a colour per network: the last part of its name.
 
     Parameters
     ----------
@@ -154,6 +154,38 @@ def draw_epoch_scores(particles: Sequence[str], members: Mapping[str, pd.DataFra
         (f"F4 of {name} on held-out runs over the epochs", _panel(partial(_draw_epochs, name=name, members=members)))
         for name in particles
     ]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of a panel, joined or not.
+
+    Attributes
+    ----------
+    x, y
+        ``(N,)``.
+    colour
+        Of all.
+    joined
+        Whether they are a line, or dots.
+    """
+
+    x: npt.ArrayLike
+    y: npt.ArrayLike
+    colour: str
+    joined: bool = True
+
+
+def draw_lines(title: str, x_label: str, y_label: str, lines: Sequence[Line]) -> Panels:
+    """Draw lines and dots in one panel."""
+
+    def draw(axes: Axes) -> None:
+        for line in lines:
+            style = {"lw": 1.5} if line.joined else {"lw": 0, "marker": "o", "ms": 3}
+            axes.plot(np.asarray(line.x), np.asarray(line.y), color=line.colour, **style)
+        _finish(axes, title, x_label, y_label)
+
+    return [(f"{title}: {y_label} by {x_label}", _panel(draw))]
 
 
 def networks_of(members: Iterable[str]) -> list[tuple[str, str]]:
