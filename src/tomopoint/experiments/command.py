@@ -76,3 +76,81 @@ def compare(
         "failed": found.failed,
     }
     return CommandResult("\n".join(lines), figures, ok=not found.failed)
+
+
+def search(
+    experiment: Path,
+    /,
+    *,
+    data: Path,
+    out: Path,
+    trials: int | None = None,
+    hours: float | None = None,
+    seed: int = 0,
+    side_by_side: int = 1,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    workers: int | None = None,
+) -> CommandResult:
+    """Search the options of a recipe for what scores best out of fold.
+
+    Optuna proposes recipes from what earlier ones scored; those that fall behind in their early epochs are given up.
+    Run the same command again to go on after an interruption, or in several terminals, on several machines that share
+    the folder's disk, to work on one search together.
+
+    Parameters
+    ----------
+    experiment
+        YAML file that names the base recipe and the space: which options vary, between which ends or among which
+        choices.
+    data
+        Project folder in the competition's layout; its train runs need picks.
+    out
+        Folder for everything that is made: search.db, trials, best.yaml (which train --recipe takes), trials.csv,
+        report.html.
+    trials
+        End after so many trials, those of earlier calls included.
+    hours
+        End this call after so long; what is being trained then is gone on with by the next call.
+    seed
+        Of the trainings, and of what is proposed.
+    side_by_side
+        Trials at the same time, each in a process of its own: on several GPUs one each, on a CPU with their share of
+        the cores.
+    device
+        Where to train.
+    workers
+        Processes that cut crops, of each training; default none on a CPU, up to eight on a GPU.
+    """
+    from tomopoint.data.particles import project_particles
+    from tomopoint.data.sources.find import check_project
+    from tomopoint.experiments.experiment import Material, load_experiment
+    from tomopoint.experiments.search import Limits, Search, run_search
+    from tomopoint.experiments.search_report import (
+        best_trial,
+        importances,
+        is_simulated,
+        search_text,
+        states_text,
+        write_search,
+    )
+    from tomopoint.experiments.training import Hardware
+
+    limits = Limits(trials, hours)
+    if seed < 0:
+        raise TomopointError(f"--seed must not be negative, got {seed}")
+    material = Material(load_experiment(experiment), experiment, tuple(project_particles(data)))
+    check_project(data)
+    asked = Search(material, data, out, seed, Hardware(device, workers))
+    study = run_search(asked, limits, side_by_side)
+    write_search(asked, study)
+    best = best_trial(study)
+    lines = [search_text(asked, study), f"wrote {out}/report.html, trials.csv{', best.yaml' if best else ''}"]
+    lines += [f"next: tomopoint train --data {data} --recipe {out}/best.yaml --out FOLDER"] if best else []
+    figures = {
+        "out": str(out),
+        "simulated": is_simulated(study),
+        "trials": states_text(study),
+        "best": None if best is None else {"trial": best.number, "score": best.value, "values": best.params},
+        "importance": importances(study),
+    }
+    return CommandResult("\n".join(lines), figures, ok=best is not None)

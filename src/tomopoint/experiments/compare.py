@@ -78,7 +78,7 @@ def run_comparison(material: Material, data: Path, out: Path, side_by_side: int,
     """
     experiment, recipes = material.experiment, variant_recipes(material)
     trainings: dict[str, dict[int, Training]] = {}
-    for name, recipe in recipes.items():
+    for name in recipes:
         own = {}
         for seed in experiment.seeds:
             place = out / name / f"seed{seed}"
