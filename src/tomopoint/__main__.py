@@ -27,7 +27,12 @@ COMMANDS = {
         "simulate": "tomopoint.simulate.command:simulate",
         "import": "tomopoint.formats.command:import_picks",
     },
-    "Training": {"train": "tomopoint.training.command:train", "validate": "tomopoint.validation.command:validate"},
+    "Training": {
+        "train": "tomopoint.training.command:train",
+        "validate": "tomopoint.validation.command:validate",
+        "compare": "tomopoint.experiments.command:compare",
+        "search": "tomopoint.experiments.command:search",
+    },
     "Deployment": {
         "export": "tomopoint.export.command:export",
         "adapt": "tomopoint.export.command:adapt",

@@ -51,8 +51,8 @@ def compare(
     from tomopoint.experiments.training import Hardware
     from tomopoint.files import write_atomically
 
-    material = Material(load_experiment(experiment), experiment, tuple(project_particles(data)))
     check_project(data)
+    material = Material(load_experiment(experiment), experiment, tuple(project_particles(data)))
     found = run_comparison(material, data, out, side_by_side, Hardware(device, workers))
     if not any(found.results.values()):
         reasons = "\n".join(f"FAILED {label}: {reason}" for label, reason in found.failed.items())
@@ -138,8 +138,8 @@ def search(
     limits = Limits(trials, hours)
     if seed < 0:
         raise TomopointError(f"--seed must not be negative, got {seed}")
-    material = Material(load_experiment(experiment), experiment, tuple(project_particles(data)))
     check_project(data)
+    material = Material(load_experiment(experiment), experiment, tuple(project_particles(data)))
     asked = Search(material, data, out, seed, Hardware(device, workers))
     study = run_search(asked, limits, side_by_side)
     write_search(asked, study)
@@ -150,7 +150,9 @@ def search(
         "out": str(out),
         "simulated": is_simulated(study),
         "trials": states_text(study),
-        "best": None if best is None else {"trial": best.number, "score": best.value, "values": best.params},
+        "best": None
+        if best is None
+        else {"trial": best.number, "score": best.value, "values": asked.options_of(best.params)},
         "importance": importances(study),
     }
     return CommandResult("\n".join(lines), figures, ok=best is not None)

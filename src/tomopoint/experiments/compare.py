@@ -20,7 +20,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.experiments.crew import Crew
 from tomopoint.experiments.experiment import Experiment, Material, variant_recipes
 from tomopoint.experiments.locks import alone_in
-from tomopoint.experiments.training import Hardware, Result, Training, finished, prepare
+from tomopoint.experiments.training import Hardware, Prepared, Result, Training, finished, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -95,19 +95,25 @@ def run_comparison(material: Material, data: Path, out: Path, side_by_side: int,
     found = Comparison(experiment, data, particles, trainings, {name: {} for name in recipes})
     with alone_in(out), Crew(side_by_side) as crew:
         # All that can be found wrong without training is found here.
+        prepared: dict[Training, Prepared] = {}
         for name, recipe in recipes.items():
             for training in trainings[name].values():
                 try:
-                    prepare(training, recipe)
+                    prepared[training] = prepare(training, recipe)
                 except TomopointError as error:
                     raise TomopointError(f"{training.label}: {error}") from error
+                if prepared[training].held_out != next(iter(prepared.values())).held_out:
+                    raise TomopointError(
+                        f"{training.label} holds out other runs than the base; scores of different runs are no "
+                        "comparison. Vary something else than `folds`"
+                    )
             recipe.save(out / RECIPES / f"{name}.yaml")
 
         # Seed by seed, so that after the first seeds there is something to compare.
         waiting = []
         for seed in experiment.seeds:
             for name, own in trainings.items():
-                result = finished(own[seed])
+                result = finished(own[seed], prepared[own[seed]])
                 if result is None:
                     waiting.append((name, own[seed]))
                 else:

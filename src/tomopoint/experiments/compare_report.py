@@ -18,7 +18,7 @@ from tomopoint.evaluation.figures import draw_epoch_scores, networks_of
 from tomopoint.evaluation.page import Markup, key, page, panels, paragraph, section, table, tiles
 from tomopoint.experiments.compare import Comparison
 from tomopoint.experiments.experiment import BASE_NAME
-from tomopoint.experiments.gains import ERROR_RATE, RULE, SCORE, Gain
+from tomopoint.experiments.gains import RULE, SCORE, Gain
 from tomopoint.files import write_atomically
 
 Gains = Mapping[str, Mapping[str, Gain]]
@@ -121,7 +121,7 @@ def _classes_section(found: Comparison, gains: Gains) -> Markup:
     ]
     note = (
         "Mean over seeds; in brackets gain and standard deviation of the gains. Of so many figures some stand out by "
-        f"luck: one in {round(1 / ERROR_RATE)} would, were all equal. So only the score gets a verdict."
+        "luck, so only the score gets a verdict."
     )
     return section("F4 per particle", table(head, rows), paragraph(note, soft=True))
 

@@ -227,7 +227,7 @@ def variant_recipes(material: Material) -> dict[str, Recipe]:
             raise TomopointError(
                 f"{path}: variants.{name} changes nothing: with it every network is trained as in the base. "
                 "Is that what the base says already, is it overruled by options of the networks themselves (then say "
-                "it under `networks`), or is it decided by `steps` or `minutes`?"
+                "it under `networks`), or is it decided by `steps`, `minutes` or `seeds`?"
             )
         if twin is not None:
             raise TomopointError(f"{path}: variants.{name} trains the same as variants.{twin}; remove one")
@@ -236,8 +236,12 @@ def variant_recipes(material: Material) -> dict[str, Recipe]:
 
 
 def same_training(first: Recipe, second: Recipe) -> bool:
-    """Tell whether every network of two recipes is trained alike, wherever its options stand."""
+    """Tell whether every network of two recipes is trained alike, wherever its options stand, but for the seed."""
     if len(first.networks) != len(second.networks):
         return False
-    places = range(len(first.networks))
-    return all(first.for_network(index) == second.for_network(index) for index in places)
+
+    def alone(recipe: Recipe, index: int) -> Recipe:
+        own = recipe.for_network(index)  # its optimiser has the network's own learning rate by now
+        return replace(own, seed=0, networks=(replace(own.networks[0], learning_rate=None),))
+
+    return all(alone(first, index) == alone(second, index) for index in range(len(first.networks)))

@@ -20,7 +20,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,9 @@ STORAGE = "search.db"
 STUDY = "tomopoint"
 ASKED, REASON, RESULT = "asked", "reason", "result"
 """Attributes: of the study, what was asked; of a trial, why it failed, and what came of it."""
+
+MOST_FAILURES = 5
+"""Trials in a row that fail end a search: what is wrong is then not their values."""
 
 TURN_SECONDS = 2.0
 """Between two looks at the epochs of what is trained."""
@@ -74,13 +77,13 @@ class Limits:
 
 @dataclass
 class _Running:
-    """A trial that is trained: Optuna's, ours, its lock, and the epochs that Optuna was told."""
+    """A trial that is trained: Optuna's, ours, its lock, the last epoch that Optuna was told, the file it stands in."""
 
     trial: optuna.trial.Trial
     training: Training
-    metrics: Path
     lock: ExitStack
     told: int = 0
+    metrics: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -105,17 +108,20 @@ class Search:
     data: Path
     out: Path
     seed: int = 0
-    hardware: Hardware = Hardware()
+    hardware: Hardware = field(default_factory=Hardware)
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
         """What is varied."""
         return self.material.experiment.dimensions
 
+    def options_of(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        """Return options as a recipe takes them, from values as Optuna keeps them, as far as it has chosen."""
+        return {d.name: d.option(values[d.name]) for d in self.dimensions if d.name in values}
+
     def recipe_of(self, values: Mapping[str, Value], name: str, full_length: bool = False) -> Recipe:
         """Return the recipe of a trial, from values as Optuna keeps them."""
-        options = {dimension.name: dimension.option(values[dimension.name]) for dimension in self.dimensions}
-        changes = changes_of(options, self.material.base(full_length=True).networks)
+        changes = changes_of(self.options_of(values), self.material.base(full_length=True).networks)
         return self.material.changed(changes, name, full_length)
 
     def training_of(self, number: int) -> Training:
@@ -133,25 +139,36 @@ def run_search(search: Search, limits: Limits, side_by_side: int) -> optuna.Stud
     ------
     TomopointError
         A search space that makes no recipes or has an option without effect; data or folds that do not fit; a folder
-        that belongs to another search.
+        that belongs to another search; Optuna is not installed; :data:`MOST_FAILURES` trials in a row failed.
     """
-    from optuna.trial import TrialState
-
     check_space(search.material)
     study = open_study(search)
+    from optuna.trial import TrialState
+
     prunes = search.material.base().fit.score_every > 0
     if not prunes:
         logger.warning("the base has fit.score_every 0: no trial is given up early, for nothing says how it goes")
     deadline = None if limits.hours is None else time.monotonic() + 3600 * limits.hours
     running: list[_Running] = []
+    failures = 0
     with ExitStack() as locks, Crew(side_by_side) as crew:
         while True:
             # Begin trials: interrupted ones first.
-            is_over = deadline is not None and time.monotonic() >= deadline
-            while crew.has_room and not is_over and (begun := _next_trial(search, study, limits)) is not None:
+            while not (is_over := deadline is not None and time.monotonic() >= deadline) and crew.has_room:
+                begun = _next_trial(search, study, limits)
+                if begun is None:
+                    break
                 locks.push(begun.lock)
+                try:
+                    begun.metrics = _prepare(search, begun)
+                except TomopointError as error:  # values that do not go together: the next ones may
+                    failures = _count_failures(failures, str(error))
+                    _tell(search, study, begun, str(error))
+                    begun.lock.close()
+                    continue
                 running.append(begun)
-                logger.info("%s begins (what it says: %s): %s", begun.training.label, begun.training.log, _told(begun))
+                told = _told(search, begun)
+                logger.info("%s begins (what it says: %s): %s", begun.training.label, begun.training.log, told)
                 crew.begin(begun.training)
             if is_over or not running:
                 break
@@ -160,7 +177,9 @@ def run_search(search: Search, limits: Limits, side_by_side: int) -> optuna.Stud
             ended = dict(crew.ended(TURN_SECONDS))
             for one in list(running):
                 if one.training in ended:
-                    _tell(study, one, ended[one.training])
+                    answer = ended[one.training]
+                    _tell(search, study, one, answer)
+                    failures = 0 if isinstance(answer, Result) else _count_failures(failures, answer)
                 elif prunes and _is_hopeless(one):
                     crew.stop(one.training)
                     study.tell(one.trial.number, state=TrialState.PRUNED)
@@ -241,46 +260,52 @@ def check_space(material: Material) -> None:
 
 
 def _next_trial(search: Search, study: optuna.Study, limits: Limits) -> _Running | None:
-    """Return a trial to train, its recipe written and checked: an interrupted one, or a new one; None at the limit."""
+    """Return a trial to train: an interrupted one, or a new one; None at the limit."""
     from optuna.samplers import TPESampler
     from optuna.trial import Trial, TrialState
 
-    while True:
-        with locked(search.out / LOCK):  # what is proposed depends on what is there
-            trials = study.get_trials(deepcopy=False)
-            for known in trials:
-                lock = None if known.state.is_finished() else _lock_of(search.training_of(known.number))
-                if lock is not None:
-                    if set(known.params) != {dimension.name for dimension in search.dimensions}:
-                        study.tell(known.number, state=TrialState.FAIL)  # interrupted before it was proposed in full
-                        lock.close()
-                        continue
-                    trial = Trial(study, known._trial_id)
-                    told = max(known.intermediate_values, default=0)
-                    break
-            else:
-                if limits.trials is not None and len(trials) >= limits.trials:
-                    return None
-                # Of its own for every trial, so that a search that was stopped proposes what it would have proposed.
-                state = np.random.SeedSequence((search.seed, len(trials))).generate_state(1)
-                study.sampler = TPESampler(seed=int(state[0]))
-                trial, told = study.ask(), 0
-                lock = _lock_of(search.training_of(trial.number))
-                assert lock is not None
-                for dimension in search.dimensions:
-                    _propose(trial, dimension)
-        training = search.training_of(trial.number)
-        try:
-            recipe = search.recipe_of(trial.params, training.label)
-            recipe.save(training.recipe)
-            prepare(training, recipe)
-        except TomopointError as error:  # values that do not go together: the next one may
-            _tell(study, _Running(trial, training, training.log, lock), str(error))
-            lock.close()
-            continue
-        fold = f"fold{(search.material.experiment.folds or (0,))[0]}"
-        metrics = training.folder / fold / recipe.networks[0].title / METRICS
-        return _Running(trial, training, metrics, lock, told)
+    with locked(search.out / LOCK):  # what is proposed depends on what is there
+        trials = study.get_trials(deepcopy=False)
+        for known in trials:
+            lock = _lock_of(search.training_of(known.number)) if known.state == TrialState.RUNNING else None
+            if lock is not None:
+                if set(known.params) != {dimension.name for dimension in search.dimensions}:
+                    study.tell(known.number, state=TrialState.FAIL)  # interrupted before it was proposed in full
+                    lock.close()
+                    continue
+                trial = Trial(study, known._trial_id)  # Optuna has no public way back to a trial
+                told = max(known.intermediate_values, default=0)
+                break
+        else:
+            n_begun = sum(known.state != TrialState.WAITING for known in trials)  # others may have been enqueued
+            if limits.trials is not None and n_begun >= limits.trials:
+                return None
+            # Of its own for every trial, so that a search that was stopped proposes what it would have proposed.
+            state = np.random.SeedSequence((search.seed, n_begun)).generate_state(1)
+            study.sampler = TPESampler(seed=int(state[0]))
+            trial, told = study.ask(), 0
+            lock = _lock_of(search.training_of(trial.number))
+            assert lock is not None
+            for dimension in search.dimensions:
+                _propose(trial, dimension)
+    return _Running(trial, search.training_of(trial.number), lock, told)
+
+
+def _prepare(search: Search, begun: _Running) -> Path:
+    """Write and check the recipe of a trial; return the file with the epochs that say early how it goes."""
+    training = begun.training
+    recipe = search.recipe_of(begun.trial.params, training.label)
+    recipe.save(training.recipe)
+    prepare(training, recipe)
+    fold = f"fold{(search.material.experiment.folds or (0,))[0]}"
+    return training.folder / fold / recipe.networks[0].title / METRICS
+
+
+def _count_failures(before: int, reason: str) -> int:
+    """Return how many trials failed in a row with this one; TomopointError where these are too many."""
+    if before + 1 >= MOST_FAILURES:
+        raise TomopointError(f"{before + 1} trials in a row failed, the last one thus: {reason}")
+    return before + 1
 
 
 def _lock_of(training: Training) -> ExitStack | None:
@@ -326,7 +351,7 @@ def scored_epochs(metrics: Path) -> list[tuple[int, float]]:
     return [(int(row["epoch"]) + 1, float(row["score"])) for row in rows if row["score"]]
 
 
-def _tell(study: optuna.Study, one: _Running, answer: Answer) -> None:
+def _tell(search: Search, study: optuna.Study, one: _Running, answer: Answer) -> None:
     """Note what came of a trial."""
     from optuna.trial import TrialState
 
@@ -338,11 +363,11 @@ def _tell(study: optuna.Study, one: _Running, answer: Answer) -> None:
     else:
         one.trial.set_user_attr(REASON, answer)
         study.tell(one.trial.number, state=TrialState.FAIL)
-        logger.error("%s failed: %s (%s)", one.training.label, answer, _told(one))
+        logger.error("%s failed: %s (%s)", one.training.label, answer, _told(search, one))
 
 
-def _told(one: _Running) -> str:
-    return ", ".join(f"{name} {value_text(value)}" for name, value in one.trial.params.items())
+def _told(search: Search, one: _Running) -> str:
+    return ", ".join(f"{name} {value_text(value)}" for name, value in search.options_of(one.trial.params).items())
 
 
 def value_text(value: Any) -> str:

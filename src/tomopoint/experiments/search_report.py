@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tomopoint import __version__
 from tomopoint.data.colours import BLUE, ORANGE
-from tomopoint.evaluation.figures import draw_lines
-from tomopoint.evaluation.page import Markup, key, number, page, panels, paragraph, section, table, tiles
+from tomopoint.evaluation.figures import Line, draw_lines
+from tomopoint.evaluation.page import Markup, key, number, page, panels, paragraph, section, subheading, table, tiles
 from tomopoint.experiments.search import REASON, RESULT, Search, value_text
 from tomopoint.files import write_atomically
 
@@ -84,7 +84,8 @@ def search_text(search: Search, study: optuna.Study) -> str:
     lines = [f"{states_text(study)}; {kind}out-of-fold score; {search.material.experiment.length}"]
     lines.append(f"{'trial':>6}{'score':>9}{heads}  ended")
     for trial in ranked(study)[:SHOWN]:
-        values = [value_text(trial.params.get(name, "-")) for name in names]
+        options = search.options_of(trial.params)
+        values = [value_text(options.get(name, "-")) for name in names]
         cells = "".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
         lines.append(f"{trial.number:>6}{number(_score(trial), 4):>9}{cells}  {_how_ended(trial)}")
     shares = importances(study)
@@ -105,7 +106,8 @@ def write_search(search: Search, study: optuna.Study) -> None:
     for trial in study.get_trials(deepcopy=False):
         result = trial.user_attrs.get(RESULT)
         spent = ["", ""] if result is None else [result["steps"], round(result["seconds"] / 60, 2)]
-        values = [trial.params.get(name, "") for name in names]
+        options = search.options_of(trial.params)
+        values = [options.get(name, "") for name in names]
         score = "" if _score(trial) is None else f"{_score(trial):.6g}"
         last_epoch = max(trial.intermediate_values, default="")
         row = [trial.number, ENDED[trial.state.name], score, last_epoch, *values, *spent]
@@ -126,7 +128,7 @@ def search_page(search: Search, study: optuna.Study) -> str:
     if simulated:
         parts.append(paragraph("Simulated tomograms: these figures say nothing about the leaderboard.", soft=True))
     if best is not None:
-        rows = [(name, value_text(value)) for name, value in best.params.items()]
+        rows = [(name, value_text(value)) for name, value in search.options_of(best.params).items()]
         parts.append(section("The best recipe", table(("option", "value"), rows), paragraph("Written to best.yaml.")))
         parts.append(_history_section(study, kind))
     shares = importances(study)
@@ -147,24 +149,31 @@ def _history_section(study: optuna.Study, kind: str) -> Markup:
     finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
     numbers, scores = [trial.number for trial in finished], [trial.value or 0.0 for trial in finished]
     so_far: Sequence[float] = list(accumulate(scores, max))
-    from tomopoint.evaluation.figures import Line
-
-    dots = [Line(numbers, scores, BLUE, joined=False), Line(numbers, so_far, ORANGE)]
-    drawn = draw_lines("history", "trial", "score", dots)
+    parts = [
+        subheading("Score over the trials"),
+        key([("finished trial", BLUE), ("best so far", ORANGE)]),
+        panels(
+            draw_lines(
+                kind, "trial", "score", [Line(numbers, scores, BLUE, joined=False), Line(numbers, so_far, ORANGE)]
+            )
+        ),
+    ]
     epochs = [
         Line(
             list(trial.intermediate_values),
             list(trial.intermediate_values.values()),
-            BLUE if trial.state.name == "COMPLETE" else ORANGE,
+            ORANGE if trial.state.name == "PRUNED" else BLUE,
         )
         for trial in study.get_trials(deepcopy=False)
         if trial.intermediate_values
     ]
-    parts = [paragraph(f"{kind.capitalize()} of every finished trial.", soft=True)]
-    parts += [key([("finished trial", BLUE), ("best so far; right: given up or failed", ORANGE)])]
     if epochs:
-        drawn = [*drawn, *draw_lines("first network, first fold", "epoch", "score", epochs)]
-    return section("History", *parts, panels(drawn))
+        parts += [
+            subheading("Score over the epochs of the first network on its first fold"),
+            key([("finished, failed or unfinished", BLUE), ("given up", ORANGE)]),
+            panels(draw_lines("held-out runs of the fold", "epoch", "score", epochs)),
+        ]
+    return section("History", *parts)
 
 
 def _trials_section(search: Search, study: optuna.Study) -> Markup:
@@ -172,7 +181,7 @@ def _trials_section(search: Search, study: optuna.Study) -> Markup:
     rows = [
         (
             *(trial.number, number(_score(trial), 4), max(trial.intermediate_values, default="-")),
-            *(value_text(trial.params.get(name, "-")) for name in names),
+            *(value_text(search.options_of(trial.params).get(name, "-")) for name in names),
             _how_ended(trial),
         )
         for trial in ranked(study)

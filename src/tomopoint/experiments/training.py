@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -101,6 +101,8 @@ class Result:
         Whether the tomograms were.
     steps, seconds
         Trained, of all networks on all folds.
+    members
+        Which these are: ``fold0/segresnet``.
     """
 
     score: float
@@ -109,18 +111,35 @@ class Result:
     simulated: bool
     steps: int
     seconds: float
+    members: tuple[str, ...]
 
 
-def prepare(training: Training, recipe: Recipe) -> None:
+@dataclass(frozen=True)
+class Prepared:
+    """What a training is about to train and to be judged on.
+
+    Attributes
+    ----------
+    members
+        ``fold0/segresnet``.
+    held_out
+        Runs, by name.
+    """
+
+    members: frozenset[str]
+    held_out: frozenset[str]
+
+
+def prepare(training: Training, recipe: Recipe) -> Prepared:
     """Check a training as far as that goes without reading volumes, and make its folder.
 
     Raises
     ------
     TomopointError
-        As :func:`~tomopoint.training.cross_validation.make_plan`; or the folder holds one of another recipe or data.
+        As :func:`~tomopoint.training.cross_validation.make_plan`; or the folder holds one of another recipe, of other
+        data or of further folds.
     """
-    from dataclasses import replace
-
+    from tomopoint.training.checkpoints import RECORD
     from tomopoint.training.cross_validation import make_plan, open_folder
 
     seeded = replace(recipe, seed=training.seed)
@@ -130,7 +149,15 @@ def prepare(training: Training, recipe: Recipe) -> None:
         raise TomopointError(
             f"{unscored[0]} holds no run out, so nothing says how good its networks are; take `folds` that do"
         )
+    members = frozenset(task.label for task in plan.tasks)
+    there = {str(path.parent.relative_to(training.folder)) for path in training.folder.glob(f"*/*/{RECORD}")}
+    if further := sorted(there - members):
+        raise TomopointError(
+            f"{training.folder} holds {', '.join(further)} beside the folds that are asked for, which would be judged "
+            "with them; choose another --out, or ask for these folds too"
+        )
     open_folder(plan)
+    return Prepared(members, frozenset(run for task in plan.tasks for run in task.fold.validation_runs))
 
 
 def carry_out(training: Training) -> Result:
@@ -161,7 +188,8 @@ def carry_out(training: Training) -> Result:
     found = validate([training.folder], device=hardware.device).figures
     left_out = found["per_class_left_out"] is not None
     per_class = found["per_class_left_out" if left_out else "per_class"]
-    records = [load_record(folder) for folder in find_members(training.folder)]
+    members = find_members(training.folder)
+    records = [load_record(folder) for folder in members]
     result = Result(
         score=found["score_left_out"] if left_out else found["score"],
         per_class={name: figures["f_beta"] for name, figures in per_class.items()},
@@ -169,15 +197,17 @@ def carry_out(training: Training) -> Result:
         simulated=found["simulated"],
         steps=sum(record.steps for record in records),
         seconds=round(sum(record.seconds for record in records), 1),
+        members=tuple(str(folder.relative_to(training.folder)) for folder in members),
     )
     write_atomically(training.folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
     return result
 
 
-def finished(training: Training) -> Result | None:
+def finished(training: Training, prepared: Prepared) -> Result | None:
     """Return what came of a training whose folder :func:`prepare` has found in order; None if it is not finished."""
     path = training.folder / RESULT
     if not path.exists():
         return None
     with reading(path, TomopointError, "is damaged", "remove it, and the training is validated again"):
-        return build(Result, read(path), to_float=True)
+        result = build(Result, read(path), to_float=True)
+    return result if set(result.members) == prepared.members else None
