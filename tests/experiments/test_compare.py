@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from training_data import PARTICLES
 
 from tomopoint.errors import TomopointError
 from tomopoint.experiments.command import compare
@@ -97,7 +98,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(data, wri
             "all, seed 0: .*holds no run out",
         ),
         ({"variants": {"pairs": {"folds": "pairs-2"}}, "folds": [0]}, "holds out other runs than the base"),
-        ({"variants": {"few": {"particles": ["small"]}}}, "finds other particles than the base"),
+        ({"variants": {"few": {"particles": [vars(PARTICLES[0])]}}}, "finds other particles than the base"),
     ):
         with pytest.raises(TomopointError, match=message):
             compare(write(**content), data=data, out=out, device="cpu")

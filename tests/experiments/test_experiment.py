@@ -1,6 +1,9 @@
 """Experiments as files: what is read, what is refused before anything is trained, equal lengths."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from training_data import PARTICLES
 
 from tomopoint.errors import TomopointError
@@ -13,6 +16,7 @@ from tomopoint.experiments.experiment import (
 )
 from tomopoint.experiments.search import check_space
 from tomopoint.experiments.space import changes_of
+from tomopoint.pipeline import COMPETITION_PARTICLES
 from tomopoint.training.recipe_files import differences, load_recipe
 
 
@@ -134,3 +138,19 @@ def test_dotted_names_become_a_recipes_own_form():
         "networks": [{"name": "segresnet"}, {"name": "dynunet", "optimiser": {"learning_rate": 0.5}}],
         "loss": {"assignment": {"topk": 3}},
     }
+
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def test_the_examples_of_the_documents_are_experiments():
+    compared = Material(load_experiment(EXAMPLES / "compare.yaml"), EXAMPLES / "compare.yaml", COMPETITION_PARTICLES)
+    assert list(variant_recipes(compared)) == ["base", "focal", "closer", "copy-paste"]
+    searched = Material(load_experiment(EXAMPLES / "search.yaml"), EXAMPLES / "search.yaml", COMPETITION_PARTICLES)
+    check_space(searched)
+    assert searched.base().fit.score_every == 1
+    page = (EXAMPLES.parent / "experiments.md").read_text()
+    names = [part.partition("\n```")[0] for part in page.split("```yaml\n")[1:]]
+    assert len(names) == 2
+    for content in names:
+        assert yaml.safe_load(content)["base"] in ("narrow", "narrow-scored.yaml")

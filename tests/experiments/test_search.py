@@ -66,7 +66,8 @@ def test_trials_are_gone_on_with_and_given_up(data, write, tmp_path, interrupted
 
     # At the limit nothing is begun; and the folder belongs to this search.
     assert search(path, data=data, out=out, trials=2, device="cpu").figures["best"] == result.figures["best"]
-    for wrong, options in (("seed", {"seed": 1}), ("base", {"steps": 7}), ("folds", {"folds": [0]})):
+    (tmp_path / "other.yaml").write_text("base: tiny.yaml\ncrops: {jitter: 0.1}\n")
+    for wrong, options in (("seed", {"seed": 1}), ("base", {"base": "other.yaml"}), ("folds", {"folds": [0]})):
         content = {"space": SPACE, "folds": [1], **options}
         seed = content.pop("seed", 0)
         with pytest.raises(TomopointError, match=f"another {wrong}; its trials are no comparison"):
