@@ -158,34 +158,39 @@ def draw_epoch_scores(particles: Sequence[str], members: Mapping[str, pd.DataFra
 
 @dataclass(frozen=True)
 class Line:
-    """Points of a panel, joined or not.
+    """Scores of a panel, as dots, joined or not.
 
     Attributes
     ----------
-    x, y
-        ``(N,)``.
+    x
+        ``(N,)`` whole numbers.
+    y
+        ``(N,)`` scores, 0 to 1.
     colour
         Of all.
     joined
-        Whether they are a line, or dots.
+        Whether the dots are.
     """
 
-    x: npt.ArrayLike
-    y: npt.ArrayLike
+    x: Sequence[int]
+    y: Sequence[float]
     colour: str
     joined: bool = True
 
 
-def draw_lines(title: str, x_label: str, y_label: str, lines: Sequence[Line]) -> Panels:
-    """Draw lines and dots in one panel."""
+def draw_scores(title: str, x_label: str, lines: Sequence[Line]) -> Panels:
+    """Draw scores over whole numbers, of trials or epochs, in one panel."""
 
     def draw(axes: Axes) -> None:
-        for line in lines:
-            style = {"lw": 1.5} if line.joined else {"lw": 0, "marker": "o", "ms": 3}
-            axes.plot(np.asarray(line.x), np.asarray(line.y), color=line.colour, **style)
-        _finish(axes, title, x_label, y_label)
+        from matplotlib.ticker import MaxNLocator
 
-    return [(f"{title}: {y_label} by {x_label}", _panel(draw))]
+        for line in lines:
+            axes.plot(line.x, line.y, color=line.colour, lw=1.2 if line.joined else 0, marker="o", ms=3)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.set_ylim(0, 1.03)
+        _finish(axes, title, x_label, "score")
+
+    return [(f"{title}, by {x_label}", _panel(draw))]
 
 
 def networks_of(members: Iterable[str]) -> list[tuple[str, str]]:

@@ -162,9 +162,9 @@ def run_search(search: Search, limits: Limits, side_by_side: int) -> optuna.Stud
                 try:
                     begun.metrics = _prepare(search, begun)
                 except TomopointError as error:  # values that do not go together: the next ones may
-                    failures = _count_failures(failures, str(error))
                     _tell(search, study, begun, str(error))
                     begun.lock.close()
+                    failures = _count_failures(failures, str(error))
                     continue
                 running.append(begun)
                 told = _told(search, begun)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomopoint import __version__
 from tomopoint.data.colours import BLUE, ORANGE
-from tomopoint.evaluation.figures import Line, draw_lines
+from tomopoint.evaluation.figures import Line, draw_scores
 from tomopoint.evaluation.page import Markup, key, number, page, panels, paragraph, section, subheading, table, tiles
 from tomopoint.experiments.search import REASON, RESULT, Search, value_text
 from tomopoint.files import write_atomically
@@ -152,11 +152,7 @@ def _history_section(study: optuna.Study, kind: str) -> Markup:
     parts = [
         subheading("Score over the trials"),
         key([("finished trial", BLUE), ("best so far", ORANGE)]),
-        panels(
-            draw_lines(
-                kind, "trial", "score", [Line(numbers, scores, BLUE, joined=False), Line(numbers, so_far, ORANGE)]
-            )
-        ),
+        panels(draw_scores(kind, "trial", [Line(numbers, so_far, ORANGE), Line(numbers, scores, BLUE, joined=False)])),
     ]
     epochs = [
         Line(
@@ -171,7 +167,7 @@ def _history_section(study: optuna.Study, kind: str) -> Markup:
         parts += [
             subheading("Score over the epochs of the first network on its first fold"),
             key([("finished, failed or unfinished", BLUE), ("given up", ORANGE)]),
-            panels(draw_lines("held-out runs of the fold", "epoch", "score", epochs)),
+            panels(draw_scores("held-out runs of the fold", "epoch", epochs)),
         ]
     return section("History", *parts)
 
