@@ -13,7 +13,9 @@ from training_data import PARTICLES
 
 from tomopoint.errors import TomopointError
 from tomopoint.experiments.command import compare
+from tomopoint.experiments.crew import Crew
 from tomopoint.experiments.locks import alone_in
+from tomopoint.experiments.training import Training
 from tomopoint.training.checkpoints import load_record
 
 VARIANTS = {
@@ -120,19 +122,14 @@ if __name__ == "__main__":
     with Crew(2) as crew:
         for name in ("a", "b"):
             crew.begin(Training(name, out / name, out / "none.yaml", 0, out, None, Hardware("cpu")))
-        if sys.argv[2] == "end":
-            while crew.at_work:
-                for training, answer in crew.ended(60.0):
-                    print(training.label, answer, flush=True)
-        else:
-            print(*(worker._process.pid for worker in crew._workers), flush=True)
-            time.sleep(600)
+        print(*(worker._process.pid for worker in crew._workers), flush=True)
+        time.sleep(600)
 """
 
 
 def test_trainings_do_not_outlive_the_process_that_began_them(tmp_path):
     (tmp_path / "crew.py").write_text(CREW)
-    command = [sys.executable, str(tmp_path / "crew.py"), str(tmp_path), "wait"]
+    command = [sys.executable, str(tmp_path / "crew.py"), str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
@@ -141,6 +138,22 @@ def test_trainings_do_not_outlive_the_process_that_began_them(tmp_path):
     process.stdout.close()
     while any(_is_alive(pid) for pid in pids):  # a test that never ends says that they do
         time.sleep(0.05)
+
+
+def test_a_process_that_dies_takes_nothing_with_it_but_its_training(tmp_path):
+    own = [Training(name, tmp_path / name, tmp_path / "none.yaml", 0, tmp_path, None) for name in ("a", "b", "c")]
+    with Crew(2) as crew:
+        crew.begin(own[0])
+        crew.begin(own[1])
+        assert not crew.has_room
+        os.kill(crew._workers[0]._process.pid, signal.SIGKILL)
+        ((training, answer),) = crew.ended(600.0)
+        assert training == own[0]
+        assert "its process ended (SIGKILL: most likely out of memory)" in answer
+        assert (crew.at_work, crew.has_room) == ([own[1]], True)
+        crew.begin(own[2])
+        crew.stop(own[1])
+        assert crew.at_work == [own[2]]
 
 
 def _is_alive(pid):

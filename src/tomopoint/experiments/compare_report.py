@@ -32,7 +32,7 @@ def comparison_text(found: Comparison, gains: Gains) -> str:
     width = max(10, *(len(name) for name in gains)) + 2
     n = max(len(name) for name in (*found.particles, SCORE)) + 2
     lines = [f"{found.kind}; {found.experiment.length}"]
-    lines.append(f"{'variant':{width}}{'particle':{n}}{'F4':>8}{'+-':>8}{'gain':>9}{'+-':>8}{'interval':>20}  seeds")
+    lines.append(f"{'variant':{width}}{'particle':{n}}{'F4':>8}{'sd':>8}{'gain':>9}{'sd':>8}{'interval':>20}  seeds")
     for name, subjects in gains.items():
         for subject, item in subjects.items():
             seeds = len(item.values) if name == BASE_NAME else len(item.gains)
@@ -112,7 +112,7 @@ def _classes_section(found: Comparison, gains: Gains) -> Markup:
                 + (
                     ""
                     if name == BASE_NAME
-                    else f" ({_signed(own[subject].gain)}, +-{_figure(own[subject].gain_spread)})"
+                    else f" ({_signed(own[subject].gain)}, sd {_figure(own[subject].gain_spread)})"
                 )
                 for subject in found.particles
             ),

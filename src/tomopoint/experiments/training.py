@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -78,10 +79,9 @@ class Training:
     @property
     def command(self) -> str:
         """The command of the training, as one types it."""
-        folds = "" if self.folds is None else f" --folds {self.folds}"
-        return (
-            f"tomopoint train --data {self.data} --recipe {self.recipe} --seed {self.seed}{folds} --out {self.folder}"
-        )
+        words = ["tomopoint", "train", "--data", str(self.data), "--recipe", str(self.recipe), "--seed", str(self.seed)]
+        folds = [] if self.folds is None else ["--folds", self.folds]
+        return shlex.join([*words, *folds, "--out", str(self.folder)])
 
 
 @dataclass(frozen=True)
