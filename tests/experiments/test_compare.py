@@ -31,12 +31,12 @@ def rows(path):
 def test_variants_are_trained_alike_gone_on_with_and_compared(data, write, tmp_path, interrupted, monkeypatch):
     out = tmp_path / "out"
     path = write(variants=VARIANTS, seeds=[0, 1], folds=[0, 1], steps=40)
-    with interrupted("base/seed0/fold0/segresnet/last.safetensors", out):
+    with interrupted("variants/base/seed0/fold0/segresnet/last.safetensors", out):
         compare(path, data=data, out=out, device="cpu")
-    assert not (out / "base/seed0/result.json").exists()
+    assert not (out / "variants/base/seed0/result.json").exists()
 
     result = compare(path, data=data, out=out, device="cpu")
-    log = (out / "base/seed0/log.txt").read_text()
+    log = (out / "variants/base/seed0/log.txt").read_text()
     assert "fold0/segresnet goes on" in log or "fold0/segresnet is finished, skipped" in log
 
     # Every training is what the commands make of the variant's recipe, seed and folds.
@@ -45,7 +45,7 @@ def test_variants_are_trained_alike_gone_on_with_and_compared(data, write, tmp_p
     digests = set()
     for name in ("base", "still"):
         for seed in (0, 1):
-            folder = out / name / f"seed{seed}"
+            folder = out / "variants" / name / f"seed{seed}"
             assert sorted(p.name for p in folder.glob("fold*")) == ["fold0", "fold1"]
             record = load_record(folder / "fold1" / "segresnet")
             assert (record.steps, record.recipe) == (40, str(out / "recipes" / f"{name}.yaml"))
@@ -104,7 +104,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(data, wri
     ):
         with pytest.raises(TomopointError, match=message):
             compare(write(**content), data=data, out=out, device="cpu")
-    assert not list(out.rglob("log.txt"))
+    assert not list(out.rglob("recipe.yaml"))  # no training folder was begun, not even of those that are in order
     with pytest.raises(TomopointError, match="--side-by-side must be at least 1"):
         compare(write(variants=VARIANTS), data=data, out=out, side_by_side=0)
     with alone_in(out), pytest.raises(TomopointError, match="another process works in"):

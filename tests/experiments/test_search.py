@@ -170,3 +170,9 @@ def test_a_search_says_when_it_ends(data, write, tmp_path):
     for wrong in ({"trials": 0}, {"hours": -1.0}):
         with pytest.raises(TomopointError, match="must be positive"):
             search(path, data=data, out=tmp_path / "out", **wrong)
+
+    over = search(path, data=data, out=tmp_path / "out", hours=1e-9)  # is over before anything can begin
+    assert not over.ok
+    assert (over.figures["trials"], over.figures["best"]) == ("no trial", None)
+    assert (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out" / "best.yaml").exists()

@@ -3,7 +3,7 @@
 ::
 
     <folder>/recipes/focal.yaml        the whole recipe of every variant, and of the base
-             focal/seed0/              its training folder, see :mod:`tomopoint.experiments.training`
+             variants/focal/seed0/     its training folder, see :mod:`tomopoint.experiments.training`
              scores.csv                every training
              comparison.csv            every variant against the base
              report.html
@@ -20,11 +20,11 @@ from tomopoint.errors import TomopointError
 from tomopoint.experiments.crew import Crew
 from tomopoint.experiments.experiment import Experiment, Material, variant_recipes
 from tomopoint.experiments.locks import alone_in
-from tomopoint.experiments.training import Hardware, Prepared, Result, Training, finished, prepare
+from tomopoint.experiments.training import Hardware, Prepared, Result, Training, finished, open_training, prepare
 
 logger = logging.getLogger(__name__)
 
-RECIPES = "recipes"
+RECIPES, VARIANTS = "recipes", "variants"
 
 
 @dataclass
@@ -81,7 +81,7 @@ def run_comparison(material: Material, data: Path, out: Path, side_by_side: int,
     for name in recipes:
         own = {}
         for seed in experiment.seeds:
-            place = out / name / f"seed{seed}"
+            place = out / VARIANTS / name / f"seed{seed}"
             path = out / RECIPES / f"{name}.yaml"
             own[seed] = Training(f"{name}, seed {seed}", place, path, seed, data, experiment.fold_selection, hardware)
         trainings[name] = own
@@ -107,6 +107,9 @@ def run_comparison(material: Material, data: Path, out: Path, side_by_side: int,
                         f"{training.label} holds out other runs than the base; scores of different runs are no "
                         "comparison. Vary something else than `folds`"
                     )
+        for name, recipe in recipes.items():
+            for training in trainings[name].values():
+                open_training(training, prepared[training])
             recipe.save(out / RECIPES / f"{name}.yaml")
 
         # Seed by seed, so that after the first seeds there is something to compare.

@@ -32,7 +32,7 @@ from tomopoint.experiments.crew import Answer, Crew
 from tomopoint.experiments.experiment import Material, same_training
 from tomopoint.experiments.locks import LOCK, locked
 from tomopoint.experiments.space import Dimension, Value, changes_of
-from tomopoint.experiments.training import Hardware, Result, Training, prepare
+from tomopoint.experiments.training import Hardware, Result, Training, open_training, prepare
 from tomopoint.strict_json import shown
 from tomopoint.training.recipe import Recipe
 
@@ -296,7 +296,7 @@ def _prepare(search: Search, begun: _Running) -> Path:
     training = begun.training
     recipe = search.recipe_of(begun.trial.params, training.label)
     recipe.save(training.recipe)
-    prepare(training, recipe)
+    open_training(training, prepare(training, recipe))
     fold = f"fold{(search.material.experiment.folds or (0,))[0]}"
     return training.folder / fold / recipe.networks[0].title / METRICS
 

@@ -14,12 +14,15 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tomopoint.errors import TomopointError
 from tomopoint.files import write_atomically
 from tomopoint.strict_json import build, read, reading
 from tomopoint.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tomopoint.training.cross_validation import TrainingPlan
 
 LOG = "log.txt"
 RESULT = "result.json"
@@ -124,23 +127,24 @@ class Prepared:
         ``fold0/segresnet``.
     held_out
         Runs, by name.
+    plan
+        Of `tomopoint train`.
     """
 
     members: frozenset[str]
     held_out: frozenset[str]
+    plan: TrainingPlan
 
 
 def prepare(training: Training, recipe: Recipe) -> Prepared:
-    """Check a training as far as that goes without reading volumes, and make its folder.
+    """Check a training as far as that goes without reading volumes; writes nothing.
 
     Raises
     ------
     TomopointError
-        As :func:`~tomopoint.training.cross_validation.make_plan`; or the folder holds one of another recipe, of other
-        data or of further folds.
+        As :func:`~tomopoint.training.cross_validation.make_plan`; or a fold holds no run out.
     """
-    from tomopoint.training.checkpoints import RECORD
-    from tomopoint.training.cross_validation import make_plan, open_folder
+    from tomopoint.training.cross_validation import make_plan
 
     seeded = replace(recipe, seed=training.seed)
     plan = make_plan(seeded, str(training.recipe), training.data, training.folder, training.folds)
@@ -150,14 +154,30 @@ def prepare(training: Training, recipe: Recipe) -> Prepared:
             f"{unscored[0]} holds no run out, so nothing says how good its networks are; take `folds` that do"
         )
     members = frozenset(task.label for task in plan.tasks)
+    return Prepared(members, frozenset(run for task in plan.tasks for run in task.fold.validation_runs), plan)
+
+
+def open_training(training: Training, prepared: Prepared) -> None:
+    """Make the folder of a training.
+
+    Raises
+    ------
+    TomopointError
+        It holds one of another recipe, of other data or of further folds.
+    """
+    from tomopoint.training.checkpoints import RECORD
+    from tomopoint.training.cross_validation import open_folder
+
     there = {str(path.parent.relative_to(training.folder)) for path in training.folder.glob(f"*/*/{RECORD}")}
-    if further := sorted(there - members):
+    if further := sorted(there - prepared.members):
         raise TomopointError(
             f"{training.folder} holds {', '.join(further)} beside the folds that are asked for, which would be judged "
             "with them; choose another --out, or ask for these folds too"
         )
-    open_folder(plan)
-    return Prepared(members, frozenset(run for task in plan.tasks for run in task.fold.validation_runs))
+    try:
+        open_folder(prepared.plan)
+    except TomopointError as error:
+        raise TomopointError(f"{training.label}: {error}") from error
 
 
 def carry_out(training: Training) -> Result:
@@ -204,7 +224,7 @@ def carry_out(training: Training) -> Result:
 
 
 def finished(training: Training, prepared: Prepared) -> Result | None:
-    """Return what came of a training whose folder :func:`prepare` has found in order; None if it is not finished."""
+    """Return what came of a training whose folder :func:`open_training` found in order; None if it is not finished."""
     path = training.folder / RESULT
     if not path.exists():
         return None
