@@ -25,7 +25,7 @@ OTHER_RUNTIME := $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 EXTRA_OF_TORCH := import torch; print("gpu-cu12" if (torch.version.cuda or "13").startswith("12.") else "gpu")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cpus test-slow test-gpu check format kernels weights wheels push clean again
+.PHONY: help setup demo test test-cpus test-slow test-gpu check format kernels docs weights wheels push clean again
 
 help:  ## list the targets
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -40,7 +40,7 @@ $(READY): pyproject.toml requirements.txt $(if $(filter-out $(SET_UP),$(RUNTIME)
 	@# Two builds of ONNX Runtime share one folder: where the other one is, both go, and the right one comes whole.
 	if $(BIN)/python -m pip show --quiet $(OTHER_RUNTIME) 2>/dev/null; then $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi
 ifeq ($(RUNTIME),gpu)
-	extra=$$($(BIN)/python -c '$(EXTRA_OF_TORCH)') && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$$extra,train,lab,cluster,search,dev]"
+	extra=$$($(BIN)/python -c '$(EXTRA_OF_TORCH)') && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$$extra,train,lab,cluster,search,kit,dev]"
 	@$(BIN)/python -c 'import torch; torch.version.cuda or print("this torch is a build without CUDA, so training would not use the GPU: make setup TORCH=... (CONTRIBUTING.md)")'
 else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -74,8 +74,14 @@ format: $(READY)  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-kernels: $(READY)  ## write the notebooks and their metadata from kernels/*/*.py and kernels.toml
+kernels: $(READY)  ## write the notebooks, and Kaggle's metadata, from kernels/*/*.py, kernels.toml and docs/lab.py
 	$(BIN)/python -m tomopoint kernels
+	$(BIN)/python -m tomopoint.kaggle.notebooks docs/lab.py
+
+# The site's packages come here and not with `make setup`: nobody else needs them.
+docs: $(READY)  ## build the site into site/, warnings as errors; SERVE=1 shows it at http://127.0.0.1:8000
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(if $(SERVE),serve,build) --strict
 
 weights: $(READY)  ## make the model of the box, `small`, again from nothing: an hour of two cores; MINUTES=115 for more
 	$(BIN)/python -m tomopoint picker --particles docs/examples/competition.yaml --voxel-size 10.012444309 --scratch --seed 20261121 --runs 64 --minutes $(or $(MINUTES),54) --out work/small
@@ -92,4 +98,4 @@ bench-%: $(READY)  ## measure one thing: bench-simulator, bench-assign, ...; ARG
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean:  ## remove what the targets made (not the venv)
-	rm -rf work dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf work dist build site .pytest_cache .mypy_cache .ruff_cache

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from tomopoint.training.losses.assignment import assign
+from tomopoint.training.losses.assignment import LevelMaps, assign
 from tomopoint.training.losses.cell_boxes import PointList
 from tomopoint.training.losses.detection import DetectionLoss
 from tomopoint.training.losses.points import PointBatch, collate
@@ -44,7 +44,8 @@ def case() -> tuple[torch.Tensor, torch.Tensor, PointBatch]:
 
 
 def ours(logits: torch.Tensor, offsets: torch.Tensor, points: PointBatch) -> tuple[int, float]:
-    got = assign(logits, offsets, PointList.of(points, torch.tensor(RADII_VOX)), STRIDE, AssignmentOptions())
+    listed = PointList.of(points, torch.tensor(RADII_VOX))
+    (got,) = assign([LevelMaps(logits, offsets, STRIDE)], listed, AssignmentOptions())
     return len(got.cell), float(got.target.sum())
 
 

@@ -66,7 +66,7 @@ Size = tuple[int, int, int]
 
 def write_pair(path: Path, window_zyx: Size) -> Path:
     """Export a full-size SegResNet and DynUNet with random weights and spread heads."""
-    networks = tuple(random_network(name, seed) for seed, name in enumerate(ARCHITECTURES))
+    networks = tuple(random_network(NetworkConfig(name), seed) for seed, name in enumerate(ARCHITECTURES))
     members = tuple(Member(f"fold{k}", name, (), None, f"{k:064x}") for k, name in enumerate(ARCHITECTURES))
     tiling = choose_tiling([window_zyx], 1, window_zyx)
     pipeline = Pipeline(COMPETITION_PARTICLES, VOXEL_A, tiling=tiling, members=members)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -95,18 +94,22 @@ def exported(out: Path) -> list[Case]:
     return cases
 
 
+def peak_gb() -> float:
+    """Return the peak of this process's memory; what `getrusage` says is at least the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e6 for line in lines if line.startswith("VmHWM"))
+
+
 def predict_one(model: Path, store: Path, picks: Path) -> dict[str, Any]:
     """Predict one tomogram in a process of its own, so that its peak of memory is its own, too."""
     pipeline, tomogram = read_pipeline(model), read_tomogram(store)
     record = try_precisions(model)
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with closing(OpenVinoEngine(model, options_in(record.options, record.precision))) as engine:
         wall, cpu = time.perf_counter(), time.process_time()
         found = predict_tomogram(tomogram, engine, pipeline)
         figures = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     found.to_csv(picks, index=False)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {**figures, "precision": record.precision, "peak_gb": peak / 1e6, "peak_of_trial_gb": resident / 1e6}
+    return {**figures, "precision": record.precision, "peak_gb": peak_gb()}
 
 
 def scores(found: pd.DataFrame, truth: dict[str, Any], case: Case) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """Cost, hours, time, memory, size and parity of an exported graph of full-size networks with random weights, and its
 sm_75 build.
 
-Half SegResNet, half DynUNet, at the winner's widths. Heads are spread so that scores and offsets use their range (fresh
-ones answer almost constant maps, on which any graph agrees). Each precision runs in a process of its own:
+Half SegResNet, half DynUNet, at the winner's widths; with `--segmentation` also the six networks of the recipe
+`winner-segmentation`, in float16 alone (in float32 they do not fit into one file). Heads are spread so that scores and
+offsets use their range (fresh ones answer almost constant maps, on which any graph agrees). Each precision runs in a
+process of its own:
 
 * at `--window`, the Pipeline's default unless given, the graph is made and counted, and the hours of the competition
   are projected. In float16 it then goes through TensorRT-RTX's parser and compiler for a T4, which needs no GPU
@@ -10,7 +12,10 @@ ones answer almost constant maps, on which any graph agrees). Each precision run
 * at `--compare`, which is smaller because PyTorch and ONNX Runtime compute all of it on the CPU, it is exported whole
   and compared with PyTorch, on a window cut from a simulated tomogram, whose statistics are those of real ones.
 
+With `--count-only` the graph is made and counted, and neither compiled nor compared.
+
     python benchmarks/export.py [--folds 5] [--window 192,256,256] [--compare 192,128,128] [--precision fp16]
+                                [--segmentation] [--count-only]
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 
 from tomopoint.command import parse_zyx
 from tomopoint.data.project import Project
@@ -45,6 +51,7 @@ from tomopoint.networks.ensemble import Ensemble
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
 from tomopoint.simulate.command import simulate
+from tomopoint.training.recipe_files import load_recipe
 from tomopoint.validation.validated import ValidatedEnsemble
 
 ARCHITECTURES = ("segresnet", "dynunet")
@@ -55,33 +62,49 @@ VOXEL_A = 10.0124
 Size = tuple[int, int, int]
 
 
-def random_network(name: str, seed: int) -> PointNetwork:
+def random_network(config: NetworkConfig, seed: int) -> PointNetwork:
     torch.manual_seed(seed)
-    network = build_network(NetworkConfig(name), len(COMPETITION_PARTICLES), stride=2).eval().requires_grad_(False)
+    network = build_network(config, len(COMPETITION_PARTICLES), stride=2).requires_grad_(False)
     for parameter in network.head.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=SPREAD / parameter[0].numel() ** 0.5)
-    return network
+    if config.has_batch_norm:  # statistics of what they see, as training gives them
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm3d):
+                layer.momentum = 1.0
+        network.train()(torch.randn(2, 1, 64, 64, 64))
+    return network.eval()
 
 
-def measure(precision: str, folds: int, window_zyx: Size, compare_zyx: Size) -> dict[str, object]:
-    names = [name for _ in range(folds) for name in ARCHITECTURES]
-    networks = tuple(random_network(name, seed) for seed, name in enumerate(names))
-    configs = tuple(NetworkConfig(name) for name in names)
-    members = tuple(Member(f"fold{k // 2}", name, (), None, f"{k:064x}") for k, name in enumerate(names))
+def measure(given: argparse.Namespace) -> dict[str, object]:
+    precision, window_zyx = given.precision, parse_zyx("window", given.window)
+    configs = tuple(NetworkConfig(name) for _ in range(given.folds) for name in ARCHITECTURES)
+    if given.segmentation:
+        configs += tuple(network.architecture for network in load_recipe("winner-segmentation").networks)
+    networks = tuple(random_network(config, seed) for seed, config in enumerate(configs))
+    members = tuple(
+        Member(f"fold{k // 2}", config.title, (), None, f"{k:064x}", kind=config.kind)
+        for k, config in enumerate(configs)
+    )
     pipeline = Pipeline(
         COMPETITION_PARTICLES, VOXEL_A, tiling=choose_tiling([window_zyx], 1, window_zyx), members=members
     )
     with TemporaryDirectory() as name:
-        full = count_and_build(networks, pipeline, precision, Path(name) / "full.onnx")
+        full = count_and_build(networks, pipeline, precision, None if given.count_only else Path(name) / "full.onnx")
+    sizes = {
+        "networks": len(networks),
+        "parameters_million": round(sum(p.numel() for n in networks for p in n.parameters()) / 1e6, 1),
+    }
+    if given.count_only:
+        return {**sizes, **full, "peak_gigabytes": round(peak_gigabytes(), 2)}
+    compare_zyx = parse_zyx("compare", given.compare)
     with TemporaryDirectory() as name:
         folder = Path(name)
         options = ExportOptions(precision=precision, tomogram_path=simulated_tomogram(folder, compare_zyx))
         smaller = replace(pipeline, tiling=choose_tiling([compare_zyx], 1, compare_zyx))
         report = export_merged(ValidatedEnsemble(networks, smaller, configs), folder / "ensemble.onnx", options)
         return {
-            "networks": len(networks),
-            "parameters_million": round(sum(p.numel() for n in networks for p in n.parameters()) / 1e6, 1),
+            **sizes,
             "megabytes": round(report.n_bytes / 1e6, 1),
             **full,
             "compare_seconds": round(report.seconds, 1),
@@ -91,9 +114,9 @@ def measure(precision: str, folds: int, window_zyx: Size, compare_zyx: Size) -> 
 
 
 def count_and_build(
-    networks: tuple[PointNetwork, ...], pipeline: Pipeline, precision: str, path: Path
+    networks: tuple[PointNetwork, ...], pipeline: Pipeline, precision: str, path: Path | None
 ) -> dict[str, object]:
-    """Count the whole graph at the Pipeline's window, print its hours, and compile it where TensorRT-RTX can."""
+    """Count the whole graph at the Pipeline's window, print its hours; with a path, compile it where RTX can."""
     start = time.monotonic()
     graph = Graph(graph_form(Ensemble(networks).eval(), precision), pipeline.tiling.window_zyx, 1)
     cost = cost_of(graph.model, pipeline, precision, 1)
@@ -106,7 +129,7 @@ def count_and_build(
         "hours": {p.runtime: round(p.hours, 2) for p in project(cost, pipeline)},
         "graph_seconds": round(seconds, 1),
     }
-    if precision == "fp16":
+    if precision == "fp16" and path is not None:
         graph.save(path)
         del graph
         figures["sm_75"] = build_for_t4(path)
@@ -142,15 +165,15 @@ def main() -> None:
     parser.add_argument("--window", default=",".join(map(str, Tiling().window_zyx)))
     parser.add_argument("--compare", default=COMPARE)
     parser.add_argument("--precision", choices=("fp32", "fp16"))
+    parser.add_argument("--segmentation", action="store_true", help="with the winner's six segmentation networks")
+    parser.add_argument("--count-only", action="store_true", help="neither compile nor compare the graph")
     given = parser.parse_args()
     if given.precision:
-        windows = parse_zyx("window", given.window), parse_zyx("compare", given.compare)
-        print(json.dumps(measure(given.precision, given.folds, *windows)))
+        print(json.dumps(measure(given)))
         return
     results = {}
-    for precision in ("fp32", "fp16"):
-        words = [sys.executable, __file__, "--precision", precision, "--folds", str(given.folds)]
-        words += ["--window", given.window, "--compare", given.compare]
+    for precision in ("fp16",) if given.segmentation else ("fp32", "fp16"):
+        words = [sys.executable, __file__, *sys.argv[1:], "--precision", precision]
         done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
         results[precision] = json.loads(done.stdout.splitlines()[-1])
     print(json.dumps({"window_zyx": given.window, "compare_window_zyx": given.compare, **results}))

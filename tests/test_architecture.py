@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tomopoint"
 
-BASE = {"", "errors", "files", "processes", "progress", "command", "strict_json", "strict_yaml", "models"}
+BASE = {"", "errors", "extras", "files", "processes", "progress", "command", "strict_json", "strict_yaml", "models"}
 ALLOWED = {
     "models": BASE,
     "pipeline": BASE,
@@ -25,6 +25,7 @@ ALLOWED = {
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
     "experiments": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training", "validation"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},
+    "inspection": BASE | {"pipeline", "data", "evaluation", "training"},
     "picker": BASE | {"pipeline", "data", "simulate", "inference", "evaluation", "road"},
     "view": BASE | {"pipeline", "data", "formats", "evaluation"},
     "kaggle": BASE | {"pipeline", "data", "inference", "evaluation", "export"},
@@ -144,6 +145,16 @@ def test_commands_are_light_to_import():
 
 def test_recipes_are_read_without_torch():
     assert _loaded_after(["tomopoint.training.recipe_files", "tomopoint.networks.config"], HEAVY) == []
+
+
+def test_inspection_takes_recipes_from_training_and_nothing_else():
+    taken = {
+        name.removeprefix("tomopoint.training.").split(".")[0]
+        for path in (SOURCE / "inspection").glob("*.py")
+        for name in _imports(path)
+        if name.startswith("tomopoint.training.")
+    }
+    assert taken == {"recipe", "recipe_files"}
 
 
 def test_validation_takes_from_training_what_it_wrote_and_nothing_else():

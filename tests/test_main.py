@@ -129,7 +129,8 @@ def test_a_wrong_word_is_one_plain_line_and_status_2(words, sentence, capsys):
         (["train", "--data", "x", "--out", "x", "--precision"], ["fp32", "bf16", "fp16", "auto"]),
         (["train", "--data", "x", "--out", "x", "--device"], ["auto", "cpu", "cuda"]),
         (["train", "--data", "x", "--out", "x", "--curves"], ["tensorboard", "wandb", "none"]),
-        (["validate", "x", "--weights"], ["equal", "out-of-fold"]),
+        (["validate", "x", "--score-maps"], ["out-of-fold", "none"]),
+        (["validate", "x", "--view-merge"], ["mean", "gmean", "max"]),
         (["validate", "x", "--offset-average"], ["mean", "score"]),
         (["validate", "x", "--device"], ["auto", "cpu", "cuda"]),
         (["export", "x", "--precision"], ["fp16", "fp32"]),
@@ -163,7 +164,10 @@ def test_defaults_are_shown_as_one_types_them(capsys, monkeypatch):
     assert "None" not in push
 
 
-@pytest.mark.parametrize("word", ["--window=96,96,96", "--overlap", "--views=flip_x", "--weights", "--offset_average"])
+@pytest.mark.parametrize(
+    "word",
+    ["--window=96,96,96", "--overlap", "--views=4", "--view-merge", "--score-maps", "--weights", "--offset_average"],
+)
 def test_an_option_that_would_change_what_was_validated_is_refused_with_the_command_that_has_it(word, capsys):
     status, _, err = run(capsys, "export", "runs/a", "runs/b", "-o", "e.onnx", word, "score")
     assert status == 2
@@ -208,15 +212,17 @@ def test_both_scripts_are_their_commands(script, words, sentence, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_staging_says_that_it_needs_a_checkout(tmp_path, capsys, monkeypatch):
+def test_what_needs_kernels_says_where_they_come_from(tmp_path, capsys, monkeypatch):
     """As in a package installed from its wheel."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tomopoint.kaggle.checkout.__file__", str(tmp_path / "a" / "b" / "c" / "checkout.py"))
-    status, _, err = run(capsys, "stage", "--model", "ensemble.onnx")
+    monkeypatch.setattr("tomopoint.kaggle.home.__file__", str(tmp_path / "a" / "b" / "c" / "home.py"))
+    status, _, err = run(capsys, "push", "kit")
     assert status == 1
-    assert err.startswith(
-        f"tomopoint stage: this needs a checkout of tomopoint, for its source, kernels/ and wheels/; {tmp_path}"
+    assert err == (
+        f"tomopoint push: {tmp_path} has no kernels/kernels.toml: change into the folder with yours, or run "
+        "`tomopoint kernels`, which writes kernels/ and wheels/ into this one\n"
     )
+    assert "tomopoint kernels" in run(capsys, "wheels")[2]
     assert "manifest.json" in run(capsys, "stage", "--check", str(tmp_path))[2]  # which needs none
 
 

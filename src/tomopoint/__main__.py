@@ -21,11 +21,13 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 from tomopoint import __version__
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError, machine_fault
+from tomopoint.extras import missing_extra
 
 COMMANDS = {
     "Data": {
         "simulate": "tomopoint.simulate.command:simulate",
         "import": "tomopoint.formats.command:import_picks",
+        "inspect": "tomopoint.inspection.command:inspect",
     },
     "Training": {
         "train": "tomopoint.training.command:train",
@@ -76,7 +78,10 @@ MOVED = {
         "--content.variation": "{option} is told by aspect now: --variety.optics, --variety.noise and others, --help",
         "--content.crowding": "{option} is called --crowding now, and is a factor: 1 is usual, 0 leaves nothing",
     },
-    "export": dict.fromkeys(("--window", "--overlap", "--views", "--weights", "--offset-average"), _VALIDATED),
+    "export": dict.fromkeys(
+        ("--window", "--overlap", "--views", "--view-merge", "--weights", "--score-maps", "--offset-average"),
+        _VALIDATED,
+    ),
     "report": {"--run": "{option} is called --trained now: --trained FOLDER"},
 }
 """Options that a command does not have, or no longer has, and what to do instead."""
@@ -172,6 +177,11 @@ def _run(
         if (fault := machine_fault(error)) is None:
             raise
         sys.stderr.write(f"{program}: {fault}\n")
+        return 1
+    except ModuleNotFoundError as error:
+        if (sentence := missing_extra(error)) is None:
+            raise
+        sys.stderr.write(f"{program} {sentence}\n")
         return 1
     except KeyboardInterrupt as error:
         sys.stderr.write(f"{program}: stopped; run the same command again to go on from here\n")

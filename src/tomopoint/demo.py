@@ -13,9 +13,9 @@ from typing import Any
 
 from tomopoint.command import CommandResult
 from tomopoint.data.project import TRUTH_FOLDER
+from tomopoint.extras import require_module
 from tomopoint.inference.engines.graph_metadata import GRAPH_NAME
 from tomopoint.inference.folder import SUBMISSION_NAME
-from tomopoint.kaggle.checkout import checkout_root
 from tomopoint.kaggle.inputs import WORKING
 from tomopoint.road import Road, Step
 
@@ -66,7 +66,8 @@ def demo(*, out: Path = Path("work/demo"), seed: int = 0, scratch: bool = False,
     """
     from tomopoint.evaluation.command import REPORT_NAME
 
-    checkout_root()  # staging needs it: better said now than after the training
+    for module in ("torch", "onnxruntime", "nbclient", "wheel"):
+        require_module(module)  # better said now than after the training
     start = time.monotonic()
     size = QUICK if quick else SCRATCH if scratch else FULL
     out = out.resolve()

@@ -15,21 +15,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tomopoint.errors import PipelineError, reason_of
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
-from tomopoint.strict_json import build, parse, read_bytes, reading
+from tomopoint.strict_json import ADDED, build, parse, plain, read_bytes, reading
 
 PIPELINE_NAME = "pipeline.json"
 """Its file, in a training folder, beside predictions and in the kit."""
 
 OFFSET_AVERAGES = ("mean", "score")
 """How an average of networks takes its offsets, see :class:`Pipeline`."""
+
+VIEW_MERGES = ("mean", "gmean", "max")
+"""How the scores of one network in several views become one, see :class:`Pipeline`."""
+
+MemberKind = Literal["detection", "heatmap", "segmentation"]
+"""What a network is asked: score and offset of every cell, the height of a peak, or the class of every cell."""
+
+KINDS: tuple[MemberKind, ...] = get_args(MemberKind)
+"""The same certainty is another number with each: a detection network's scores are sigmoids that were trained to say
+how well a cell points at a centre, a segmentation network's are shares of a softmax of which one voxel per particle was
+the target. Of several kinds the first here keeps its scores, see :class:`ScoreMap`."""
+
+MAX_KNOTS = 8
+"""Of a score map: each one more is five operators in the graph, and a degree of freedom that noise can use."""
 
 FORMAT_VERSION = 1
 """Raised when a field changes its meaning; a Pipeline of another version is refused."""
@@ -166,11 +181,14 @@ class Decoding:
         At most this many local maxima per class and tomogram enter suppression, the highest first.
     residual_xyz_A
         Mean of (predicted - true) over matched out-of-fold picks; subtracted from every pick. Angstrom.
+    refine_peaks
+        Where no network predicts offsets: the centre of a peak is found between cells, from its neighbours' scores.
     """
 
     floor: float = 0.05
     max_picks: int = 16384
     residual_xyz_A: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    refine_peaks: bool = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
@@ -195,6 +213,11 @@ class Member:
         Hash of its weights file.
     weight
         Its share in the average; shares are normalised to one.
+    kind
+        What it was asked; only ``"detection"`` predicts offsets, and enters their average.
+    class_weights
+        Its share in the average of each particle's scores, in channel order; empty: `weight` for all of them. Offsets,
+        which belong to no particle, are averaged by `weight` either way.
     """
 
     fold: str
@@ -203,9 +226,44 @@ class Member:
     score: float | None
     weights_sha256: str
     weight: float = 1.0
+    kind: MemberKind = field(default="detection", metadata=ADDED)
+    class_weights: tuple[float, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(0 < self.weight < inf, f"weight of {self.fold}/{self.network} must be positive, got {self.weight}")
+        _require(
+            all(0 < weight < inf for weight in self.class_weights),
+            f"class_weights of {self.fold}/{self.network} must be positive, got {self.class_weights}",
+        )
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """What brings one kind's scores of one particle to the scale of the first kind: piecewise linear, always rising.
+
+    Attributes
+    ----------
+    kind, particle
+        Whose scores.
+    scores, values
+        The knots: where they lie, and what becomes of a score there. Both rise from 0 to 1, so that the order of
+        scores stays as it is.
+    """
+
+    kind: MemberKind
+    particle: str
+    scores: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        name = f"the score map of {self.kind} and {self.particle}"
+        _require(
+            2 <= len(self.scores) == len(self.values) <= MAX_KNOTS,
+            f"{name} needs 2 to {MAX_KNOTS} knots, got {len(self.scores)} scores and {len(self.values)} values",
+        )
+        for what, knots in (("scores", self.scores), ("values", self.values)):
+            rises = all(a < b for a, b in pairwise(knots)) and (knots[0], knots[-1]) == (0, 1)
+            _require(rises, f"{what} of {name} must rise from 0 to 1, got {knots}")
 
 
 @dataclass(frozen=True)
@@ -223,12 +281,18 @@ class Pipeline:
     tomo_type
         Reconstruction it was validated on, and reads unless told otherwise.
     views
-        Views averaged at prediction: ``"identity"``, ``"flip_x"``, ``"flip_y"``, ``"flip_z"``, ``"rot90"`` ...
+        Views merged at prediction: ``"identity"``, ``"flip_x"``, ``"flip_y"``, ``"flip_z"``, ``"rot90"`` ...
+    view_merge
+        What becomes of one network's scores in several views: their ``"mean"``, their geometric mean (``"gmean"``) or
+        the highest (``"max"``). Offsets are averaged.
     offset_average
         ``"mean"``: offsets are averaged as scores are. ``"score"``: where networks disagree, the offset of each
         counts in proportion to its highest score in that cell.
     members
-        The networks averaged in the graph.
+        The networks averaged in the graph: those of one kind first, their average is mapped, and the kinds' averages
+        are averaged, each with the sum of its members' weights.
+    score_maps
+        Of kinds and particles; a pair that has none keeps its scores.
     """
 
     particles: tuple[Particle, ...]
@@ -239,8 +303,10 @@ class Pipeline:
     decoding: Decoding = field(default_factory=Decoding)
     tomo_type: str = "denoised"
     views: tuple[str, ...] = ("identity",)
+    view_merge: str = field(default="mean", metadata=ADDED)
     offset_average: str = "mean"
     members: tuple[Member, ...] = ()
+    score_maps: tuple[ScoreMap, ...] = field(default=(), metadata=ADDED)
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -255,6 +321,20 @@ class Pipeline:
             self.offset_average in OFFSET_AVERAGES,
             f"offset_average must be one of {', '.join(OFFSET_AVERAGES)}, got {self.offset_average!r}",
         )
+        _require(
+            self.view_merge in VIEW_MERGES,
+            f"view_merge must be one of {', '.join(VIEW_MERGES)}, got {self.view_merge!r}",
+        )
+        for member in self.members:
+            _require(
+                len(member.class_weights) in (0, len(self.particles)),
+                f"class_weights of {member.fold}/{member.network} must be one per particle, {len(self.particles)}, "
+                f"got {len(member.class_weights)}",
+            )
+        mapped = [(score_map.kind, score_map.particle) for score_map in self.score_maps]
+        for kind, name in mapped:
+            _require(name in names, f"a score map is of particle {name!r}; this pipeline knows {', '.join(names)}")
+            _require(mapped.count((kind, name)) == 1, f"the score map of {kind} and {name} is there twice")
         for size in (*self.tiling.window_zyx, *self.tiling.overlap_zyx):
             _require(size % self.stride == 0, f"window and overlap must be multiples of the stride {self.stride}")
         _require(
@@ -267,6 +347,25 @@ class Pipeline:
     def particle_names(self) -> tuple[str, ...]:
         """Names in channel order."""
         return tuple(particle.name for particle in self.particles)
+
+    def class_weights(self, member: Member) -> tuple[float, ...]:
+        """Return the share of a member in the average of each particle's scores, in channel order."""
+        return member.class_weights or (member.weight,) * len(self.particles)
+
+    def score_map(self, kind: str, particle: str) -> ScoreMap | None:
+        """Return the map of a kind's scores of a particle; None where they are left as they are."""
+        found = (m for m in self.score_maps if (m.kind, m.particle) == (kind, particle))
+        return next(found, None)
+
+    @property
+    def predicts_offsets(self) -> bool:
+        """Whether any of its networks does; one that names none is taken to."""
+        return not self.members or any(member.kind == "detection" for member in self.members)
+
+    def of_members(self, members: Sequence[Member]) -> Pipeline:
+        """Return a copy for the average of these networks: peaks are refined where none of them predicts offsets."""
+        named = replace(self, members=tuple(members))
+        return replace(named, decoding=replace(self.decoding, refine_peaks=not named.predicts_offsets))
 
     @property
     def digest(self) -> str:
@@ -296,7 +395,7 @@ class Pipeline:
 
     def to_json(self, indent: int | None = 2) -> str:
         """Return the JSON text, keys sorted."""
-        return json.dumps(asdict(self), indent=indent, sort_keys=True)
+        return json.dumps(plain(self), indent=indent, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "the pipeline") -> Pipeline:

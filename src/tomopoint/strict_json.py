@@ -30,6 +30,10 @@ MAX_DEPTH = 32
 MAX_BYTES = 64 << 20
 """Of a file. The largest, picks of a run with hundreds of thousands of particles, have some ten megabytes."""
 
+ADDED = {"added": True}
+"""Metadata of a dataclass's field that stored files of earlier versions lack. Its default is what these versions did,
+and it is written and hashed only where it is not at its default: what was stored stays valid."""
+
 _Repr = Repr()
 _Repr.maxlevel, _Repr.maxstring, _Repr.maxother, _Repr.maxdict, _Repr.maxlist = 2, 60, 60, 4, 6
 
@@ -182,6 +186,20 @@ def _wanted(hint: Any) -> str:
         return "a list" if Ellipsis in of else f"a list of {len(of)}"
     assert is_dataclass(hint) or origin in (Mapping, dict), f"no rule for {hint}"
     return "an object with fields"
+
+
+def plain(value: Any, below: Any = None) -> Any:
+    """Turn dataclasses into dicts and tuples into lists, without the fields marked :data:`ADDED` at their default.
+
+    `below` are the options that `value` is read on top of: what is not at its default there must be said here.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        layers = [value] if below is None else [value, below]
+        written = [
+            f for f in fields(value) if f.metadata != ADDED or any(getattr(o, f.name) != f.default for o in layers)
+        ]
+        return {f.name: plain(getattr(value, f.name), getattr(below, f.name, None)) for f in written}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def check_plain(value: Any, max_values: int | None = None) -> None:

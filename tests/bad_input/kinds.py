@@ -43,7 +43,7 @@ from tomopoint.models.box import load_record as load_model_record
 from tomopoint.networks.build import build_network, load_backbone
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.graph_weights import GraphNetworks
-from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Normalisation, Pipeline
+from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Normalisation, Pipeline, ScoreMap
 from tomopoint.simulate.particles.bead_table import read_beads
 from tomopoint.simulate.particles.density_map import read_map
 from tomopoint.simulate.particles.own import read_own_particles
@@ -127,7 +127,13 @@ def is_finite(value: Any) -> bool:
 # Pipelines, graphs, engines.
 
 RING = Path(__file__).parents[2] / "docs" / "examples" / "ring.cif"
-PIPELINE = Pipeline(COMPETITION_PARTICLES[:2], 10.0, members=(Member("fold0", "segresnet", ("TS_1",), 0.8, HASH),))
+PIPELINE = Pipeline(
+    COMPETITION_PARTICLES[:2],
+    10.0,
+    view_merge="gmean",
+    members=(Member("fold0", "unet", ("TS_1",), 0.8, HASH, kind="segmentation", class_weights=(1.0, 2.0)),),
+    score_maps=(ScoreMap("segmentation", "apo-ferritin", (0.0, 0.25, 1.0), (0.0, 0.5, 1.0)),),
+)
 MANIFEST = Manifest("0", HASH, HASH, ("zarr==3.1.5", "tomopoint==0.1"), {"torch": "2"}, {"a.whl": KitFile(HASH, 3)})
 RECORD = EngineRecord(
     runtime="onnxruntime-cpu",

@@ -1,31 +1,21 @@
 """Small networks with weights that make every output count, as training folders and in memory."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-from tomopoint.networks.build import build_network
-from tomopoint.networks.config import NetworkConfig
+sys.path.insert(0, str(Path(__file__).parent))
+
+from random_networks import DYNUNET, SEGRESNET, random_network
+
 from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Normalisation, Pipeline, Tiling
 from tomopoint.training.checkpoints import RECIPE, WEIGHTS, MemberRecord, save_weights
 from tomopoint.training.recipe import Recipe
 from tomopoint.validation.validated import ValidatedEnsemble
 
 WINDOW = (32, 32, 40)
-SEGRESNET = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8)
-DYNUNET = NetworkConfig("dynunet", filters=(8, 8, 8, 8), features=8, class_width=8, offset_width=8)
-
-
-def random_network(config, seed):
-    """Fresh heads answer nearly constant maps, on which any graph agrees: spread their weights."""
-    torch.manual_seed(seed)
-    network = build_network(config, len(COMPETITION_PARTICLES), stride=2).eval().requires_grad_(False)
-    for parameter in network.head.parameters():
-        if parameter.ndim > 1:
-            parameter.normal_(std=1.5 / parameter[0].numel() ** 0.5)
-    return network
 
 
 @pytest.fixture(scope="session")

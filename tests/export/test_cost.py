@@ -163,7 +163,7 @@ def test_tensorrt_is_proposed_only_to_a_kit_without_it(measured):
     factor = 1.0 if measured is None else 15.0 / by_hand("onnxruntime-cuda")
     now, better = by_hand("onnxruntime-cuda", factor), by_hand("tensorrt", factor)
     without = advice(TEN, pipeline_of(), kit_runtime="onnxruntime-cuda", measured=measured)
-    assert f"TensorRT in the kit (`make wheels`): {better:.1f} h instead of {now:.1f} h without it" in without
+    assert f"TensorRT in the kit (`tomopoint wheels`): {better:.1f} h instead of {now:.1f} h without it" in without
     assert "in the kit" not in advice(TEN, pipeline_of(), kit_runtime="tensorrt", measured=measured)
     assert "in the kit" in advice(TEN, pipeline_of())
 

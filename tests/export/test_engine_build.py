@@ -3,6 +3,7 @@
 This proves that operators, shapes and types are accepted. It says nothing of numbers: those need the device.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from tomopoint.inference.engines.tensorrt_module import CLASSIC, RTX, TensorRT, 
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NETWORK_NAMES, NetworkConfig
 from tomopoint.networks.ensemble import Ensemble
+from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, ScoreMap
 
 N_CLASSES = 6
 SMALL_ZYX = (64, 64, 64)
@@ -40,8 +42,22 @@ NARROW = {
     "dynunet-residual": NetworkConfig(
         "dynunet-residual", filters=(4, 8, 16), features=8, class_width=6, offset_width=4
     ),
+    "two levels": NetworkConfig("dynunet", filters=(4, 8, 8, 8), features=8, class_width=6, offset_width=4, levels=2),
     "heatmap": NetworkConfig("heatmap", init_filters=8, blocks_down=(1, 1, 1), class_width=6),
+    "flexible-unet": NetworkConfig("flexible-unet", width=1 / 16, filters=(12, 10, 8, 6, 4), levels=2),
+    "efficientnet-b3": NetworkConfig(
+        "flexible-unet", encoder="efficientnet-b3", width=1 / 16, filters=(12, 10, 8, 6, 4)
+    ),
+    "unet": NetworkConfig("unet", filters=(4, 8, 8)),
 }
+FULL = {
+    **{name: NetworkConfig(name) for name in NETWORK_NAMES},
+    "efficientnet-b3": replace(NARROW["efficientnet-b3"], width=None, filters=None),
+}
+
+
+def test_every_network_is_tested():
+    assert {config.name for config in NARROW.values()} == set(NETWORK_NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +85,7 @@ def tiny_graph(path: Path, nodes, size=(1, 3, 3), opset: int = 20, constants=Non
     return path
 
 
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", NARROW)
 def test_every_network_in_half_precision_compiles_for_a_t4(name, rtx, tmp_path):
     graph = export(network(name), tmp_path / "net.onnx")
     plan = build_plan(graph, rtx, BuildOptions())
@@ -95,6 +111,29 @@ def test_a_graph_in_float32_parses_but_turing_has_no_such_convolution(rtx, tmp_p
     with pytest.raises(EngineError, match=r"cannot build .*net\.onnx for compute capability 7\.5: .*FP32 3D"):
         build_plan(graph, rtx, BuildOptions())
     assert build_plan(graph, rtx, BuildOptions(compute_capability="8.0")).compute_capability == "8.0"
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("merge", ["gmean", "max"])
+def test_a_blend_with_maps_weights_per_class_and_turned_views_compiles(merge, half, rtx, tmp_path):
+    """In fp16 for a T4; in fp32 for the capability that has such convolutions."""
+    particles = COMPETITION_PARTICLES
+    score_map = ScoreMap("segmentation", "ribosome", (0.0, 0.001, 0.02, 0.1, 1.0), (0.0, 0.3, 0.6, 0.9, 1.0))
+    members = (
+        Member("fold0", "segresnet", (), None, "0", class_weights=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)),
+        Member("fold0", "dynunet", (), None, "1", kind="segmentation"),
+    )
+    pipeline = Pipeline(
+        particles,
+        10.0,
+        views=("identity", "transpose_flip_z"),
+        view_merge=merge,
+        members=members,
+        score_maps=(score_map,),
+    )
+    ensemble = Ensemble.of_pipeline([network("segresnet"), network("dynunet")], pipeline)
+    options = BuildOptions() if half else BuildOptions(compute_capability="8.0")
+    assert build_plan(export(ensemble, tmp_path / "blend.onnx", half=half), rtx, options).n_bytes > 0
 
 
 @pytest.mark.parametrize("operator", ["Det", "Frobnicate"])
@@ -196,7 +235,7 @@ def test_a_plan_is_written_whole(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORK_NAMES)
+@pytest.mark.parametrize("name", FULL)
 def test_every_network_of_full_width_compiles_for_a_t4_at_the_full_window(name, rtx, tmp_path):
-    graph = export(network(name, NetworkConfig(name)), tmp_path / "full.onnx", FULL_ZYX)
+    graph = export(network(name, FULL[name]), tmp_path / "full.onnx", FULL_ZYX)
     assert build_plan(graph, rtx, BuildOptions()).n_bytes > 2_000_000

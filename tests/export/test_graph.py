@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from tomopoint.export.graph_form import HalfNetwork, graph_form, with_graph_norm
 from tomopoint.inference.parity import FP16, Outputs, compare
 from tomopoint.inference.reference import synthetic_windows
 from tomopoint.networks.ensemble import Ensemble
+from tomopoint.pipeline import ScoreMap
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,44 @@ def test_half_graphs_are_float16_up_to_the_sigmoid_and_float32_from_there(half_p
     # The entry, which the exporter finds to be common to both, and scores and offsets of each.
     assert Counter(node.op_type for node in model.graph.node)["Cast"] == 1 + 2 * 2
     assert {kinds[name] for name in ("volume", "scores", "offsets")} == {TensorProto.FLOAT}
+
+
+def test_a_blend_is_plain_float32_arithmetic_behind_the_networks(merged, tmp_path):
+    """Views, maps and weights per class: no gathering, no loop, no float16, and constants that are no weights."""
+    score_map = ScoreMap("segmentation", "ribosome", (0.0, 0.01, 0.1, 1.0), (0.0, 0.4, 0.9, 1.0))
+    first, second, _ = merged.pipeline.members
+    pipeline = replace(
+        merged.pipeline,
+        views=("identity", "antitranspose_flip_z"),
+        view_merge="gmean",
+        members=(replace(first, class_weights=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)), replace(second, kind="segmentation")),
+        score_maps=(score_map,),
+    )
+    blend = Ensemble.of_pipeline(merged.networks[:2], pipeline).eval()
+    assert not any("share" in name or "score_maps" in name for name in blend.state_dict())
+    model = onnx.load(_export(graph_form(blend, "fp16"), tmp_path / "blend.onnx", (32, 32, 32)))
+    kinds, after = _kinds(model), _nodes_after_the_networks(model)
+    assert all(kinds[name] != TensorProto.FLOAT16 for node in after for name in (*node.input, *node.output))
+    found = Counter(node.op_type for node in after)
+    assert found["Clip"] == 2 * 2 + 3  # a logarithm's floor per network and view, and a segment each
+    assert found["Log"] == 4
+    assert found["Exp"] == 2
+    assert set(found) <= {
+        "Sigmoid",
+        "Transpose",
+        "Slice",
+        "Clip",
+        "Log",
+        "Exp",
+        "Mul",
+        "Add",
+        "Div",
+        "Concat",
+        "Neg",
+        "Constant",
+    }
+    used = {name for node in model.graph.node for name in node.input}
+    assert {tensor.name for tensor in model.graph.initializer} <= used
 
 
 @pytest.mark.parametrize("index", [0, 1])

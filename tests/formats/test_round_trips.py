@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 
 import dynamotable
 import imodmodel
+import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,6 +68,26 @@ def test_relion5(prediction, tomograms, picks, tmp_path):
         np.testing.assert_allclose(own["rlnAutopickFigureOfMerit"], expected["score"], atol=1e-6)
     files = [f"{name}={out / name}.star" for name in NAMES]
     imported(tmp_path, tomograms, picks, files, "relion5")
+
+
+def test_relion5_of_mrc_files_is_what_a_project_gives(prediction, tomograms, tmp_path):
+    """Sizes and voxels come from the headers; without a size in them, as the user states it."""
+    (tmp_path / "mrc").mkdir()
+    for run, shape_zyx in SHAPES_ZYX.items():
+        with mrcfile.new(tmp_path / "mrc" / f"{run}.mrc", data=np.zeros(shape_zyx, np.int8)) as file:
+            file.voxel_size = VOXEL_A
+    export_picks(prediction, format="relion5", out=tmp_path / "of_project", data=tomograms)
+    export_picks(prediction, format="relion5", out=tmp_path / "of_mrc", data=tmp_path / "mrc")
+    tables = [starfile.read(tmp_path / name / "ribosome.star") for name in ("of_project", "of_mrc")]
+    pd.testing.assert_frame_equal(*tables, atol=TOLERANCE_A)
+    export_picks(prediction, format="relion5", out=tmp_path / "twice", data=tmp_path / "mrc", voxel_size=2 * VOXEL_A)
+    columns = [f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ"]
+    moved = tables[0][columns] - starfile.read(tmp_path / "twice" / "ribosome.star")[columns]
+    centres = {run: (np.array(shape[::-1]) / 2 + 0.5) * VOXEL_A for run, shape in SHAPES_ZYX.items()}
+    np.testing.assert_allclose(moved, [centres[run] for run in tables[0]["rlnTomoName"]], atol=TOLERANCE_A)
+    (tmp_path / "mrc" / "TS_2.mrc").unlink()
+    with pytest.raises(DataError, match=r"has no run 'TS_2'; it has TS_1"):
+        export_picks(prediction, format="relion5", out=tmp_path / "lacking", data=tmp_path / "mrc")
 
 
 def test_relion5_with_the_sizes_of_tomograms_star(prediction, picks, tmp_path):

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtr
 
 from tomopoint.data.tables import passing
 from tomopoint.inference import decode
-from tomopoint.inference.decode import decode_maps, local_maxima, suppress
+from tomopoint.inference.decode import decode_maps, local_maxima, peak_shifts, suppress
 from tomopoint.inference.tiles import VolumeMaps
 from tomopoint.pipeline import COMPETITION_PARTICLES, Decoding, Pipeline
 
@@ -175,3 +176,45 @@ def test_thresholds_are_inclusive_and_per_particle():
     pipeline = Pipeline(COMPETITION_PARTICLES, voxel_A=10.0).with_thresholds({"ribosome": 0.4, "apo-ferritin": 0.6})
     picks = pd.DataFrame({"particle_type": ["ribosome", "ribosome", "apo-ferritin"], "score": [0.4, 0.39, 0.5]})
     assert passing(picks, pipeline.thresholds).to_dict("records") == [{"particle_type": "ribosome", "score": 0.4}]
+
+
+def blurred_voxels(centres: np.ndarray, sigma: float, weight: float, size: int = 9) -> np.ndarray:
+    """What a network says of single voxels it knows to within `sigma` cells: the share of each cell, weighted.
+
+    One peak of its own map for each centre (in cells, z, y, x).
+    """
+    edges = np.arange(size + 1)
+    shares = np.diff(ndtr((edges - centres[..., None]) / sigma), axis=-1)  # (N, 3, size)
+    whole = np.einsum("nz,ny,nx->nzyx", shares[:, 0], shares[:, 1], shares[:, 2])
+    return (weight * whole / (weight * whole + 1 - whole)).astype(np.float32)
+
+
+@pytest.mark.parametrize("weight", [1, 64, 256])
+@pytest.mark.parametrize("sigma", [0.25, 0.5, 0.9])
+def test_planted_peaks_come_back_between_cells(weight, sigma):
+    centres = 4 + np.random.default_rng(0).uniform(0, 1, (200, 3))
+    cells = np.full((1, 3), 4)
+    found = np.concatenate([4.5 + peak_shifts(m, cells) for m in blurred_voxels(centres, sigma, weight)])
+    assert np.sqrt(np.mean((found - centres) ** 2)) < 0.02
+    assert np.sqrt(np.mean((4.5 - centres) ** 2)) == pytest.approx(12**-0.5, abs=0.02)  # what unrefined peaks leave
+
+
+def test_a_peak_without_slopes_stays_where_it_is():
+    """A single voxel without a blur, a plateau, and the faces of the map."""
+    scores = np.zeros((5, 5, 5), np.float32)
+    scores[2, 2, 2] = 1.0
+    assert peak_shifts(scores, np.array([[2, 2, 2]])).tolist() == [[0, 0, 0]]
+    assert peak_shifts(np.full((5, 5, 5), 0.7, np.float32), np.array([[2, 2, 2]])).tolist() == [[0, 0, 0]]
+    scores[0, 2, 4], scores[0, 1, 4] = 0.5, 0.4
+    (shift,) = peak_shifts(scores, np.array([[0, 2, 4]]))
+    assert shift[0] == shift[2] == 0
+    assert -0.5 < shift[1] < -0.1
+
+
+def test_the_pipeline_decides_whether_peaks_are_refined():
+    (scores,) = blurred_voxels(np.array([[4.3, 4.8, 4.5]]), 0.5, 64)
+    (plain,) = one_class(scores).to_dict("records")
+    (refined,) = one_class(scores, refine_peaks=True).to_dict("records")
+    assert [plain[axis] for axis in "zyx"] == [90.0, 90.0, 90.0]  # the cell's middle, at voxel 9
+    assert [refined[axis] for axis in "zyx"] == pytest.approx([86.0, 96.0, 90.0], abs=0.5)
+    assert refined["score"] == plain["score"]

@@ -12,7 +12,7 @@ from tomopoint.export.onnx_export import ExportOptions, export_merged
 from tomopoint.kaggle.dataset import stage_dataset
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
+from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, ScoreMap, Tiling
 from tomopoint.validation.validated import ValidatedEnsemble
 
 CHECKOUT = Path(__file__).parents[2]
@@ -23,7 +23,10 @@ RUNS = ("TS_1", "TS_2", "TS_3")
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """Return the export of a network whose answers are random but spread over (0, 1)."""
+    """Return the export of a network whose answers are random but spread over (0, 1).
+
+    It has what a blend has: a kind, a score map, weights per particle.
+    """
     torch.manual_seed(0)
     config = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8)
     network = build_network(config, len(COMPETITION_PARTICLES), stride=2).eval().requires_grad_(False)
@@ -34,7 +37,14 @@ def exported(tmp_path_factory):
         particles=COMPETITION_PARTICLES,
         voxel_A=VOXEL_A,
         tiling=Tiling((24, 32, 32), (8, 8, 8), 0.1),
-        members=(Member("fold0", "segresnet", ("TS_9",), 0.5, "0" * 64),),
+        members=(
+            Member(
+                *("fold0", "segresnet", ("TS_9",), 0.5, "0" * 64),
+                kind="segmentation",
+                class_weights=(1.0, 2.0, 1.0, 1.0, 3.0, 1.0),
+            ),
+        ),
+        score_maps=(ScoreMap("segmentation", "ribosome", (0.0, 0.3, 1.0), (0.0, 0.4, 1.0)),),
     )
     out = tmp_path_factory.mktemp("export") / "ensemble.onnx"
     return export_merged(ValidatedEnsemble((network,), pipeline, (config,)), out, ExportOptions())

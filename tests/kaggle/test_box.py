@@ -20,11 +20,12 @@ from tomopoint.files import sha256_of
 from tomopoint.inference.command import models, predict
 from tomopoint.inference.reference import Reference
 from tomopoint.kaggle.command import stage
-from tomopoint.kaggle.dataset import MODEL_CARD, _build_wheel, check_dataset
+from tomopoint.kaggle.dataset import MODEL_CARD, check_dataset
+from tomopoint.kaggle.package_wheel import write_package_wheel
 from tomopoint.models import box
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
-from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, Tiling
+from tomopoint.pipeline import COMPETITION_PARTICLES, Member, Pipeline, ScoreMap, Tiling
 from tomopoint.validation.validated import ValidatedEnsemble
 
 CHECKOUT = Path(__file__).parents[2]
@@ -135,7 +136,7 @@ def test_a_reference_is_made_again_from_the_weights_of_the_graph(tiny, exported)
 
 
 def test_in_float32_the_reference_made_again_is_that_of_the_export(tmp_path):
-    """Two networks of unequal weight, a second view, offsets by score: all that a graph averages."""
+    """Two kinds of unequal weight per particle, a map, a second view, offsets by score: all that a graph averages."""
     configs = (
         NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=4, offset_width=4),
         NetworkConfig("dynunet", filters=(4, 4, 8), features=4, class_width=4, offset_width=4),
@@ -148,14 +149,19 @@ def test_in_float32_the_reference_made_again_is_that_of_the_export(tmp_path):
             if parameter.ndim > 1:
                 parameter.normal_(std=1.5 / parameter[0].numel() ** 0.5)
         networks.append(network)
-    members = tuple(Member("fold0", c.name, (), None, f"{k:064x}", weight=1.0 + k) for k, c in enumerate(configs))
+    members = (
+        Member("fold0", configs[0].name, (), None, "0" * 64, class_weights=(1.0, 2.0, 3.0, 1.0, 0.5, 1.0)),
+        Member("fold0", configs[1].name, (), None, "1" * 64, weight=2.0, kind="segmentation"),
+    )
     pipeline = Pipeline(
         COMPETITION_PARTICLES,
         10.0,
         tiling=Tiling((16, 16, 24), (4, 4, 4)),
         views=("identity", "flip_x"),
+        view_merge="max",
         offset_average="score",
         members=members,
+        score_maps=(ScoreMap("segmentation", "ribosome", (0.0, 0.2, 0.5, 1.0), (0.0, 0.5, 0.6, 1.0)),),
     )
     merged = ValidatedEnsemble(tuple(networks), pipeline, configs)
     path = export_merged(merged, tmp_path / "g.onnx", ExportOptions(batch=2, precision="fp32")).path
@@ -166,7 +172,7 @@ def test_in_float32_the_reference_made_again_is_that_of_the_export(tmp_path):
 
 
 def test_a_kit_is_staged_by_name_and_the_card_travels_with_it(tiny, checkout, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("tomopoint.kaggle.checkout.checkout_root", lambda: checkout)
+    monkeypatch.setattr("tomopoint.kaggle.home.kaggle_home", lambda or_packaged: checkout)
     result = stage(model=Path("tiny"), out=tmp_path / "kit")
     assert result.ok
     manifest = check_dataset(tmp_path / "kit")
@@ -196,7 +202,7 @@ def test_the_wheel_carries_the_models_though_git_ignores_other_graphs(tiny, chec
     for path in tiny.iterdir():
         shutil.copy(path, copy / "src" / "tomopoint" / "models" / path.name)
     shutil.copy(tiny / "tiny.onnx", copy / "src" / "tomopoint" / "export" / "left-over.onnx")
-    _build_wheel(copy, tmp_path / "dist")
+    write_package_wheel(copy, tmp_path / "dist")
     (wheel,) = (tmp_path / "dist").iterdir()
     names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
     assert {"tiny.onnx", "tiny.md", "tiny.json"} <= names

@@ -290,7 +290,7 @@ def test_too_slow_a_graph_stops_the_notebook_unless_told_otherwise(root, here, w
     host = measured_hours(0.0, pipeline) * hours / cost.project(counted, pipeline)[0].hours
     fits = int(10 * (10 - host) / (hours - host))
     assert f"fewer networks: of 10, {max(0, fits)} with TensorRT fit into 10 h" in report.why_not
-    assert "TensorRT in the kit (`make wheels`): " not in report.why_not  # it was what ran
+    assert "TensorRT in the kit (`tomopoint wheels`): " not in report.why_not  # it was what ran
     monkeypatch.setattr(kit_hours, "read_cost", lambda model: None)  # a graph of an earlier version
     assert "export the graph again" in run(root, [candidate("native", needs_gpu=True)]).why_not
     assert run(root, [candidate("native", needs_gpu=True)], max_hours=None).ok

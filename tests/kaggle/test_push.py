@@ -27,10 +27,10 @@ from tomopoint.files import sha256_of
 from tomopoint.inference.cost import GraphCost, n_windows
 from tomopoint.inference.engines.graph_metadata import COST_KEY
 from tomopoint.inference.reference import REFERENCE_NAME, Reference
-from tomopoint.kaggle.checkout import checkout_root
 from tomopoint.kaggle.cli import KaggleCli, Waiting, is_failure, state_in
 from tomopoint.kaggle.command import stage
 from tomopoint.kaggle.dataset import stage_dataset
+from tomopoint.kaggle.home import kaggle_home
 from tomopoint.kaggle.manifest import KitFile, Manifest
 from tomopoint.kaggle.notebooks import write_kernels
 from tomopoint.kaggle.push import (
@@ -137,7 +137,7 @@ def owned(checkout, tmp_path_factory):
     config = copy / "kernels" / "kernels.toml"
     config.write_text(config.read_text().replace('"your-kaggle-name"', f'"{OWNER}"'))
     write_kernels(copy / "kernels")
-    shutil.copy(checkout_root() / "build_dataset.py", copy)
+    shutil.copy(kaggle_home() / "build_dataset.py", copy)
     return copy
 
 
@@ -376,7 +376,7 @@ def test_notebooks_that_are_out_of_date_are_named_together(full_kit, owned, kagg
     (cause,) = causes(full_kit, edited)
     for name in ("submit", "build_engine"):
         assert f"kernels/{name}/{name}.ipynb" in cause
-    assert cause.endswith("run `make kernels`")
+    assert cause.endswith("run `tomopoint kernels`")
     check_kit(full_kit, edited, KaggleCli(), with_kernels=False)  # the dataset alone does not need them
 
 
@@ -422,7 +422,7 @@ def test_without_the_kaggle_command_it_says_how_to_get_it(full_kit, owned, monke
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     for dry_run in (True, False):
         (cause,) = causes(full_kit, owned, KaggleCli(dry_run))
-        assert "pip install -e .[kaggle]" in cause
+        assert "pip install 'tomopoint[kaggle]'" in cause
 
 
 @pytest.mark.parametrize(
@@ -441,7 +441,7 @@ def test_who_is_logged_in_is_asked_first(full_kit, owned, kaggle, answer, senten
 def test_a_kit_that_takes_too_long_is_refused_with_what_would_help_unless_told_otherwise(slow_kit, owned, kaggle):
     (cause,) = causes(slow_kit, owned)
     assert "16.0 h are estimated for 500 tomograms with ONNX Runtime CUDA, above 10 h" in cause
-    assert "TensorRT in the kit (`make wheels`): 9.0 h instead of 16.0 h" in cause
+    assert "TensorRT in the kit (`tomopoint wheels`): 9.0 h instead of 16.0 h" in cause
     assert "--over-time" in cause
     assert "fewer networks: of 10, 6 with ONNX Runtime CUDA fit into 10 h" in cause
     kit = check_kit(slow_kit, owned, KaggleCli(), over_time=True)

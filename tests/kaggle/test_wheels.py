@@ -150,7 +150,7 @@ def test_a_complete_folder_passes_with_and_without_tensorrts_libraries(folder, l
 
 
 def test_what_is_missing_or_does_not_belong_is_named(folder):
-    with pytest.raises(TomopointError, match=r"lacks wheels of tensorrt-cu12-bindings; run `make wheels`"):
+    with pytest.raises(TomopointError, match=r"lacks wheels of tensorrt-cu12-bindings; run `tomopoint wheels`"):
         check_wheels(folder)
     complete(folder)
     for name, sentence in {

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from monai.networks.nets import SegResNet
+from monai.networks.nets import FlexibleUNet, SegResNet, UNet
 from safetensors.torch import save_file
 
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network, load_backbone
-from tomopoint.networks.config import NetworkConfig
+from tomopoint.networks.config import ENCODERS, NetworkConfig
 from tomopoint.strict_json import build
 
 N_CLASSES = 6
@@ -79,9 +79,15 @@ def test_a_config_survives_its_record():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "unet"}, "known are segresnet, dynunet"),
+        ({"name": "resnet"}, "known are segresnet, dynunet"),
         ({"name": "segresnet", "filters": (8, 16)}, "filters has no effect on network 'segresnet'"),
         ({"name": "heatmap", "offset_width": 8}, "offset_width has no effect"),
+        ({"name": "unet", "features": 8}, "features has no effect"),
+        ({"name": "segresnet", "encoder": "resnet34"}, "encoder has no effect"),
+        ({"name": "flexible-unet", "encoder": "resnet50"}, "must be resnet34 or efficientnet-b3, got 'resnet50'"),
+        ({"name": "flexible-unet", "filters": (8, 8)}, "needs 5 numbers"),
+        ({"name": "flexible-unet", "width": 0.0}, "width .* must lie in"),
+        ({"name": "flexible-unet", "levels": 0}, "levels .* at least 1"),
         ({"name": "segresnet", "init_filters": 12}, "norm_groups to one of 1, 2, 3, 4, 6, 12"),
         ({"name": "dynunet", "filters": (8,)}, "two or more"),
         ({"name": "dynunet", "filters": (8, 0, 8)}, "at least 1"),
@@ -141,3 +147,44 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     torch.save(wider.state_dict(), tmp_path / "wider.pt")
     with pytest.raises(TomopointError, match="same architecture and width"):
         load_backbone(network, tmp_path / "wider.pt")
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_flexible_unet_is_monais_less_what_only_full_resolution_needs(encoder):
+    torch.manual_seed(0)
+    whole = FlexibleUNet(in_channels=1, out_channels=7, backbone=encoder, spatial_dims=3, is_pad=False).eval()
+    network = build_network(NetworkConfig("flexible-unet", encoder=encoder, levels=2), N_CLASSES, stride=2).eval()
+    theirs = {name: tensor for name, tensor in whole.state_dict().items() if name in network.backbone.state_dict()}
+    network.backbone.load_state_dict(theirs)  # strict: every tensor has one of this name and shape there
+    volume = torch.randn(1, 1, 32, 32, 64)
+    finest = []
+    whole.decoder.blocks[3].register_forward_hook(lambda *given: finest.append(given[-1]))
+    with torch.inference_mode():
+        whole(volume)
+        maps = network.backbone(volume)
+    assert [tuple(m.shape[1:]) for m in maps] == [(32, 16, 16, 32), (64, 8, 8, 16)]
+    assert torch.equal(maps[0], finest[0])
+    left_out = n_parameters(whole) - n_parameters(network.backbone)
+    head = conv(1536, 384, 1) + 2 * 1536 + conv(1536, 1000, 1, bias=True)  # of EfficientNet-B3 as a classifier
+    last_stage = conv(32, 16, 3) + conv(16, 16, 3) + 2 * 2 * 16
+    assert left_out - last_stage - conv(16, 7, 3, bias=True) == (head if encoder == "efficientnet-b3" else 0)
+    assert network.divisor == 32
+
+
+def test_the_plain_unet_is_monais_without_its_last_upsampling():
+    torch.manual_seed(0)
+    filters = (48, 64, 80, 80)
+    whole = UNet(3, 1, 7, filters, (2, 2, 2), num_res_units=1).eval()
+    network = build_network(NetworkConfig("unet"), N_CLASSES, stride=2).eval()
+    network.backbone.load_state_dict(whole.state_dict(), strict=False)
+    before = []
+    whole.model[2].register_forward_pre_hook(lambda _, given: before.append(given[0]))
+    volume = torch.randn(1, 1, 16, 16, 24)
+    with torch.inference_mode():
+        whole(volume)
+        assert torch.equal(network.backbone(volume)[0], before[0])
+    assert 1.0e6 < n_parameters(network) < 1.3e6
+    assert network.divisor == 8
+    assert sum(map(n_parameters, network.backbone.encoding_parts())) == sum(
+        p.numel() for name, p in network.backbone.named_parameters() if ".2." not in name.replace("1.submodule.", "")
+    )

@@ -77,6 +77,28 @@ def test_a_heatmap_carries_over_to_a_heatmap():
 
 
 @pytest.mark.parametrize(
+    ("source_levels", "own_levels"),
+    [(1, 1), (2, 1), (1, 2)],
+)
+def test_segmentation_carries_over_with_its_background(source_levels, own_levels):
+    """The rows of classes follow their names; background is always the last; a level of its own starts fresh."""
+    config = NetworkConfig("flexible-unet", width=1 / 16, filters=(8, 8, 8, 8, 8), levels=source_levels)
+    old, source = trained(config)
+    wanted = ("spike", "apo-ferritin", "ribosome")
+    own = replace(config, levels=own_levels)
+    network = fresh(own, wanted)
+    start = network.head.outputs[0].weight.clone()
+    report = transfer(network, own, wanted, source)
+    assert (report.classes, report.new, report.offsets) == (("apo-ferritin", "ribosome"), ("spike",), None)
+    theirs, ours = old.head.outputs[0].weight, network.head.outputs[0].weight
+    assert [torch.equal(ours[here], theirs[there]) for here, there in ((1, 1), (2, 0), (3, 3))] == [True] * 3
+    assert torch.equal(ours[0], start[0])
+    assert torch.equal(network.backbone.encoder.bn1.running_mean, old.backbone.encoder.bn1.running_mean)
+    if own_levels > source_levels:
+        assert network.head.outputs[1].weight.abs().max() == 0
+
+
+@pytest.mark.parametrize(
     ("config", "stride", "message"),
     [
         (replace(CONFIG, init_filters=16), 2, "init_filters is 8 there and 16 here"),
@@ -90,6 +112,7 @@ def test_a_heatmap_carries_over_to_a_heatmap():
             "name is segresnet there and heatmap here",
         ),
         (NetworkConfig("dynunet", filters=(8, 8, 8)), 2, "name is segresnet there and dynunet here; init_filters is 8"),
+        (NetworkConfig("unet", filters=(8, 8)), 2, "name is segresnet there and unet here"),
     ],
 )
 def test_another_architecture_is_refused_by_the_sizes_that_differ(config, stride, message):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tomopoint.errors import TomopointError
-from tomopoint.training.losses.assignment import assign
+from tomopoint.training.losses.assignment import LevelMaps
+from tomopoint.training.losses.assignment import assign as assign_levels
 from tomopoint.training.losses.cell_boxes import PointList, cell_boxes
 from tomopoint.training.losses.points import PADDING_LABEL, PointBatch, collate
 from tomopoint.training.recipe import AssignmentOptions
@@ -23,6 +24,12 @@ def flat_maps(map_zyx=(6, 6, 6), n_classes=2, batch=1):
     """Every score one half, every offset zero: similarity then depends on the anchor alone."""
     logits = torch.zeros(batch, n_classes, *map_zyx, dtype=torch.float64)
     return logits, torch.zeros(batch, 3, *map_zyx, dtype=torch.float64)
+
+
+def assign(logits, offsets, points, stride, options):
+    """Assign the cells of one level."""
+    (assigned,) = assign_levels([LevelMaps(logits, offsets, stride)], points, options)
+    return assigned
 
 
 def cell_of(z, y, x, map_zyx=(6, 6, 6)):
@@ -169,3 +176,44 @@ def test_collate_pads_and_keeps_empty_crops():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(TomopointError):
         AssignmentOptions(**options)
+
+
+def test_cells_of_two_strides_are_claimed_together():
+    """By hand: alignment is u^6 / 2 with equal scores, so the nearest anchors win, of whichever stride."""
+    fine, coarse = flat_maps((6, 6, 6)), flat_maps((3, 3, 3))
+    # The anchor of coarse cell (1, 1, 1) at (6, 6, 6); the fine ones around lie at 5 and 7.
+    points = listed([[6.0, 6.0, 6.0]], [1], [3.0, 4.0])
+    levels = [LevelMaps(*fine, 2), LevelMaps(*coarse, 4)]
+    of_fine, of_coarse = assign_levels(levels, points, AssignmentOptions(topk=9))
+    assert of_coarse.cell.tolist() == [cell_of(1, 1, 1, (3, 3, 3))]
+    assert of_coarse.target.tolist() == pytest.approx([1.0])  # its best cell is asked for its similarity, which is one
+    assert sorted(of_fine.cell.tolist()) == [cell_of(z, y, x) for z in (2, 3) for y in (2, 3) for x in (2, 3)]
+    u = math.exp(-3 / (2 * 4.0**2))
+    assert of_fine.target.tolist() == pytest.approx([u**6] * 8)
+    # topk counts over both: of one claim only the coarse cell is left.
+    of_fine, of_coarse = assign_levels(levels, points, AssignmentOptions(topk=1))
+    assert (len(of_fine.cell), len(of_coarse.cell)) == (0, 1)
+
+
+def test_levels_without_particles_are_assigned_nothing():
+    levels = [LevelMaps(*flat_maps((6, 6, 6)), 2), LevelMaps(*flat_maps((3, 3, 3)), 4)]
+    for assigned in assign_levels(levels, listed([], [], [3.0, 4.0]), AssignmentOptions()):
+        assert len(assigned.cell) == len(assigned.target) == 0
+
+
+def test_a_level_alone_is_assigned_as_before_and_a_useless_one_changes_nothing():
+    torch.manual_seed(3)
+    logits, offsets = torch.randn(2, 2, 8, 8, 8, dtype=torch.float64), torch.randn(2, 3, 8, 8, 8, dtype=torch.float64)
+    centres = [[4.2, 5.1, 6.3], [9.0, 9.5, 3.0], [8.0, 3.0, 12.0]]
+    batch = collate([(torch.tensor(centres), torch.tensor([0, 1, 1]), 1.0)] * 2)
+    points = PointList.of(batch, torch.tensor([3.0, 4.0], dtype=torch.float64))
+    alone = assign(logits, offsets, points, 2, AssignmentOptions())
+    never = torch.full((2, 2, 4, 4, 4), -200.0, dtype=torch.float64)  # a score of nought aligns with nothing
+    both = assign_levels(
+        [LevelMaps(logits, offsets, 2), LevelMaps(never, torch.zeros(2, 3, 4, 4, 4, dtype=torch.float64), 4)],
+        points,
+        AssignmentOptions(),
+    )
+    for name in ("entry", "cell", "label", "point"):
+        assert torch.equal(getattr(both[0], name), getattr(alone, name))
+    assert torch.allclose(both[0].target, alone.target)

@@ -193,6 +193,7 @@ def test_scores_pull_their_own_targets_but_targets_do_not_follow():
         NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=6, offset_width=4),
         NetworkConfig("dynunet", filters=(4, 8, 16), features=8, class_width=6, offset_width=4),
         NetworkConfig("heatmap", init_filters=8, blocks_down=(1, 1, 1), class_width=6),
+        NetworkConfig("unet", filters=(8, 12)),
     ],
     ids=lambda config: config.name,
 )
@@ -208,8 +209,8 @@ def test_a_few_steps_on_one_crop_lower_the_loss_and_train_every_parameter(config
     for _ in range(12):
         optimiser.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            logits, offsets = network.logits(volume)
-        terms = loss(logits, offsets, points)
+            outputs = network.logits(volume)
+        terms = loss(*outputs, points)
         terms.total.backward()
         optimiser.step()
         totals.append(terms.total.item())

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,10 @@ from tomopoint.training.recipe import (
 )
 from tomopoint.training.recipe_files import differences, load_recipe, recipe_from_dict, recipes_folder
 
-NAMES = ("default", "demo", "demo-quick", "demo-scratch", "narrow", "picker", "winner", "winner-miniature")
+NAMES = (
+    *("default", "demo", "demo-quick", "demo-scratch", "narrow", "narrow-segmentation", "picker"),
+    *("winner", "winner-miniature", "winner-segmentation"),
+)
 STORED = Path(__file__).parent / "stored"
 """Recipes and records of finished members as earlier versions wrote them, one folder each."""
 
@@ -30,7 +34,8 @@ STORED = Path(__file__).parent / "stored"
 @pytest.mark.parametrize("name", NAMES)
 def test_named_recipes_load_and_suit_their_crops(name):
     recipe = load_recipe(name)
-    assert all(build_network(config, 6, stride=2).n_classes == 6 for config in recipe.networks)
+    with torch.device("meta"):
+        assert all(build_network(config, 6, stride=2).n_classes == 6 for config in recipe.networks)
 
 
 def test_the_recipes_of_the_documents_load(tmp_path):
@@ -118,6 +123,24 @@ def test_the_winners_settings():
     for own in (segresnet, dynunet):
         assert (own.fit.score_every, own.fit.keep_best, own.fit.mean_of_best) == (1, 5, "always")
         assert (own.optimiser.betas, own.augmentation.tilt_degrees) == ((0.95, 0.99), 10)
+
+
+def test_the_winners_segmentation():
+    recipe = load_recipe("winner-segmentation")
+    assert [fold.validation_runs for fold in make_folds(["TS_1", "TS_2"], recipe.folds)] == [()]
+    own = [recipe.for_network(index) for index in range(6)]
+    assert [n.resolved().encoder for n in recipe.networks] == ["resnet34"] * 4 + ["efficientnet-b3"] * 2
+    asked = [(o.loss.segmentation.particle_weight, o.loss.segmentation.level_weights) for o in own]
+    assert asked == [(256, (1.0,))] * 2 + [(64, (1.0, 1.0))] * 2 + [(64, (1.0,))] * 2
+    for options in own:
+        assert options.fit.steps * options.fit.batch_size == 10 * 970 * 32
+        assert (options.optimiser.weight_decay, options.optimiser.warmup_steps, options.optimiser.final_share) == (
+            0,
+            0,
+            0,
+        )
+        assert options.optimiser.betas == (0.9, 0.999)
+        assert (options.augmentation.batch_mixup, options.crops.centred_fraction) == (1, 0)
 
 
 @pytest.mark.parametrize("name", ["default", "winner", "winner-miniature"])

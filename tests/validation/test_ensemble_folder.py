@@ -64,7 +64,7 @@ def test_folders_of_one_name_are_told_apart(validated, project, tmp_path):
     RECIPE_USED.save(tmp_path / "y" / "first" / RECIPE)
     write_member(tmp_path / "y" / "first", "fold0", SEGRESNET, 90, ("TS_1",), project)
     ensemble = load_ensemble([first, tmp_path / "y" / "first"])
-    assert list(ensemble.kinds) == ["x/first/dynunet", "x/first/segresnet", "y/first/segresnet"]
+    assert list(ensemble.siblings) == ["x/first/dynunet", "x/first/segresnet", "y/first/segresnet"]
     assert ensemble.groups["x/first/fold0+y/first/fold0"] == ("TS_1",)
 
 

@@ -21,8 +21,9 @@ Volume = npt.NDArray[np.float32]
 BAND_A = (20.0, 80.0)
 """Standard deviations of the two Gaussians whose difference passes proteins of some 60 to 250 A."""
 
-WORKING_A = 15.0
-"""Voxels are averaged to no more than twice this before the band is taken: it loses nothing, and 8 times the work."""
+WORKING_A = 15.1
+"""Voxels are averaged to no more than twice this before the band is taken: it loses nothing, and 8 times the work. The
+competition's, 10.0124 A, are averaged by two as those of 10 A are."""
 
 CLIPPED = 0.0005
 """Share of the values at either end that counts as the last before it: a bead or a hot spot is no majority."""

@@ -22,6 +22,12 @@ from tomopoint.errors import DataError, reason_of
 SLAB_VOX = 1 << 24
 """Voxels of an MRC file that are read at a time, where it is not read whole: 64 MB of float32."""
 
+TRAINING_VOXEL_TOLERANCE = 0.01
+"""Voxel sizes of the tomograms trained on may differ by this share: radii in voxels are then right to a percent."""
+
+ROUNDING_A = 0.01
+"""Pick tables are rounded: a pick on a face of the tomogram may lie so far outside."""
+
 logger = logging.getLogger(__name__)
 
 Volume = npt.NDArray[np.float32]
@@ -47,6 +53,16 @@ class TomogramInfo:
     voxel_A: float
     path: Path
     n_bytes: int
+
+    @property
+    def size_xyz_A(self) -> npt.NDArray[np.float64]:
+        """``(3,)``: edges along x, y, z, Angstrom."""
+        return np.array(self.shape_zyx[::-1]) * self.voxel_A
+
+    def outside(self, points_xyz_A: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+        """Return which points, ``(N, 3)`` x, y, z in Angstrom, lie outside by more than rounding: their indices."""
+        wrong = (points_xyz_A < -ROUNDING_A) | (points_xyz_A > self.size_xyz_A + ROUNDING_A)
+        return np.flatnonzero(wrong.any(axis=1))
 
 
 @dataclass(frozen=True)

@@ -119,11 +119,13 @@ def tune(
     pipeline: Path | None = None,
     method: Literal["curve", "counts"] = "curve",
     picks_per_particle: float = 2.0,
+    score_loss: float = 0.0,
 ) -> CommandResult:
     """Choose thresholds for a table of picks whose truth is known.
 
-    Written are thresholds.json, which tomopoint rethreshold takes, the curves behind it as curves.csv, and their
-    figure. Groups of runs are also scored at thresholds chosen on the other runs: that is what the choice is worth.
+    Written are thresholds.json, which tomopoint rethreshold and tomopoint adapt take, the curves behind it as
+    curves.csv, and their figure. Groups of runs are also scored at thresholds chosen on the other runs: that is what
+    the choice is worth.
 
     Parameters
     ----------
@@ -140,6 +142,9 @@ def tune(
         curve: the centre of the plateau of F4. counts: so many picks per true particle.
     picks_per_particle
         For counts.
+    score_loss
+        For the curve: chosen on average over tomograms in which scores are up to this share lower, e.g. 0.5, for
+        tomograms of another kind than these.
     """
     from tomopoint.data.selection import check_scored_picks
     from tomopoint.data.tables import read_pick_table
@@ -153,6 +158,8 @@ def tune(
 
     if not 0 < picks_per_particle < 1000:
         raise DataError(f"--picks-per-particle must be positive, got {picks_per_particle}")
+    if not 0 <= score_loss < 1 or (score_loss and method != "curve"):
+        raise DataError(f"--score-loss must lie in [0, 1), and is for --method curve; got {score_loss} for {method}")
     source = picks / "picks.csv" if picks.is_dir() else picks
     check_output(out / THRESHOLDS_NAME, [source])
     table = read_pick_table(source)
@@ -167,7 +174,8 @@ def tune(
             f"{_some(points)}; name the truth of these runs"
         )
     floor = known.decoding.floor if known else GRID_STEP
-    tuning = tune_thresholds(points, table, particles, CalibrationOptions(method, picks_per_particle, floor))
+    options = CalibrationOptions(method, picks_per_particle, floor, score_loss=score_loss)
+    tuning = tune_thresholds(points, table, particles, options)
     files = write_tuning(tuning, out)
     simulated = is_simulated_truth(truth)
     lines = [tuning.text(simulated)]

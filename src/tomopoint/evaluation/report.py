@@ -235,7 +235,8 @@ def _provenance(sources: ReportSources, simulated: bool) -> Markup:
         tiling = pipeline.tiling
         rows += [
             ("pipeline", f"sha256 {pipeline.digest}"),
-            ("tiling", f"window {tiling.window_zyx}, overlap {tiling.overlap_zyx}, views {', '.join(pipeline.views)}"),
+            ("tiling", f"window {tiling.window_zyx}, overlap {tiling.overlap_zyx}"),
+            ("views", f"{', '.join(pipeline.views)}; merged by {pipeline.view_merge}"),
             *((f"{m.fold}/{m.network}", f"weights sha256 {m.weights_sha256}") for m in pipeline.members),
         ]
     software = [f"Python {platform.python_version()}", f"tomopoint {__version__}"]

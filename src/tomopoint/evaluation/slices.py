@@ -50,7 +50,7 @@ class Slab:
     @property
     def data_uri(self) -> str:
         """The picture as an address that holds it."""
-        return f"data:image/webp;base64,{base64.b64encode(self.picture).decode()}"
+        return webp_uri(self.picture)
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,19 @@ def cut_slabs(tomogram: Tomogram) -> SlabStack:
     black, white = np.quantile(np.stack([mean[::2, ::2] for mean in means]), CONTRAST)
     scale = 255.0 / max(float(white - black), float(np.finfo(np.float32).tiny))
     slabs = tuple(
-        Slab(low, high, _webp(np.clip((mean - black) * scale, 0, 255).astype(np.uint8)))
+        Slab(low, high, webp_of(np.clip((mean - black) * scale, 0, 255).astype(np.uint8)))
         for (low, high), mean in zip(bounds, means, strict=True)
     )
     return SlabStack(slabs, (depth, height, width), tomogram.voxel_A)
 
 
-def _webp(image_yx: npt.NDArray[np.uint8]) -> bytes:
+def webp_uri(picture: bytes) -> str:
+    """Return a WebP as an address that holds it."""
+    return f"data:image/webp;base64,{base64.b64encode(picture).decode()}"
+
+
+def webp_of(image_yx: npt.NDArray[np.uint8]) -> bytes:
+    """Return an image ``(H, W)`` as WebP, y upwards, no larger than a page needs."""
     from PIL import Image
 
     picture = Image.fromarray(image_yx[::-1])

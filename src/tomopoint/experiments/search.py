@@ -139,7 +139,7 @@ def run_search(search: Search, limits: Limits, side_by_side: int) -> optuna.Stud
     ------
     TomopointError
         A search space that makes no recipes or has an option without effect; data or folds that do not fit; a folder
-        that belongs to another search; Optuna is not installed; :data:`MOST_FAILURES` trials in a row failed.
+        that belongs to another search; :data:`MOST_FAILURES` trials in a row failed.
     """
     check_space(search.material)
     study = open_study(search)
@@ -197,12 +197,10 @@ def open_study(search: Search) -> optuna.Study:
     Raises
     ------
     TomopointError
-        Optuna is not installed, or the folder belongs to another search.
+        The folder belongs to another search.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise TomopointError("the search needs Optuna: pip install 'tomopoint[search]'") from error
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     experiment = search.material.experiment
     pruning = experiment.pruning

@@ -84,7 +84,7 @@ def advice(
     # Another runtime for the same graph.
     if TENSORRT not in (runtime, kit_runtime) and estimated[TENSORRT] < estimated[ONNX_RUNTIME]:
         better, slower = factor * estimated[TENSORRT], factor * estimated[ONNX_RUNTIME]
-        ways.append(f"TensorRT in the kit (`make wheels`): {better:.1f} h instead of {slower:.1f} h without it")
+        ways.append(f"TensorRT in the kit (`tomopoint wheels`): {better:.1f} h instead of {slower:.1f} h without it")
         is_enough.append(better <= limit_hours)
     # Fewer networks, which costs accuracy: last.
     if max(hours(cost, pipeline).values()) > limit_hours:

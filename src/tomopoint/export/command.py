@@ -131,7 +131,7 @@ def adapt(
     rebuilt = rebuilt_networks(model)
     pipeline = rebuilt.pipeline.with_thresholds(parse_thresholds(thresholds))
     if shape or window:
-        shapes = [parse_zyx("shape", shape)] if shape else [pipeline.tiling.window_zyx]
+        shapes = [_parse_shape(shape)] if shape else [pipeline.tiling.window_zyx]
         divisor = max(network.divisor for network in rebuilt.networks)
         window_zyx = None if window is None else parse_zyx("window", window)
         tiling = choose_tiling(shapes, divisor, window_zyx, largest=MACHINES[machine])
@@ -180,9 +180,7 @@ def plan(model: Path, /, *, shape: str = "184,630,630", tomograms: int = 500, gp
 
     if min(tomograms, gpus) < 1:
         raise EngineError(f"--tomograms and --gpus must be at least 1, got {tomograms} and {gpus}")
-    shape_zyx = parse_zyx("shape", shape)
-    if not all(shape_zyx):
-        raise EngineError(f"--shape {shape}: a tomogram has at least one voxel along every axis")
+    shape_zyx = _parse_shape(shape)
     model = find_model(model)
     pipeline, cost = read_pipeline(model), read_cost(model)
     one = tomogram_cost(pipeline, cost, shape_zyx)
@@ -369,6 +367,14 @@ def engine(
         f"{following}"
     )
     return CommandResult(text, {"engine": str(out), **json.loads(record.to_json())})
+
+
+def _parse_shape(text: str) -> tuple[int, int, int]:
+    """Read the shape of a tomogram, which is nowhere empty."""
+    shape_zyx = parse_zyx("shape", text)
+    if not all(shape_zyx):
+        raise EngineError(f"--shape {text}: a tomogram has at least one voxel along every axis")
+    return shape_zyx
 
 
 def _check_graph(model: Path, flavour: str, options: BuildOptions) -> CommandResult:

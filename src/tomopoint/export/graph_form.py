@@ -72,8 +72,8 @@ class HalfNetwork(PointNetwork):
         backbone, head = copy.deepcopy(network.backbone).half(), copy.deepcopy(network.head).half()
         super().__init__(backbone, head, network.n_classes, network.stride)
 
-    def logits(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """Cast the volume, and be a :class:`PointNetwork`, whose ``forward`` casts back before its sigmoid."""
+    def logits(self, volume: Tensor) -> tuple[Tensor, ...]:
+        """Cast the volume, and be a :class:`PointNetwork`, whose head casts back before its sigmoid or softmax."""
         return super().logits(volume.to(torch.float16))
 
 

@@ -39,7 +39,7 @@ from tomopoint.inference.engines.onnx import OnnxEngine, answers_of
 from tomopoint.inference.parity import CPU_PROVIDER, Outputs, ParityRow, compare, format_table, tolerance_for
 from tomopoint.inference.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.networks.ensemble import SMALLEST_SCORE
-from tomopoint.pipeline import Member, Pipeline
+from tomopoint.pipeline import Member, MemberKind, Pipeline
 
 FOREIGN = "foreign"
 """In the place of a fold, for a member that comes from a graph of somebody else."""
@@ -112,6 +112,11 @@ def merge_graphs(model: Path, foreign_path: Path, out: Path, options: MergeOptio
     with closing(OnnxEngine(model, provider="cpu")) as engine:  # which checks ours
         pipeline, batch = engine.pipeline, engine.batch
     foreign = load_foreign(foreign_path, pipeline, batch, options.channels)
+    if foreign.has_offsets and not pipeline.predicts_offsets:
+        raise EngineError(
+            f"{foreign_path} predicts offsets and none of the networks of {model} does: their mean would halve them; "
+            f"merge the other way round, or leave the output {OFFSETS} out of the foreign graph"
+        )
     halves = (precision_in(metadata) == "fp16", foreign.is_half)
     precision = "fp16" if any(halves) else "fp32"  # of the answers
 
@@ -189,8 +194,9 @@ def _joined_pipeline(pipeline: Pipeline, foreign: ForeignGraph, options: MergeOp
     """Return our Pipeline with the foreign graph among its members, and thresholds as they were given."""
     total = sum(member.weight for member in pipeline.members) or 1.0
     name = foreign.path.stem
-    member = Member(FOREIGN, name, (), None, foreign.sha256, options.weight * total)
-    return replace(pipeline, members=(*pipeline.members, member)).with_thresholds(options.thresholds or {})
+    kind: MemberKind = "detection" if foreign.has_offsets else "segmentation"
+    member = Member(FOREIGN, name, (), None, foreign.sha256, options.weight * total, kind)
+    return pipeline.of_members((*pipeline.members, member)).with_thresholds(options.thresholds or {})
 
 
 def _origin(model: Path, foreign: ForeignGraph) -> list[dict[str, str]]:

@@ -109,12 +109,7 @@ def export_merged(merged: ValidatedEnsemble, out: Path, options: ExportOptions) 
     """Export networks that are in memory already; see :func:`export_ensemble`."""
     start = time.monotonic()
     pipeline = merged.pipeline
-    ensemble = Ensemble(
-        merged.networks,
-        weights=[member.weight for member in pipeline.members],
-        views=pipeline.views,
-        offset_average=pipeline.offset_average,
-    ).eval()
+    ensemble = Ensemble.of_pipeline(merged.networks, pipeline).eval()
     check_size((options.batch, 1, *pipeline.tiling.window_zyx), ensemble.divisor, ensemble.needs_context)
     windows = reference_windows(pipeline, options)
     how_made = {"precision": options.precision, "batch": options.batch, "opset": OPSET}

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tomopoint.errors import EngineError
+from tomopoint.extras import how_to_install
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.graph_metadata import EXPORT_KEY, NETWORKS_KEY, pipeline_in, read_metadata
 from tomopoint.inference.parity import CPU_PROVIDER, Outputs, compare, format_table, tolerance_for
@@ -94,8 +95,7 @@ def rebuild_ensemble(model_path: Path) -> Ensemble:
     from tomopoint.networks.ensemble import Ensemble
 
     rebuilt = rebuilt_networks(model_path)
-    shares = [member.weight for member in rebuilt.pipeline.members]
-    return Ensemble(rebuilt.networks, shares, rebuilt.pipeline.views, rebuilt.pipeline.offset_average).eval()
+    return Ensemble.of_pipeline(rebuilt.networks, rebuilt.pipeline).eval()
 
 
 def rebuild_reference(model_path: Path) -> Reference:
@@ -112,8 +112,7 @@ def rebuild_reference(model_path: Path) -> Reference:
         import torch
     except ImportError as error:
         raise EngineError(
-            f"a model of the box comes without {REFERENCE_NAME}, and making it takes PyTorch, which is not installed; "
-            "install tomopoint[train]"
+            f"a model of the box comes without {REFERENCE_NAME}, and making it {how_to_install('torch')}"
         ) from error
     from tomopoint.inference.engines.onnx import OnnxEngine
 

@@ -154,7 +154,8 @@ def export_picks(
         The tomograms, as for tomopoint predict: their sizes and voxels, where the format counts in them (all but copick
         and csv).
     voxel_size
-        Of all tomograms, Angstrom, instead of --data, where no size is needed (all but relion5).
+        Of all tomograms, Angstrom: as said to `tomopoint predict`, or instead of --data where no size is needed (all
+        but relion5).
     tomograms
         relion5: RELION's tomograms.star, instead of --data: exact sizes, and its names.
     binning
@@ -177,15 +178,13 @@ def export_picks(
     """
     from tomopoint.data.project import DEFAULT_TOMO_TYPE
     from tomopoint.data.selection import chosen_for_export
-    from tomopoint.data.sources.find import find_all
-    from tomopoint.data.sources.tree import Choice
     from tomopoint.files import check_output
     from tomopoint.formats.exporting import (
         ANGSTROM_FROM_CORNER,
         ExportOptions,
         write_picks_as,
     )
-    from tomopoint.formats.frames import Frame, Tomograms
+    from tomopoint.formats.frames import Frame, frames_of
     from tomopoint.formats.relion import frames_of_tomograms_star
     from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
@@ -204,9 +203,7 @@ def export_picks(
     if tomograms:
         frames, names = frames_of_tomograms_star(tomograms, runs)
     elif format not in ANGSTROM_FROM_CORNER and data:
-        usual = known.tomo_type if known else DEFAULT_TOMO_TYPE
-        tomograms_of = Tomograms(find_all(data, Choice(usual=usual)))
-        frames = {run: tomograms_of.frame(run) for run in runs}
+        frames = frames_of(data, runs, known.tomo_type if known else DEFAULT_TOMO_TYPE, voxel_size)
     elif format not in ANGSTROM_FROM_CORNER and voxel_size and format != "relion5":
         frames = {run: Frame(voxel_size) for run in runs}
     elif format not in ANGSTROM_FROM_CORNER:

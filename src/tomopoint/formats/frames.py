@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
 
 from tomopoint.data.project import DEFAULT_TOMO_TYPE
-from tomopoint.data.sources.find import Found
+from tomopoint.data.sources.find import Found, find_all
+from tomopoint.data.sources.tree import Choice
+from tomopoint.data.tomograms import TomogramInfo
 from tomopoint.errors import DataError
 
 FROM_CORNER, FROM_INDEX = 0.5, 0.0
@@ -41,6 +43,12 @@ class Frame:
 
     voxel_A: float
     size_xyz_A: tuple[float, float, float] | None = None
+
+    @classmethod
+    def of(cls, info: TomogramInfo) -> Frame:
+        """Take size and voxels from a tomogram's metadata."""
+        depth, height, width = info.shape_zyx
+        return cls(info.voxel_A, (width * info.voxel_A, height * info.voxel_A, depth * info.voxel_A))
 
     def to_voxels(self, points_xyz_A: Points, first_voxel: float) -> Points:
         """Return ``(N, 3)`` positions in voxels, the centre of the first voxel at `first_voxel`."""
@@ -98,9 +106,7 @@ class Tomograms:
             raise DataError(f"{self.found.root} has no run {run!r}; it has {_some(self._runs)}")
         if run not in self._frames:
             info = self._runs[run].describe(self.found.tomo_type or DEFAULT_TOMO_TYPE)
-            depth, height, width = info.shape_zyx
-            size_xyz_A = (width * info.voxel_A, height * info.voxel_A, depth * info.voxel_A)
-            self._frames[run] = Frame(info.voxel_A, size_xyz_A)
+            self._frames[run] = Frame.of(info)
         return self._frames[run]
 
     def run(self, name: str, source: object) -> str:
@@ -125,6 +131,27 @@ class Tomograms:
                 f"{self.found.root}, which has {_some(found or self._runs)}; say which with --rename '{name}=RUN'"
             )
         return found[0]
+
+
+def frames_of(data: Path, runs: Collection[str], tomo_type: str, stated_A: float | None = None) -> dict[str, Frame]:
+    """Return the frame of each run, from whatever ``--data`` may be (docs/lab.md).
+
+    Parameters
+    ----------
+    runs
+        Names, as in the picks.
+    tomo_type
+        Reconstruction whose size is taken, where there are several.
+    stated_A
+        Edge of all voxels as the user states it, Angstrom; a project's are in its metadata.
+
+    Raises
+    ------
+    DataError
+        A run that is not there, or what :func:`tomopoint.data.sources.find.find_all` raises.
+    """
+    tomograms = Tomograms(find_all(data, Choice(usual=tomo_type), stated_A))
+    return {run: tomograms.frame(run) for run in runs}
 
 
 def _some(names: Collection[str], most: int = 8) -> str:

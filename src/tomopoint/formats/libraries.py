@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 from tomopoint.errors import DataError
+from tomopoint.extras import how_to_install
 
 LIBRARIES: Mapping[str, str] = {
     "relion5": "starfile",
@@ -20,4 +21,4 @@ def check_library(kind: str) -> None:
     """DataError where the library of a format is not installed; some formats need none."""
     library = LIBRARIES.get(kind)
     if library and find_spec(library) is None:
-        raise DataError(f"{kind} needs {library}, which is not installed: pip install 'tomopoint[lab]'")
+        raise DataError(f"{kind} {how_to_install(library)}")

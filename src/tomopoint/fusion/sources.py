@@ -265,7 +265,7 @@ def _read_maps(path: Path, pipeline: Pipeline, tomograms: Tomograms | None, chan
 def decode_class_maps(
     maps: ClassMaps, channels: Mapping[str, int], pipeline: Pipeline, stride: int, voxel_A: float
 ) -> pd.DataFrame:
-    """Decode the maps of one run as a network's are decoded, at the cells of their maxima: they have no offsets.
+    """Decode the maps of one run as a network's without offsets are decoded, peaks refined between cells.
 
     Parameters
     ----------
@@ -287,7 +287,7 @@ def decode_class_maps(
     no_offsets = np.broadcast_to(np.float32(0), (3, *maps.shape_zyx))
     tables = []
     for name, channel in channels.items():
-        decoding = Decoding(pipeline.decoding.floor, pipeline.decoding.max_picks)
+        decoding = Decoding(pipeline.decoding.floor, pipeline.decoding.max_picks, refine_peaks=True)
         own = replace(pipeline, particles=(pipeline.particle(name),), decoding=decoding)
         tables.append(decode_maps(VolumeMaps(maps.read(channel)[None], no_offsets, stride, (z, y, x)), own, voxel_A))
     return pd.concat(tables, ignore_index=True)

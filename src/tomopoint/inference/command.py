@@ -113,12 +113,15 @@ def predict(
     from tomopoint.data.reading import VOXEL_TOLERANCE, Reading
     from tomopoint.data.sources.find import find_tomograms
     from tomopoint.data.sources.tree import Choice
+    from tomopoint.extras import require_module
     from tomopoint.files import PLAIN_NAME, is_plain_name
     from tomopoint.inference.engines.graph_metadata import read_pipeline
     from tomopoint.inference.predict_runs import PredictOptions, predict_runs
     from tomopoint.models.box import NEVER_SEEN_A_REAL_ONE, find_model, is_in_box
 
     model = find_model(model)
+    if cluster is None:
+        require_module("onnxruntime")  # no engine loads without; better said now than by workers that die of it
     if is_in_box(model):
         logger.warning("%s: %s", model.name, NEVER_SEEN_A_REAL_ONE)
     if tomo_type is not None and not is_plain_name(tomo_type):

@@ -29,7 +29,7 @@ FAILED = {"failed", "deleted", "error", "cancel_requested", "cancel_acknowledged
 SILENT_QUESTIONS = 5
 """So many questions in a row may fail (a network that is away for a moment) before waiting is given up."""
 
-_NOT_INSTALLED = "the kaggle command is not installed: `pip install -e .[kaggle]`, then `kaggle auth login`"
+_NOT_INSTALLED = "the kaggle command is not installed: `pip install 'tomopoint[kaggle]'`, then `kaggle auth login`"
 _NOT_LOGGED_IN = "Authentication required"
 _INVALID_SOURCES = "The following are not valid"
 _KERNEL_STATUS = re.compile(r'has status "(?:KernelWorkerStatus\.)?(\w+)"')
@@ -84,7 +84,7 @@ class KaggleCli:
         if owner is not None and match is not None and match.group(1).lower() != owner.lower():
             raise TomopointError(
                 f"the kaggle command is logged in as {match.group(1)!r}, kernels/kernels.toml says {owner!r}; "
-                "log in as the owner, or put your name there, then `make kernels` and stage the kit again"
+                "log in as the owner, or put your name there, then `tomopoint kernels` and stage the kit again"
             )
 
     def exists(self, dataset: str) -> bool:

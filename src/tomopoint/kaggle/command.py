@@ -19,14 +19,23 @@ logger = logging.getLogger(__name__)
 def kernels() -> CommandResult:
     """Write both notebooks and their metadata from their sources.
 
-    These are the .py files and kernels.toml in kernels/ of the checkout.
+    These are the .py files and kernels.toml in kernels/, of the checkout or of the current folder. Outside of a
+    checkout kernels/ and wheels/ are put there first, once.
     """
-    from tomopoint.kaggle.checkout import checkout_root
+    from tomopoint.kaggle.home import PACKAGED, kaggle_home, start_home
     from tomopoint.kaggle.metadata import KERNELS_FOLDER
     from tomopoint.kaggle.notebooks import write_kernels
 
-    folder = checkout_root() / KERNELS_FOLDER
-    changed = [str(path.relative_to(folder.parent)) for path in write_kernels(folder)]
+    home = kaggle_home(or_packaged=True)
+    if home == PACKAGED:
+        home = Path.cwd()
+        files = start_home(home)
+        start = [
+            *(f"wrote {path.relative_to(home)}" for path in files),
+            f"next: put your Kaggle name into {KERNELS_FOLDER}/kernels.toml, then run this again",
+        ]
+        return CommandResult("\n".join(start), {"changed": [str(path.relative_to(home)) for path in files]})
+    changed = [str(path.relative_to(home)) for path in write_kernels(home / KERNELS_FOLDER)]
     text = "\n".join(f"wrote {name}" for name in changed) or "notebooks are up to date"
     return CommandResult(text, {"changed": changed})
 
@@ -42,8 +51,7 @@ def stage(
 ) -> CommandResult:
     """Stage the Kaggle dataset, or check or upload a staged one.
 
-    It holds the package's wheel, third-party wheels, graph, reference and manifest. Staging builds the package's
-    wheel, so it needs a checkout of tomopoint; checking does not.
+    It holds the package's wheel, third-party wheels, graph, reference and manifest.
 
     Parameters
     ----------
@@ -61,8 +69,8 @@ def stage(
         With --push: upload a kit that is projected to need more than 10 h.
     """
     from tomopoint.export.rebuilt import reference_of
-    from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.dataset import check_dataset, stage_dataset
+    from tomopoint.kaggle.home import kaggle_home
     from tomopoint.models.box import NEVER_SEEN_A_REAL_ONE, find_model, is_in_box
 
     if sum(choice is not None for choice in (model, check, push)) != 1:
@@ -72,11 +80,11 @@ def stage(
     if dry_run or over_time:
         raise TomopointError("--dry-run and --over-time go with --push DIR")
     if model is not None:
-        checkout, model = checkout_root(), find_model(model)
+        home, model = kaggle_home(or_packaged=True), find_model(model)
         if is_in_box(model):
             logger.warning("%s: %s", model.name, NEVER_SEEN_A_REAL_ONE)
         with reference_of(model) as reference:
-            manifest, folder = stage_dataset(model, out, checkout, reference), out
+            manifest, folder = stage_dataset(model, out, home, reference), out
     else:
         assert check is not None
         manifest, folder = check_dataset(check), check
@@ -110,12 +118,12 @@ def _show_kit(folder: Path, manifest: Manifest, verb: str) -> CommandResult:
 
 
 def _push_dataset(folder: Path, dry_run: bool, over_time: bool) -> CommandResult:
-    from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.cli import KaggleCli
+    from tomopoint.kaggle.home import kaggle_home
     from tomopoint.kaggle.push import check_kit, push_dataset
 
     cli = KaggleCli(dry_run)
-    kit = check_kit(folder, checkout_root(), cli, over_time, with_kernels=False)
+    kit = check_kit(folder, kaggle_home(), cli, over_time, with_kernels=False)
     push_dataset(kit, cli)
     dataset = kit.config.dataset_address
     end = "dry run, nothing was sent" if dry_run else f"{dataset} is ready on Kaggle"
@@ -155,8 +163,8 @@ def push(
         submit: push the submit notebook alone, once the engine notebook is complete; nothing is uploaded or built
         again.
     """
-    from tomopoint.kaggle.checkout import checkout_root
     from tomopoint.kaggle.cli import KaggleCli, Waiting
+    from tomopoint.kaggle.home import kaggle_home
     from tomopoint.kaggle.metadata import ENGINE_KERNEL, SUBMIT_KERNEL
     from tomopoint.kaggle.push import WAIT_MINUTES, check_kit, push_all, push_submit
 
@@ -165,10 +173,10 @@ def push(
         raise TomopointError(
             f"--wait-minutes must be positive and --poll-seconds not negative, got {wait_minutes} and {poll_seconds}"
         )
-    checkout = checkout_root()
+    home = kaggle_home()
     cli = KaggleCli(dry_run, Waiting(wait_minutes, poll_seconds))
-    kit = check_kit(dataset, checkout, cli, over_time)
-    version = (push_all if only is None else push_submit)(kit, checkout, cli)
+    kit = check_kit(dataset, home, cli, over_time)
+    version = (push_all if only is None else push_submit)(kit, home, cli)
     engine, submit = kit.config.kernel_address(ENGINE_KERNEL), kit.config.kernel_address(SUBMIT_KERNEL)
     next_step = (
         f"next: once `kaggle kernels status {submit}` says complete, look at its table, then\n"
@@ -182,7 +190,8 @@ def push(
     if not kit.config.image:
         lines.append(
             f"once it ran well, pin the image of both notebooks: `kaggle kernels pull {engine} -m "
-            "-p DIR`, copy docker_image from DIR/kernel-metadata.json to image in kernels/kernels.toml, `make kernels`"
+            "-p DIR`, copy docker_image from DIR/kernel-metadata.json to image in kernels/kernels.toml, "
+            "`tomopoint kernels`"
         )
     figures = {
         "dataset": kit.config.dataset_address,
@@ -217,11 +226,11 @@ def rehearse(*, dataset: Path, data: Path, out: Path, layout: Literal["flat", "n
     layout
         flat: input/SLUG; nested: input/datasets/OWNER/SLUG. Kaggle mounts inputs in either way.
     """
-    from tomopoint.kaggle.checkout import checkout_root
+    from tomopoint.kaggle.home import kaggle_home
     from tomopoint.kaggle.metadata import KERNELS_FOLDER
     from tomopoint.kaggle.rehearsal import rehearse as run_rehearsal
 
-    result = run_rehearsal(dataset, data, out, layout, checkout_root() / KERNELS_FOLDER)
+    result = run_rehearsal(dataset, data, out, layout, kaggle_home(or_packaged=True) / KERNELS_FOLDER)
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
     notebooks = ", ".join(str(path) for path in result.notebooks)
     text = f"both notebooks ran ({seconds})\nsubmission: {result.submission_path}\nexecuted notebooks: {notebooks}"

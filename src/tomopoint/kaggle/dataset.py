@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tomopoint import __version__
 from tomopoint.data.project import DEFAULT_TOMO_TYPE
-from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
+from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.export.metadata import EXPORT_TOOLS, tool_versions
 from tomopoint.files import sha256_of, write_atomically
 from tomopoint.inference.reference import REFERENCE_NAME, Reference
@@ -31,6 +29,7 @@ from tomopoint.kaggle.metadata import (
     dataset_metadata,
     load_config,
 )
+from tomopoint.kaggle.package_wheel import write_package_wheel
 from tomopoint.kaggle.wheels import check_wheels
 from tomopoint.models.box import card_of
 from tomopoint.pipeline import PIPELINE_NAME, Pipeline
@@ -41,7 +40,7 @@ MODEL_CARD = "model-card.md"
 logger = logging.getLogger(__name__)
 
 
-def stage_dataset(model_path: Path, out: Path, checkout: Path, reference_path: Path | None = None) -> Manifest:
+def stage_dataset(model_path: Path, out: Path, home: Path, reference_path: Path | None = None) -> Manifest:
     """Fill `out` with a kit, all or nothing: an earlier kit there is replaced once the new one passes its check.
 
     Parameters
@@ -50,8 +49,9 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path, reference_path: P
         Written by ``tomopoint export``. A model card beside it, of the same name, travels with it.
     out
         The kit's folder. The same inputs give the same files.
-    checkout
-        Source checkout: the package wheel is built from it, third-party wheels are taken from its ``wheels/``.
+    home
+        Folder with ``kernels/`` and ``wheels/``, from which third-party wheels are taken. The package's wheel is built
+        from it where it is a checkout, see :mod:`tomopoint.kaggle.package_wheel`.
     reference_path
         The graph's ``reference.npz``; None: the one beside it.
 
@@ -64,7 +64,7 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path, reference_path: P
     TomopointError
         The wheel cannot be built, ``kernels.toml`` breaks Kaggle's rules, or ``wheels/`` is not what its lock says.
     """
-    metadata = dataset_metadata(load_config(checkout / KERNELS_FOLDER))
+    metadata = dataset_metadata(load_config(home / KERNELS_FOLDER))
     if out.exists() and not (out.is_dir() and (Manifest.is_ours(out / MANIFEST) or not any(out.iterdir()))):
         raise DataError(f"{out} exists and is no kit, it is not overwritten; choose another --out or remove it")
     reference_path = reference_path or model_path.with_name(REFERENCE_NAME)
@@ -80,14 +80,14 @@ def stage_dataset(model_path: Path, out: Path, checkout: Path, reference_path: P
         kit.mkdir()
         # Everything that travels: wheels, graph, reference, Pipeline.
         logger.info("build the package wheel")
-        _build_wheel(checkout, kit)
-        wheels = checkout / "wheels"
+        write_package_wheel(home, kit)
+        wheels = home / "wheels"
         if any(wheels.glob("*.whl")):
             for wheel in check_wheels(wheels):
                 shutil.copyfile(wheel, kit / wheel.name)
         else:
             logger.warning(
-                "no wheels in %s: this kit runs where zarr and ONNX Runtime are installed; `make wheels`", wheels
+                "no wheels in %s: this kit runs where zarr and ONNX Runtime are installed; `tomopoint wheels`", wheels
             )
         shutil.copyfile(model_path, kit / MODEL)
         shutil.copyfile(reference_path, kit / REFERENCE_NAME)
@@ -157,12 +157,3 @@ def check_dataset(folder: Path) -> Manifest:
     if (folder / DATASET_METADATA).exists():
         DatasetMetadata.load(folder / DATASET_METADATA)
     return manifest
-
-
-def _build_wheel(checkout: Path, folder: Path) -> None:
-    """Build the package's wheel into `folder` with the tools of this environment, without a network."""
-    words = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(checkout)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
-        raise TomopointError(f"cannot build the package wheel (it needs the packages build and hatchling):\n{last}")

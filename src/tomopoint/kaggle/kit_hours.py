@@ -127,11 +127,11 @@ def kit_hours(model_path: Path, pipeline: Pipeline, install: Collection[str]) ->
     else:
         lines.append(
             f"this kit: {hours[ONNX_RUNTIME]:.1f} h, for TensorRT's libraries are not in it, which costs "
-            f"{hours[ONNX_RUNTIME] - hours[TENSORRT]:.1f} h (`make wheels` where NVIDIA's index answers)"
+            f"{hours[ONNX_RUNTIME] - hours[TENSORRT]:.1f} h (`tomopoint wheels` where NVIDIA's index answers)"
         )
         lines.append(
             "TensorRT-RTX is in it and is tried on the card, but was never run on a T4, so it is not relied on"
             if _holds(install, RTX_LIBS)
-            else "TensorRT-RTX is not in it either (`make wheels`)"
+            else "TensorRT-RTX is not in it either (`tomopoint wheels`)"
         )
     return KitHours(runtime, projections, "\n".join(lines), advice(cost, pipeline, kit_runtime=runtime))

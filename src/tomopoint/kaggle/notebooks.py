@@ -1,13 +1,15 @@
 """Notebooks from their ``.py``: people edit ``kernels/<name>/<name>.py``, everything else there is generated.
 
-``tomopoint kernels`` (``make kernels``) writes ``<name>.ipynb`` and ``kernel-metadata.json``. The
-same text always gives the same bytes: no outputs, no time, and cell ids made from position and content.
+``tomopoint kernels`` (``make kernels``) writes ``<name>.ipynb`` and ``kernel-metadata.json``; ``python -m
+tomopoint.kaggle.notebooks docs/lab.py`` writes any other notebook. The same text always gives the same bytes: no
+outputs, no time, and cell ids made from position and content.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tomopoint.files import write_atomically
@@ -48,9 +50,23 @@ def kernel_files(kernels_folder: Path) -> Mapping[Path, str]:
 
 def write_kernels(kernels_folder: Path) -> list[Path]:
     """Write every generated file whose text has changed; return their paths."""
+    return _write_changed(kernel_files(kernels_folder))
+
+
+def write_notebooks(sources: Sequence[Path]) -> list[Path]:
+    """Write the notebook beside each source where its text has changed; return their paths."""
+    return _write_changed({path.with_suffix(".ipynb"): notebook_text(path.read_text()) for path in sources})
+
+
+def _write_changed(files: Mapping[Path, str]) -> list[Path]:
     changed = []
-    for path, text in kernel_files(kernels_folder).items():
+    for path, text in files.items():
         if not path.exists() or path.read_text() != text:
             write_atomically(path, text)
             changed.append(path)
     return changed
+
+
+if __name__ == "__main__":
+    for written in write_notebooks([Path(word) for word in sys.argv[1:]]):
+        sys.stdout.write(f"wrote {written}\n")

@@ -70,15 +70,15 @@ class Kit:
     n_bytes: int
 
 
-def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = False, with_kernels: bool = True) -> Kit:
+def check_kit(folder: Path, home: Path, cli: KaggleCli, over_time: bool = False, with_kernels: bool = True) -> Kit:
     """Check all that would make an upload useless, and refuse it with every cause at once.
 
     Parameters
     ----------
     folder
         A staged kit.
-    checkout
-        Source checkout with ``kernels/``.
+    home
+        Folder with ``kernels/``.
     cli
         The kaggle command; it is asked who is logged in.
     over_time
@@ -91,7 +91,7 @@ def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = Fa
     TomopointError
         Every cause, a sentence each.
     """
-    config = load_config(checkout / KERNELS_FOLDER)
+    config = load_config(home / KERNELS_FOLDER)
     causes: dict[str, None] = {}  # in order, each once: several checks fail alike where the kit cannot be read
 
     @contextmanager
@@ -105,7 +105,7 @@ def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = Fa
         if config.owner == PLACEHOLDER_OWNER:
             raise TomopointError(
                 f"kernels/kernels.toml still has the owner {PLACEHOLDER_OWNER!r}: put your Kaggle user name there, "
-                "run `make kernels`, and stage the kit again"
+                "run `tomopoint kernels`, and stage the kit again"
             )
     with noted():
         check_dataset(folder)
@@ -120,7 +120,8 @@ def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = Fa
             check_limits(sizes)
         if len(manifest.install) < 2:
             raise DataError(
-                f"{folder} has no third-party wheels, without which nothing runs on Kaggle: `make wheels`, stage again"
+                f"{folder} has no third-party wheels, without which nothing runs on Kaggle: `tomopoint wheels`, "
+                "stage again"
             )
     with noted():
         hours = hours_of(folder)
@@ -131,9 +132,9 @@ def check_kit(folder: Path, checkout: Path, cli: KaggleCli, over_time: bool = Fa
         if hours is not None and hours.warning is not None and not over_time:
             raise TomopointError(f"{hours.warning}\n  - --over-time pushes it as it is")
     with noted():
-        texts = kernel_files(checkout / KERNELS_FOLDER) if with_kernels else {}
+        texts = kernel_files(home / KERNELS_FOLDER) if with_kernels else {}
         if old := [str(path) for path, text in texts.items() if not path.is_file() or path.read_text() != text]:
-            raise TomopointError(f"out of date: {', '.join(old)}; run `make kernels`")
+            raise TomopointError(f"out of date: {', '.join(old)}; run `tomopoint kernels`")
     with noted():
         cli.check_login(None if config.owner == PLACEHOLDER_OWNER else config.owner)
     if causes:
@@ -177,7 +178,7 @@ def push_dataset(kit: Kit, cli: KaggleCli) -> None:
     cli.wait(["datasets", "status", dataset], f"the dataset {dataset}")
 
 
-def push_all(kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
+def push_all(kit: Kit, home: Path, cli: KaggleCli) -> int | None:
     """Push dataset and engine notebook, wait until it has run, then push the submit notebook.
 
     Returns
@@ -191,7 +192,7 @@ def push_all(kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
         Anything fails at Kaggle; what comes after it is not pushed.
     """
     push_dataset(kit, cli)
-    _push_kernel(ENGINE_KERNEL, kit, checkout, cli)
+    _push_kernel(ENGINE_KERNEL, kit, home, cli)
     engine = kit.config.kernel_address(ENGINE_KERNEL)
     try:
         cli.wait(["kernels", "status", engine], f"the notebook {engine}")
@@ -201,10 +202,10 @@ def push_all(kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
             f"https://www.kaggle.com/code/{engine} too. Once that is complete, `tomopoint push {kit.folder} --only "
             "submit` (`make push ONLY=submit`) pushes the submit notebook alone: nothing is uploaded or built again"
         ) from error
-    return _push_kernel(SUBMIT_KERNEL, kit, checkout, cli)
+    return _push_kernel(SUBMIT_KERNEL, kit, home, cli)
 
 
-def push_submit(kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
+def push_submit(kit: Kit, home: Path, cli: KaggleCli) -> int | None:
     """Push the submit notebook alone, after a dataset and an engine notebook that are at Kaggle already.
 
     Returns
@@ -219,12 +220,12 @@ def push_submit(kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
     """
     engine = kit.config.kernel_address(ENGINE_KERNEL)
     cli.require_done(["kernels", "status", engine], f"the notebook {engine}, whose output the submit notebook needs,")
-    return _push_kernel(SUBMIT_KERNEL, kit, checkout, cli)
+    return _push_kernel(SUBMIT_KERNEL, kit, home, cli)
 
 
-def _push_kernel(name: str, kit: Kit, checkout: Path, cli: KaggleCli) -> int | None:
+def _push_kernel(name: str, kit: Kit, home: Path, cli: KaggleCli) -> int | None:
     """Push a notebook, which runs it; return its version where Kaggle says it."""
     # The accelerator is in the metadata, too; the option wins over both and over what Kaggle remembers.
-    words = ["kernels", "push", "-p", str(checkout / KERNELS_FOLDER / name), "--accelerator", kit.config.accelerator]
+    words = ["kernels", "push", "-p", str(home / KERNELS_FOLDER / name), "--accelerator", kit.config.accelerator]
     match = _VERSION.search(cli.upload(words, "successfully pushed", "runs it"))
     return int(match.group(1)) if match else None

@@ -201,7 +201,7 @@ def _execute(source: Path, root: Path, executed: Path) -> Path:
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
     if not source.is_file():
-        raise DataError(f"no notebook {source}; write it with `make kernels`")
+        raise DataError(f"no notebook {source}; write it with `tomopoint kernels`")
     notebook = nbformat.read(source, as_version=4)
     resources = {"metadata": {"path": str(root / WORKING)}}
     client = NotebookClient(

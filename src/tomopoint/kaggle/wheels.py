@@ -1,4 +1,4 @@
-"""Third-party wheels for Kaggle: ``tomopoint wheels`` (``make wheels``) and ``tomopoint lock-wheels``.
+"""Third-party wheels for Kaggle: ``tomopoint wheels`` (``tomopoint wheels``) and ``tomopoint lock-wheels``.
 
 ``wheels/kernel.in`` says what is wanted, ``image.txt`` what Kaggle's image has and nobody may replace, and a lock for
 every Python that the image may have which wheels are fetched, by hash: ``pylock.cp312.toml`` ... as uv writes them.
@@ -20,6 +20,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError, reason_of
+from tomopoint.extras import require_module
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.gpus import T4_COMPUTE_CAPABILITY
 from tomopoint.strict_json import build, read_bytes
@@ -113,6 +114,7 @@ def fetch(
     dry_run
         Fetch nothing, say what would be fetched.
     """
+    _require_folder(folder)
     pins = read_locks(folder)
     refuse_image_packages(pins, folder / IMAGE)
     missing = _missing(folder, pins)
@@ -149,6 +151,7 @@ def lock(*, folder: Path = Path("wheels")) -> CommandResult:
     folder
         With kernel.in and image.txt.
     """
+    _require_folder(folder)
     image = folder / IMAGE
     # The image's versions (numpy 2.0.2 ...) have no wheels for a later Python: there, the same versions are taken as
     # for the first, whatever the image may bring.
@@ -164,7 +167,15 @@ def lock(*, folder: Path = Path("wheels")) -> CommandResult:
             run_tool("uv", f"lock {WANTED} for Python {python}", "pip", "compile", str(folder / WANTED), *words)
             pins = read_locks(folder, [python])
     listed = ", ".join(f"{name} {pin.version}" for name, pin in sorted(pins.items()))
-    return CommandResult(f"{folder}: locked {listed}\nnext: make wheels", {"locked": sorted(pins)})
+    return CommandResult(f"{folder}: locked {listed}\nnext: tomopoint wheels", {"locked": sorted(pins)})
+
+
+def _require_folder(folder: Path) -> None:
+    if not (folder / IMAGE).is_file():
+        raise TomopointError(
+            f"{folder} has no {IMAGE}: change into a checkout of tomopoint, or into the folder where "
+            "`tomopoint kernels` wrote kernels/ and wheels/"
+        )
 
 
 def check_wheels(folder: Path) -> list[Path]:
@@ -186,9 +197,9 @@ def check_wheels(folder: Path) -> list[Path]:
     locked = {digest for pin in pins.values() for digest in pin.sizes}
     for path, name in wheels.items():
         if name != TENSORRT_LIBS and sha256_of(path) not in locked:  # which no public index has, so no lock holds it
-            raise TomopointError(f"{path} is not what the locks beside it name; remove it, then `make wheels`")
+            raise TomopointError(f"{path} is not what the locks beside it name; remove it, then `tomopoint wheels`")
     if missing := _missing(folder, pins):
-        raise TomopointError(f"{folder} lacks wheels of {', '.join(missing)}; run `make wheels`")
+        raise TomopointError(f"{folder} lacks wheels of {', '.join(missing)}; run `tomopoint wheels`")
     return list(wheels)
 
 
@@ -280,7 +291,8 @@ def _add_tensorrt(folder: Path, pins: Mapping[str, Pin], source: str, compute_ca
                 return (
                     f"without TensorRT's libraries ({' '.join(str(error).split())}): a submission must rely on ONNX "
                     "Runtime's CUDA provider, which is slower, by how many hours `tomopoint stage` says; to add them "
-                    "run `make wheels` where NVIDIA's index answers, or `make wheels TENSORRT=WHEEL` (wheels/README.md)"
+                    "run `tomopoint wheels` where NVIDIA's index answers, or `tomopoint wheels --tensorrt WHEEL` "
+                    "(wheels/README.md)"
                 )
         elif (distribution_of(path), path.name.split("-")[1]) != (TENSORRT_LIBS, version):
             raise TomopointError(f"{path.name} does not fit the locked bindings; give tensorrt_cu12_libs {version}")
@@ -310,6 +322,7 @@ def _pip(verb: str, python: str, *words: str) -> None:
 
 def run_tool(module: str, task: str, *words: str) -> None:
     """Run a Python module as a command; TomopointError with what it wrote where it fails."""
+    require_module(module)
     done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]

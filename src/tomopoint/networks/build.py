@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tomopoint.errors import TomopointError, reason_of
+from tomopoint.networks.backbone import Backbone
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.dynunet import DynUNetBackbone
-from tomopoint.networks.heads import HeatmapHead, PointHead
+from tomopoint.networks.flexible_unet import FlexibleUNetBackbone
+from tomopoint.networks.heads import Head, HeatmapHead, LevelsHead, PointHead, SegmentationHead
 from tomopoint.networks.point_network import PointNetwork
 from tomopoint.networks.segresnet import SegResNetBackbone
+from tomopoint.networks.unet import UNetBackbone
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +45,32 @@ def build_network(config: NetworkConfig, n_classes: int, stride: int) -> PointNe
     if n_classes < 1:
         raise TomopointError(f"a network needs at least one class, got {n_classes}")
     full = config.resolved()
-    dynunet = full.name.startswith("dynunet")
-    backbone = DynUNetBackbone(full, stride) if dynunet else SegResNetBackbone(full, stride)
+    backbone = _BACKBONES[full.name](full, stride)
     return PointNetwork(backbone, _build_head(full, backbone.features, n_classes, stride), n_classes, stride)
 
 
-def _build_head(config: NetworkConfig, features: int, n_classes: int, stride: int) -> nn.Module:
+_BACKBONES: Mapping[str, Callable[[NetworkConfig, int], Backbone]] = {
+    "segresnet": SegResNetBackbone,
+    "heatmap": SegResNetBackbone,
+    "dynunet": DynUNetBackbone,
+    "dynunet-residual": DynUNetBackbone,
+    "flexible-unet": FlexibleUNetBackbone,
+    "unet": UNetBackbone,
+}
+
+
+def _build_head(config: NetworkConfig, features: tuple[int, ...], n_classes: int, stride: int) -> Head:
+    if config.kind == "segmentation":
+        return SegmentationHead(features, n_classes)
     assert config.class_width is not None
-    if config.name == "heatmap":
-        return HeatmapHead(features, n_classes, config.class_width)
+    if config.kind == "heatmap":
+        return HeatmapHead(features[0], n_classes, config.class_width)
     assert config.offset_width is not None
-    return PointHead(features, n_classes, config.class_width, config.offset_width, stride)
+    heads = [
+        PointHead(width, n_classes, config.class_width, config.offset_width, stride * 2**level)
+        for level, width in enumerate(features)
+    ]
+    return heads[0] if len(heads) == 1 else LevelsHead(heads)
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,7 @@ def load_backbone(network: PointNetwork, path: Path) -> BackboneReport:
     """Copy every tensor of a weights file whose name and shape fit the network's backbone into it.
 
     Names may carry a prefix (``backbone.``, ``model.``, ``module.``, ``network.``): a tomopoint checkpoint and
-    MONAI's own SegResNet and DynUNet weights both fit.
+    MONAI's own SegResNet, DynUNet, FlexibleUNet and UNet weights all fit.
 
     Parameters
     ----------

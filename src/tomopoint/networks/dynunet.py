@@ -5,7 +5,7 @@ from __future__ import annotations
 from monai.networks.nets.dynunet import DynUNet
 from torch import Tensor, nn
 
-from tomopoint.networks.backbone import Backbone, n_decoder_stages
+from tomopoint.networks.backbone import Backbone, check_levels, n_decoder_stages, projected
 from tomopoint.networks.config import NetworkConfig
 
 
@@ -41,24 +41,29 @@ class DynUNetBackbone(Backbone):
         self.downsamples = whole.downsamples
         self.bottleneck = whole.bottleneck
         self.upsamples = whole.upsamples[:kept]
-        self.project = nn.Conv3d(config.filters[n_levels - 1 - kept], config.features, kernel_size=1)
-        self.features = config.features
+        check_levels(config.n_outputs, kept, stride)
+        finest = n_levels - 1 - kept
+        widths = config.filters[finest : finest + config.n_outputs]
+        layers = [nn.Conv3d(width, config.features, kernel_size=1) for width in widths]
+        self.project = layers[0]
+        self.project_coarser = nn.ModuleList(layers[1:])
+        self.features = (config.features,) * config.n_outputs
         self.divisor = config.divisor
         self.needs_context = config.needs_context
 
-    def encoder(self) -> tuple[nn.Module, ...]:
+    def encoding_parts(self) -> tuple[nn.Module, ...]:
         """Return the levels, down to the bottleneck."""
         return self.input_block, self.downsamples, self.bottleneck
 
-    def forward(self, volume: Tensor) -> Tensor:
-        """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W)."""
+    def forward(self, volume: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W), or one per level."""
         x = self.input_block(volume)
         skips = [x]
         for down in self.downsamples:
             x = down(x)
             skips.append(x)
-        x = self.bottleneck(x)
+        x, made = self.bottleneck(x), []
         for up, skip in zip(self.upsamples, reversed(skips), strict=False):
             x = up(x, skip)
-        features: Tensor = self.project(x)
-        return features
+            made.append(x)
+        return projected(made, self.project, self.project_coarser)

@@ -132,11 +132,16 @@ class GraphWeights:
         Raises
         ------
         TomopointError
-            The graph is damaged, or lacks weights that its architecture has.
+            The graph is damaged, or lacks weights that its architecture has, such as batch norms.
         """
         from onnx import numpy_helper
 
         config = self.networks.architectures[index]
+        if config.has_batch_norm:
+            raise TomopointError(
+                f"{self.path}: the batch norms of network {index}, a {config.name}, have become part of its "
+                "convolutions, so its weights cannot be read back; take them from the training folder"
+            )
         with torch.device("meta"):
             names = build_network(config, len(self.particles), self.stride).state_dict()
         weights: dict[str, Tensor] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from monai.networks.nets.segresnet import SegResNet
 from torch import Tensor, nn
 
-from tomopoint.networks.backbone import Backbone, n_decoder_stages
+from tomopoint.networks.backbone import Backbone, check_levels, n_decoder_stages, projected
 from tomopoint.networks.config import NetworkConfig
 
 
@@ -36,18 +36,21 @@ class SegResNetBackbone(Backbone):
         self.down_layers = whole.down_layers
         self.up_samples = whole.up_samples[:kept]
         self.up_layers = whole.up_layers[:kept]
-        width = config.init_filters * stride
-        self.project = nn.Conv3d(width, config.features, 1) if config.features else nn.Identity()
-        self.features = config.features or width
+        check_levels(config.n_outputs, kept, stride)
+        widths = [config.init_filters * stride * 2**level for level in range(config.n_outputs)]
+        layers = [nn.Conv3d(width, config.features, 1) if config.features else nn.Identity() for width in widths]
+        self.project = layers[0]
+        self.project_coarser = nn.ModuleList(layers[1:])
+        self.features = tuple(config.features or width for width in widths)
         self.divisor = config.divisor
         self.needs_context = config.needs_context
 
-    def encoder(self) -> tuple[nn.Module, ...]:
+    def encoding_parts(self) -> tuple[nn.Module, ...]:
         """Return the first convolution and the levels."""
         return self.convInit, self.down_layers
 
-    def forward(self, volume: Tensor) -> Tensor:
-        """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W)."""
+    def forward(self, volume: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the feature map (B,features,D/stride,H/stride,W/stride) of a volume (B,1,D,H,W), or one per level."""
         return self.decode(self.encode(volume))
 
     def encode(self, volume: Tensor) -> list[Tensor]:
@@ -59,10 +62,10 @@ class SegResNetBackbone(Backbone):
             maps.append(x)
         return maps
 
-    def decode(self, maps: list[Tensor]) -> Tensor:
-        """Return the feature map; levels finer than it are not looked at."""
-        x = maps[-1]
+    def decode(self, maps: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        """Return the feature map, or one per level; levels finer than it are not looked at."""
+        x, made = maps[-1], []
         for upsample, refine, skip in zip(self.up_samples, self.up_layers, reversed(maps[:-1]), strict=False):
             x = refine(upsample(x) + skip)
-        features: Tensor = self.project(x)
-        return features
+            made.append(x)
+        return projected(made, self.project, self.project_coarser)

@@ -12,7 +12,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.point_network import PointNetwork
 
-BACKBONE_SIZES = ("name", "init_filters", "blocks_down", "norm_groups", "filters", "features")
+BACKBONE_SIZES = ("name", "init_filters", "blocks_down", "norm_groups", "filters", "features", "encoder", "width")
 """What two networks must share for the weights of one to mean the same in the other. The groups of a norm show in no
 tensor's shape. Dropout has no weights; the widths of the heads decide only whether these carry over."""
 
@@ -127,16 +127,17 @@ def transfer(
         raise TomopointError(f"{lost} is missing or has another shape than its architecture says: damaged weights")
     taken = {name: source.weights[name] for name in backbone}
 
-    # The class branch: its last layer row by row.
-    last = f"head.classify.{len(network.head.classify) - 1}."  # type: ignore[arg-type]
-    trunk = [name for name in below("head.classify.") if not name.startswith(last)]
+    # The class branch: the layers with a row per class row by row, of segmentation with that of background. A level
+    # that only this network has starts fresh.
+    class_layers = tuple(f"head.{layer}." for layer in network.head.class_layers)
+    trunk = [n for n in below("head.") if not n.startswith((*class_layers, "head.offset."))]
     classes: tuple[str, ...] = ()
     if head := fits(trunk):
         taken |= {name: source.weights[name] for name in trunk}
         classes = tuple(name for name in particles if name in source.particles)
-        here = [particles.index(name) for name in classes]
-        there = [source.particles.index(name) for name in classes]
-        for name in below(last):
+        here = [particles.index(name) for name in classes] + [-1] * network.head.has_background
+        there = [source.particles.index(name) for name in classes] + [-1] * network.head.has_background
+        for name in [n for layer in class_layers for n in below(layer) if n in source.weights]:
             rows = own[name].clone()
             rows[here] = source.weights[name][there].to(rows)
             taken[name] = rows

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 
 from tomopoint.errors import TomopointError
 
-SHAPE = "128,320,320"
-WINDOW = "128,192,192"
-"""Voxels of every simulated tomogram, and of the windows it is predicted in: as in the demo."""
+SHAPE = WINDOW = "184,256,256"
+"""Voxels of every simulated tomogram, and of the windows that it, and whatever the picker is for, is predicted in.
+
+Scores, and with them thresholds, hang on the window. This one covers tomograms of 184x630x630 with the fewest voxels
+computed, of those that a T4 takes ("Which window on a CPU" in docs/benchmarks.md).
+"""
 
 QUICK_SHAPE = QUICK_WINDOW = "64,96,96"
 QUICK_STEPS = ("--epochs", "1", "--steps-per-epoch", "10")
 
 SIMULATE_S, SIMULATE_OTHER_S, PREDICT_S = 4.0, 4.5, 10.0
-"""Seconds of one core of a 2-core AMD EPYC for one tomogram of SHAPE: made in either world, predicted by one network
-(the demo in docs/benchmarks.md). What the machine at hand needs shows once it has simulated."""
+"""Seconds of one core of a 2-core AMD EPYC for one tomogram of about as many voxels as SHAPE: made in either world,
+predicted by one network (docs/benchmarks.md, the demo). What the machine at hand needs shows once it has simulated."""
 
 START_S = 90.0
 """Of validation, export and scores whatever the number of runs: processes start, the graph is held against PyTorch."""

@@ -43,8 +43,8 @@ def train(
     out
         Training folder to write, e.g. trained/first.
     recipe
-        Name of a recipe (default, winner, winner-miniature, demo), or path of a YAML file; one file may change another
-        with base: NAME.
+        Name of a recipe (default, winner, winner-segmentation, narrow-segmentation, demo ...), or path of a YAML file;
+        one file may change another with base: NAME.
     folds
         Only these folds, e.g. 0,1; default all.
     epochs
@@ -102,8 +102,15 @@ def train(
     done = [*outcome.trained, *outcome.skipped]
     lines = [f"{len(done)} of {len(plan.tasks)} members are trained in {out}"]
     lines += [f"FAILED {label}: {reason}" for label, reason in outcome.failed.items()]
-    next_step = (
-        f"next: tomopoint validate {out}" if not outcome.failed else "run the same command again to repeat those"
-    )
+    if outcome.failed:
+        next_step = "run the same command again to repeat those"
+    elif any(task.fold.validation_runs for task in plan.tasks):
+        next_step = f"next: tomopoint validate {out}"
+    else:
+        next_step = (
+            "they hold no run out, so they have no score and no thresholds of their own\n"
+            f"next: tomopoint validate {out} --thresholds OTHER/pipeline.json, or together with a training folder that "
+            f"holds runs out: tomopoint validate {out} OTHER"
+        )
     figures = {"out": str(out), "trained": outcome.trained, "skipped": outcome.skipped, "failed": outcome.failed}
     return CommandResult("\n".join([*lines, next_step]), figures, ok=not outcome.failed)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tomopoint
-from tomopoint.data.folds import make_folds, parse_fold_selection
+from tomopoint.data.folds import LabelCounts, is_stratified, make_folds, parse_fold_selection
+from tomopoint.data.particles import project_particles
+from tomopoint.data.picks import read_run_picks
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
@@ -150,7 +152,8 @@ def make_plan(
                 *(network.title, own.optimiser.warmup_steps, own.fit.steps, own.optimiser.learning_rate),
             )
     all_names = [run.name for run in Project(data_root).runs("train")]
-    by_name = {fold.name: fold for fold in make_folds(all_names, recipe.folds)}
+    counts = _count_labels(data_root, recipe) if is_stratified(recipe.folds) else None
+    by_name = {fold.name: fold for fold in make_folds(all_names, recipe.folds, counts)}
     chosen = list(by_name) if folds is None else parse_fold_selection(folds, by_name)
     tasks = [
         MemberTask(by_name[fold], list(by_name).index(fold), index, recipe, out / fold / network.title)
@@ -178,6 +181,14 @@ def make_plan(
     records = {**describe_runs(data_root, names, recipe), **extra}
     check_voxel_sizes(records.values())
     return TrainingPlan(recipe, recipe_name, data_root, out, tuple(tasks), records, tuple(extra), starts)
+
+
+def _count_labels(data_root: Path, recipe: Recipe) -> LabelCounts:
+    """Return how many labels every training run has of each particle; DataError as :func:`read_run_picks`."""
+    names = [particle.name for particle in recipe.particles]
+    known = [particle.name for particle in project_particles(data_root)]
+    picks = {run.name: read_run_picks(run.picks_folder, names, known) for run in Project(data_root).runs("train")}
+    return {run: {name: len(points) for name, points in own.items()} for run, own in picks.items()}
 
 
 def _check_data(task: MemberTask, n_training: int) -> None:

@@ -218,6 +218,8 @@ def fit_member(
             # Loss and gradient of one batch; several processes add theirs up with the last batch of a step.
             accumulates = number % recipe.optimiser.accumulate != 0
             where = f"epoch {state.epoch}, step {state.step}; the batch holds {'; '.join(batch.origins)}"
+            if recipe.augmentation.batch_mixup:
+                batch = batch.blended(recipe.augmentation.batch_mixup)
             with fabric.no_backward_sync(model, enabled=accumulates):
                 terms = loss_of(fabric, model, loss, batch)
                 if not torch.isfinite(terms.total):

@@ -14,7 +14,7 @@ from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.inference.predict import predict_volume
 from tomopoint.inference.tiles import choose_tiling
 from tomopoint.networks.point_network import PointNetwork
-from tomopoint.pipeline import Pipeline
+from tomopoint.pipeline import Decoding, Pipeline
 from tomopoint.training.crops.tomograms import TrainingTomogram
 from tomopoint.training.recipe import Recipe
 
@@ -48,6 +48,7 @@ def official_score(network: PointNetwork, held_out: Sequence[TrainingTomogram], 
         stride=recipe.stride,
         normalisation=recipe.normalisation,
         tiling=choose_tiling([tomogram.shape_zyx for tomogram in held_out], network.divisor),
+        decoding=Decoding(refine_peaks=not network.predicts_offsets),
     )
     was_training = network.training
     engine = TorchEngine(network, pipeline.tiling.window_zyx, device=str(next(network.parameters()).device))

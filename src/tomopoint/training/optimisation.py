@@ -169,12 +169,13 @@ MultiAverage = Callable[[Any, Any, Any], None]
 def build_average(network: PointNetwork, options: FitOptions) -> AveragedModel | None:
     """Return the average that `options` asks for, holding a copy of the weights; None without averaging.
 
-    Networks here have no batch norm, so there are no running statistics to measure again.
+    A moving average takes the statistics of batch norms along. Those of a plain mean would have to be measured again:
+    recipes that ask for that are refused.
     """
     if options.averaging == "none":
         return None
     rule = moving_average(options.ema_decay) if options.averaging == "ema" else get_swa_multi_avg_fn()
-    average = AveragedModel(network, multi_avg_fn=rule)
+    average = AveragedModel(network, multi_avg_fn=rule, use_buffers=options.averaging == "ema")
     # It is evaluated and stored, never differentiated.
     return average.requires_grad_(False)
 
@@ -187,6 +188,9 @@ def moving_average(decay: float) -> MultiAverage:
 
     @torch.no_grad()
     def update(averages: Any, currents: Any, n_averaged: Any) -> None:
+        if not averages[0].is_floating_point():  # all are of one type; batch norms count their steps
+            torch._foreach_copy_(list(averages), list(currents))
+            return
         n = int(n_averaged)
         share = 1 - min(decay, (1 + n) / (10 + n))
         torch._foreach_lerp_(list(averages), list(currents), share)
@@ -257,6 +261,6 @@ def moments_of(optimiser: Optimizer) -> tuple[str, ...]:
 
 def set_frozen(network: PointNetwork, options: OptimiserOptions, frozen: bool) -> None:
     """Stop the part that ``options.freeze`` names, or let it go; the optimiser passes over what has no gradient."""
-    parts = {"none": (), "encoder": network.backbone.encoder(), "backbone": (network.backbone,)}[options.freeze]
+    parts = {"none": (), "encoder": network.backbone.encoding_parts(), "backbone": (network.backbone,)}[options.freeze]
     for part in parts:
         part.requires_grad_(not frozen)

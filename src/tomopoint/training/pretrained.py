@@ -6,6 +6,8 @@
 * a training folder, one member's folder, or the ``weights.safetensors`` in it;
 * foreign weights, which are loaded into the backbone as far as names and shapes fit.
 
+A graph cannot be gone on from where its networks have batch norms, which the exporter makes part of convolutions.
+
 Of several networks one of the same architecture is taken: one that never saw what the fold holds out, the one of the
 same fold and title if it is there; else the best scored, else the first. Weights that are known to have seen held-out
 runs of the same project are refused: their score and thresholds would be those of runs they know. A graph does not say
@@ -130,6 +132,11 @@ def find_pretrained(
         sizes they differ.
     """
     path = find_model(Path(given), OTHERWISE)
+    if path.suffix == ".onnx" and network.has_batch_norm:
+        raise TomopointError(
+            f"pretrained {given} is a graph, in which the batch norms of a {network.name} have become part of its "
+            f"convolutions, so that network {network.title!r} cannot go on from it; give the training folder"
+        )
     candidates = networks_in(path)
     if candidates is None:
         return Pretrained(given, path, None)

@@ -4,7 +4,8 @@ A few lines of YAML fill them, see :mod:`tomopoint.training.recipe_files`; nothi
 recipe does not name takes the default written here. What belongs to the machine and not to the result (device, loader
 processes, curves) is an option of the command instead.
 
-Finished members stay valid when options are added: a new field is marked with :data:`ADDED`, its default is what
+Finished members stay valid when options are added: a new field is marked with
+:data:`~tomopoint.strict_json.ADDED`, its default is what
 earlier versions did, and a recipe is stored, compared and hashed without it unless it is used.
 """
 
@@ -13,15 +14,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from math import log, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
 from tomopoint.errors import TomopointError
 from tomopoint.files import PLAIN_NAME, is_plain_name, write_atomically
-from tomopoint.networks.config import NetworkConfig, check_size
+from tomopoint.networks.config import SEGMENTATION_NAMES, NetworkConfig, check_size
 from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
+from tomopoint.strict_json import ADDED, plain
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Averaging = Literal["none", "ema", "swa"]
@@ -30,12 +32,19 @@ Freeze = Literal["none", "encoder", "backbone"]
 PasteFrom = Literal["any", "other", "same"]
 Optimiser = Literal["adamw", "radam", "sgd", "adamw-schedulefree"]
 ScheduleName = Literal["cosine", "constant", "plateau", "step", "cyclic", "one-cycle"]
+CellLoss = Literal["cross-entropy", "tversky", "dice"]
 
 MAX_CROP_VOX = 4096
 """Beyond any tomogram."""
 
-ADDED = {"added": True}
-"""Metadata of a field that recipes of earlier versions lack; its default must be what these versions did."""
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise TomopointError(message)
+
+
+def _require_share(name: str, value: float) -> None:
+    _require(0 <= value <= 1, f"{name} must lie in [0, 1], got {value}")
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,9 @@ class AugmentationOptions:
         Probability of blending a second crop in, about evenly, with the particles of both.
     mixup_instances
         For each particle, the probability that another one is blended into it, about evenly; both are learnt.
+    batch_mixup
+        Segmentation: every crop is blended with another one of its batch, by a share drawn from Beta(a, a), a being
+        this, and the targets of both by the same share; 0: none is.
     copy_paste
         Probability of pasting particles into free places, up to three, as the crop shows its own: of the same
         reconstruction, at its scale and in its orientation.
@@ -129,11 +141,12 @@ class AugmentationOptions:
     mixup_instances: float = field(default=0.0, metadata=ADDED)
     copy_paste_from: PasteFrom = field(default="any", metadata=ADDED)
     erase_instances: float = field(default=0.0, metadata=ADDED)
+    batch_mixup: float = field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         for name in ("resample_probability", "mixup", "copy_paste", "erase", "mixup_instances", "erase_instances"):
             _require_share(name, getattr(self, name))
-        for name in ("rotation_degrees", "tilt_degrees", "shift", "noise"):
+        for name in ("rotation_degrees", "tilt_degrees", "shift", "noise", "batch_mixup"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("scale", "gain"):
             _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -182,6 +195,40 @@ class AssignmentOptions:
 
 
 @dataclass(frozen=True)
+class SegmentationOptions:
+    """Options of the loss of segmentation networks.
+
+    Attributes
+    ----------
+    loss
+        ``"cross-entropy"`` of every cell, or of the overlap with the particles: ``"tversky"``, ``"dice"``.
+    particle_weight
+        Cross entropy: weight of every class against that of background, which is one.
+    sphere_radii
+        Radius of the sphere that is a particle's target, in radii of the particle; 0: the single voxel of its centre.
+    tversky_beta
+        Tversky: weight of what was missed; that of what was wrongly found is one minus this.
+    level_weights
+        Weight of the loss on each of the network's `levels`, finest first.
+    """
+
+    loss: CellLoss = "cross-entropy"
+    particle_weight: float = 256.0
+    sphere_radii: float = 0.0
+    tversky_beta: float = 0.7
+    level_weights: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        _require(self.particle_weight > 0, f"particle_weight must be positive, got {self.particle_weight}")
+        _require(0 <= self.sphere_radii <= 2, f"sphere_radii must lie in [0, 2], got {self.sphere_radii}")
+        _require_share("tversky_beta", self.tversky_beta)
+        _require(
+            len(self.level_weights) > 0 and all(weight > 0 for weight in self.level_weights),
+            f"level_weights needs one positive weight per level of the network, got {self.level_weights}",
+        )
+
+
+@dataclass(frozen=True)
 class LossOptions:
     """Options of the losses; the defaults are the winner's.
 
@@ -207,6 +254,8 @@ class LossOptions:
         In the cross entropy this share of the target is spread evenly over all classes; ``focal`` asks of positives one
         minus this. Background stays zero: it is nearly all cells, which would lift every score. Target scores of
         ``varifocal`` are soft as they are.
+    segmentation
+        Of segmentation networks, which take nothing else from here.
     """
 
     classification: str = "varifocal"
@@ -217,6 +266,7 @@ class LossOptions:
     assignment: AssignmentOptions = field(default_factory=AssignmentOptions)
     heatmap_sigma: float = 0.35
     label_smoothing: float = field(default=0.0, metadata=ADDED)
+    segmentation: SegmentationOptions = field(default=SegmentationOptions(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.classification not in ("varifocal", "focal"):
@@ -238,7 +288,9 @@ class LossOptions:
         """Return the names of the options that have an effect on a network of this name."""
         if network == "heatmap":
             return frozenset({"focal_gamma", "heatmap_sigma"})
-        return frozenset(f.name for f in fields(LossOptions)) - {"heatmap_sigma"}
+        if network in SEGMENTATION_NAMES:
+            return frozenset({"segmentation"})
+        return frozenset(f.name for f in fields(LossOptions)) - {"heatmap_sigma", "segmentation"}
 
     def useless_for(self, network: str) -> list[str]:
         """Return the options that are not at their default and have no effect on a network of this name."""
@@ -504,6 +556,7 @@ class Recipe:
                 check_size((1, 1, *self.crops.size_zyx), network.divisor, network.needs_context)
             except TomopointError as error:
                 raise TomopointError(f"crops.size_zyx does not suit network {network.title!r}: {error}") from error
+            _check_segmentation(network, self)
             optimiser = network.optimiser or self.optimiser
             _require(
                 optimiser.freeze == "none" or network.pretrained is not None,
@@ -528,12 +581,12 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option as plain JSON values; those that earlier versions did not have, where they are used."""
-        content = _plain(self)
+        content = plain(self)
         for shown, network in zip(content["networks"], self.networks, strict=True):
             own = {name: getattr(network, name) for name in OWN_OPTIONS if getattr(network, name) is not None}
-            shown.update({name: _plain(options, getattr(self, name)) for name, options in own.items()})
-        plain: dict[str, Any] = json.loads(json.dumps(content))
-        return plain
+            shown.update({name: plain(options, getattr(self, name)) for name, options in own.items()})
+        as_json: dict[str, Any] = json.loads(json.dumps(content))
+        return as_json
 
     @property
     def digest(self) -> str:
@@ -592,24 +645,34 @@ def _check_length(network: str, optimiser: OptimiserOptions, fit: FitOptions) ->
         )
 
 
-def _plain(value: Any, below: Any = None) -> Any:
-    """Turn dataclasses into dicts, without the fields marked :data:`ADDED` that are at their default.
-
-    `below` are the options that `value` is read on top of: what is not at its default there must be said here.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        layers = [value] if below is None else [value, below]
-        shown = [
-            f for f in fields(value) if f.metadata != ADDED or any(getattr(o, f.name) != f.default for o in layers)
-        ]
-        return {f.name: _plain(getattr(value, f.name), getattr(below, f.name, None)) for f in shown}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise TomopointError(message)
-
-
-def _require_share(name: str, value: float) -> None:
-    _require(0 <= value <= 1, f"{name} must lie in [0, 1], got {value}")
+def _check_segmentation(network: NetworkRecipe, recipe: Recipe) -> None:
+    """Refuse options of the training that a network cannot follow."""
+    augmentation, fit = network.augmentation or recipe.augmentation, network.fit or recipe.fit
+    segmentation, optimiser = network.kind == "segmentation", network.optimiser or recipe.optimiser
+    title = repr(network.title)
+    _require(
+        segmentation or not augmentation.batch_mixup,
+        f"augmentation.batch_mixup blends maps, but network {title} is asked for points; for points there is mixup",
+    )
+    _require(
+        not (segmentation and augmentation.mixup),
+        f"augmentation.mixup gives network {title} two crops' particles in full; segmentation has batch_mixup",
+    )
+    _require(
+        not augmentation.batch_mixup or fit.batch_size > 1,
+        f"augmentation.batch_mixup of network {title} needs two crops in a batch; set fit.batch_size to 2 or more",
+    )
+    levels, weights = network.resolved().levels or 1, (network.loss or recipe.loss).segmentation.level_weights
+    _require(
+        not segmentation or levels == len(weights),
+        f"network {title} has levels: {levels}, and loss.segmentation.level_weights names {len(weights)}: {weights}",
+    )
+    _require(
+        not network.has_batch_norm or fit.averaging != "swa",
+        f"fit.averaging is swa, but the batch norms of network {title} would not know the mean's statistics; use ema",
+    )
+    _require(
+        not network.has_batch_norm or optimiser.freeze == "none",
+        f"optimiser.freeze is {optimiser.freeze}, but the statistics of the batch norms of network {title} would move "
+        "all the same; set freeze to none, and backbone_rate to less than head_rate",
+    )

@@ -21,8 +21,10 @@ def validate(
     *,
     out: Path | None = None,
     data: Path | None = None,
-    weights: Literal["equal", "out-of-fold"] = "equal",
-    views: str = "identity",
+    weights: str = "equal",
+    score_maps: Literal["out-of-fold", "none"] = "out-of-fold",
+    views: str = "1",
+    view_merge: Literal["mean", "gmean", "max"] = "mean",
     offset_average: Literal["mean", "score"] = "mean",
     window: str | None = None,
     overlap: str | None = None,
@@ -46,10 +48,17 @@ def validate(
     data
         Project folder, where it is no longer the one that was trained on.
     weights
-        Shares of the kinds of networks (architecture, training folder); out-of-fold: chosen on held-out runs, and taken
-        only if they gain on runs that had no part in the choice, which predicts every run twice.
+        Shares of the networks: equal; out-of-fold, chosen on held-out runs for every architecture of every training
+        folder and every particle, as far from equal as they gain on runs that had no part in the choice, which predicts
+        every run once more; or your own, as segmentation=2,segmentation:ribosome=0.5.
+    score_maps
+        What brings scores of segmentation networks to the scale of detection networks before they are averaged:
+        out-of-fold, fitted on held-out runs, which predicts every run once more; or none. Without both kinds nothing.
     views
-        Views to average, e.g. identity,flip_x,flip_y,rot90: better and so many times slower, here and in the graph.
+        Views to merge, as their number (1, 2, 4, 8, 16) or by name, e.g. identity,flip_x,rot90: better and so many
+        times slower, here and in the graph.
+    view_merge
+        How scores of one network in several views are merged: mean, gmean (their geometric mean) or max.
     offset_average
         score: offsets of the more certain networks count more.
     window
@@ -71,16 +80,18 @@ def validate(
     from tomopoint.evaluation.calibration import calibrate
     from tomopoint.files import check_output, write_atomically
     from tomopoint.inference.tiles import MACHINES, choose_tiling
+    from tomopoint.networks.views import parse_views
     from tomopoint.pipeline import PIPELINE_NAME, Pipeline
     from tomopoint.training.machine import Machine
     from tomopoint.validation.ensemble_folder import RESULT, load_ensemble, save_ensemble
     from tomopoint.validation.out_of_fold import predict_held_out
     from tomopoint.validation.result import calibrated, parse_thresholds, validation_text
+    from tomopoint.validation.score_maps import fit_score_maps
     from tomopoint.validation.validated import state_of
-    from tomopoint.validation.weights import choose_weights, with_weights
+    from tomopoint.validation.weights import choose_weights, parse_weights, with_weights
 
     calibration_options = parse_thresholds(thresholds)
-    if isinstance(calibration_options, Path) and weights != "equal":
+    if isinstance(calibration_options, Path) and weights == "out-of-fold":
         raise TomopointError(
             f"--weights {weights} needs picks to judge by, but --thresholds {thresholds} predicts nothing; "
             "give one of them"
@@ -101,10 +112,13 @@ def validate(
         normalisation=ensemble.records[0].normalisation,
         tiling=choose_tiling(shapes, ensemble.divisor, window_zyx, overlap_zyx, MACHINES[machine]),
         tomo_type=ensemble.tomo_type,
-        views=tuple(name.strip() for name in views.split(",")),
+        views=parse_views(views),
+        view_merge=view_merge,
         offset_average=offset_average,
-        members=ensemble.members,
-    )
+    ).of_members(ensemble.members)
+    if weights not in ("equal", "out-of-fold"):
+        shares = parse_weights(weights, ensemble)
+        pipeline = replace(pipeline, members=with_weights(pipeline.members, ensemble.siblings, shares))
     path = ensemble.folder / PIPELINE_NAME
 
     # Thresholds of another validation: nothing is predicted, so there is nothing to score.
@@ -112,7 +126,8 @@ def validate(
         check_output(path, [calibration_options])
         other = Pipeline.load(calibration_options)
         decoding = replace(pipeline.decoding, residual_xyz_A=other.decoding.residual_xyz_A)
-        adopted = replace(pipeline, decoding=decoding).with_thresholds(other.thresholds)
+        taken = other.score_maps if score_maps == "out-of-fold" and len(ensemble.of_kinds) > 1 else ()
+        adopted = replace(pipeline, decoding=decoding, score_maps=taken).with_thresholds(other.thresholds)
         (ensemble.folder / RESULT).unlink(missing_ok=True)  # of thresholds that are no longer the ensemble's
         save_ensemble(ensemble)
         adopted.save(path)
@@ -121,15 +136,21 @@ def validate(
     if not ensemble.held_out:
         raise TomopointError(
             f"no network of {ensemble.command()} holds a run out, so thresholds cannot be measured; "
-            "take those of a validated training folder with --thresholds FOLDER/pipeline.json"
+            "take those of a validated training folder with --thresholds FOLDER/pipeline.json, best of the same recipe "
+            "trained on folds, or validate it together with one"
         )
 
-    # How much each kind of network counts.
+    # What makes scores of several kinds comparable, then how much each network counts.
+    fitted = None
+    if score_maps == "out-of-fold" and len(ensemble.of_kinds) > 1:
+        fitted = fit_score_maps(ensemble, pipeline, project, processor)
+        pipeline = replace(pipeline, score_maps=fitted.score_maps)
+        logger.info("%s", fitted.text)
     calibration_options = replace(calibration_options, floor=pipeline.decoding.floor)
     chosen = None
     if weights == "out-of-fold":
         chosen = choose_weights(ensemble, pipeline, project, processor, calibration_options)
-        pipeline = replace(pipeline, members=with_weights(pipeline.members, ensemble.kinds, chosen.shares))
+        pipeline = replace(pipeline, members=with_weights(pipeline.members, ensemble.siblings, chosen.shares))
         logger.info("weights: %s", chosen.reason)
 
     # Predict every held-out run, and choose thresholds on all of these picks.
@@ -151,7 +172,9 @@ def validate(
         "training_folders": [str(folder) for folder in ensemble.training_folders],
         "data_root": str(project.root.resolve()),
         "simulated": project.is_simulated,
+        "without_score": [f"{ensemble.fold_of(i)}/{ensemble.records[i].network.title}" for i in ensemble.unjudged],
         "weights": chosen.to_dict() if chosen else None,
+        "score_maps": fitted.to_dict() if fitted else None,
         "predictions": records,
         **calibration.to_dict(),
     }
@@ -161,6 +184,8 @@ def validate(
     final.save(path)
 
     lines = [validation_text(calibration, project.is_simulated)]
+    lines += [ensemble.unjudged_text()] if ensemble.unjudged else []
+    lines += [fitted.text] if fitted else []
     lines += [f"weights, {chosen.reason}"] if chosen else []
     lines += [f"wrote {path}", f"next: tomopoint export {ensemble.folder} -o ensemble.onnx"]
     figures = {name: value for name, value in content.items() if name not in ("curves", "per_group")}

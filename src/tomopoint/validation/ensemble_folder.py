@@ -26,7 +26,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.evaluation.calibration import VALIDATION_NAME
 from tomopoint.files import write_atomically
 from tomopoint.networks.point_network import PointNetwork
-from tomopoint.pipeline import Member, Particle
+from tomopoint.pipeline import KINDS, Member, MemberKind, Particle
 from tomopoint.strict_json import Malformed, build, read, reading
 from tomopoint.training.checkpoints import RECIPE, MemberRecord, find_members, load_member
 from tomopoint.training.recipe import Recipe
@@ -119,13 +119,24 @@ class EnsembleFolder:
         return groups
 
     @property
-    def kinds(self) -> dict[str, tuple[int, ...]]:
+    def unjudged(self) -> tuple[int, ...]:
+        """Indices of the networks that hold nothing out: no run can score them."""
+        return tuple(index for index, record in enumerate(self.records) if not record.validation_runs)
+
+    @property
+    def siblings(self) -> dict[str, tuple[int, ...]]:
         """Members that differ in their fold only, by a name of what they share: architecture and training folder."""
-        kinds: dict[str, tuple[int, ...]] = {}
+        siblings: dict[str, tuple[int, ...]] = {}
         for index, record in enumerate(self.records):
             title = self.titles[self.origins[index]] + record.network.title
-            kinds[title] = (*kinds.get(title, ()), index)
-        return kinds
+            siblings[title] = (*siblings.get(title, ()), index)
+        return siblings
+
+    @property
+    def of_kinds(self) -> dict[MemberKind, tuple[int, ...]]:
+        """Members of each kind that is there, in the order of :data:`~tomopoint.pipeline.KINDS`."""
+        found = {kind: tuple(i for i, member in enumerate(self.members) if member.kind == kind) for kind in KINDS}
+        return {kind: members for kind, members in found.items() if members}
 
     @property
     def divisor(self) -> int:
@@ -136,7 +147,14 @@ class EnsembleFolder:
     def members(self) -> tuple[Member, ...]:
         """The networks as a Pipeline lists them, without scores, with equal weights."""
         return tuple(
-            Member(record.fold, record.network.title, record.validation_runs, None, record.weights_sha256)
+            Member(
+                fold=record.fold,
+                network=record.network.title,
+                validation_runs=record.validation_runs,
+                score=None,
+                weights_sha256=record.weights_sha256,
+                kind=record.network.kind,
+            )
             for record in self.records
         )
 
@@ -153,6 +171,14 @@ class EnsembleFolder:
         known = [particle.name for particle in project_particles(project.root)]
         runs = [project.run(held_out.name, "train") for held_out in self.held_out]
         return {run.name: read_run_picks(run.picks_folder, names, known) for run in runs}
+
+    def unjudged_text(self) -> str:
+        """Say which networks hold nothing out, and what that means for thresholds and scores."""
+        names = ", ".join(f"{self.fold_of(i)}/{self.records[i].network.title}" for i in self.unjudged)
+        return (
+            f"{len(self.unjudged)} of {len(self.records)} networks hold no run out and have no score ({names}): "
+            "thresholds and scores are those of the average without them, which may suit the whole average less well"
+        )
 
     def command(self) -> str:
         """Return the words by which a user names these training folders on a command line."""

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +92,12 @@ def predict_held_out(
 
 def pipeline_of(members: Sequence[int], pipeline: Pipeline) -> Pipeline:
     """Return the Pipeline of the average of some members alone."""
-    return replace(pipeline, members=tuple(pipeline.members[index] for index in members))
+    return pipeline.of_members([pipeline.members[index] for index in members])
 
 
 def engine_of(ensemble: EnsembleFolder, members: Sequence[int], own: Pipeline, device: str) -> TorchEngine:
     """Return the average of some members as an engine; `own` is their Pipeline, see :func:`pipeline_of`."""
-    module = Ensemble(
-        [ensemble.networks[index] for index in members],
-        weights=[member.weight for member in own.members],
-        views=own.views,
-        offset_average=own.offset_average,
-    )
+    module = Ensemble.of_pipeline([ensemble.networks[index] for index in members], own)
     return TorchEngine(module, own.tiling.window_zyx, device=device)
 
 

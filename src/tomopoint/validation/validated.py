@@ -79,7 +79,7 @@ def load_validated(given: Sequence[Path]) -> ValidatedEnsemble:
     if validated_state not in (None, state_of(pipeline)):
         raise PipelineError(
             f"{path} was changed by hand since it was validated; only thresholds may be. {again} again, with the "
-            "options that say what you want instead (window, overlap, views, weights, offset average)"
+            "options that say what you want instead (window, overlap, views, weights, score maps, offset average)"
         )
     ensemble = load_ensemble(given)
     loaded = zip(ensemble.records, ensemble.networks, strict=True)

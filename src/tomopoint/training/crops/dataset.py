@@ -18,6 +18,7 @@ from torch.utils import data
 from tomopoint.training.crops.augment import vary
 from tomopoint.training.crops.crop import Crop
 from tomopoint.training.crops.instances import Instances
+from tomopoint.training.crops.mixup import Mix
 from tomopoint.training.crops.resample import Matrix, draw_transform, inside, resample
 from tomopoint.training.crops.sampler import CropSampler, Sampler
 from tomopoint.training.crops.tomograms import TrainingTomogram
@@ -52,6 +53,11 @@ class CropBatch:
         """Return a copy on `device`."""
         volume = self.volume.to(device, non_blocking=non_blocking)
         return CropBatch(volume, self.points.to(device, non_blocking), self.origins)
+
+    def blended(self, concentration: float) -> CropBatch:
+        """Return a batch whose crops are blended with each other, see :class:`~tomopoint.training.crops.mixup.Mix`."""
+        mix = Mix.draw(len(self.volume), concentration)
+        return CropBatch(mix.of(self.volume), replace(self.points, mix=mix), self.origins)
 
     def pin_memory(self) -> CropBatch:
         """Return a copy in page-locked memory; a DataLoader calls this."""

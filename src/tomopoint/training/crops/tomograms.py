@@ -16,17 +16,11 @@ from tomopoint.data.normalisation import normalise
 from tomopoint.data.particles import project_particles
 from tomopoint.data.picks import Points, read_run_picks
 from tomopoint.data.project import Project, Run
-from tomopoint.data.tomograms import TomogramInfo, describe_tomogram, read_tomogram
+from tomopoint.data.tomograms import TRAINING_VOXEL_TOLERANCE, TomogramInfo, describe_tomogram, read_tomogram
 from tomopoint.errors import DataError
 from tomopoint.progress import track
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL
 from tomopoint.training.recipe import Recipe
-
-VOXEL_TOLERANCE = 0.01
-"""Voxel sizes of the tomograms trained on may differ by this share: radii in voxels are then right to a percent."""
-
-ROUNDING_A = 0.01
-"""Pick tables are rounded: a pick on a face of the tomogram may lie so far outside."""
 
 
 @dataclass(frozen=True)
@@ -174,13 +168,12 @@ def check_record(record: RunRecord) -> None:
     if len(shapes) > 1:
         raise DataError(f"the reconstructions of {run.name} differ in shape: {shapes}; train on one of them")
     info = next(iter(record.infos.values()))
-    size_xyz_A = np.array(info.shape_zyx[::-1]) * info.voxel_A
     for particle, centres in points.items():
-        outside = np.flatnonzero(((centres < -ROUNDING_A) | (centres > size_xyz_A + ROUNDING_A)).any(axis=1))
+        outside = info.outside(centres)
         if len(outside):
             raise DataError(
                 f"{run.picks_folder / particle}.json: point {outside[0]} at {centres[outside[0]].round(1).tolist()} "
-                f"lies outside the tomogram of {size_xyz_A.round(1).tolist()} A (x, y, z); correct or remove it"
+                f"lies outside the tomogram of {info.size_xyz_A.round(1).tolist()} A (x, y, z); correct or remove it"
             )
 
 
@@ -188,7 +181,7 @@ def check_voxel_sizes(records: Iterable[RunRecord]) -> None:
     """Refuse runs of different voxel sizes: radii are meant in Angstrom; DataError names two of them."""
     sizes = {info.path: info.voxel_A for record in records for info in record.infos.values()}
     low, high = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-    if sizes[high] > sizes[low] * (1 + VOXEL_TOLERANCE):
+    if sizes[high] > sizes[low] * (1 + TRAINING_VOXEL_TOLERANCE):
         raise DataError(
             f"voxel sizes differ: {sizes[low]:.3f} A in {low}, {sizes[high]:.3f} A in {high}; resample to one size"
         )

@@ -5,15 +5,18 @@ The similarity of two points is ``exp(-d^2 / (2 sigma^2))`` with sigma the radiu
 
 * alignment ``t = s^alpha * u^beta``; s the cell's score for c, u the similarity of the cell's predicted centre to g;
 * candidates are the cells whose anchor has a similarity to g above `min_anchor_similarity`;
-* the `topk` candidates of highest alignment are claimed by g; of several claims on one cell the one with the
-  highest u holds;
+* the `topk` candidates of highest alignment, of all strides that the network predicts at, are claimed by g; of
+  several claims on one cell the one with the highest u holds;
 * the cell's target score for c is ``t / max t * max u``, the maxima over the cells that g kept: its best cell is
   asked for exactly its similarity.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from math import prod
 
 import torch
 from torch import Tensor
@@ -55,37 +58,91 @@ class _Claims:
     similarity: Tensor
 
 
-@torch.no_grad()
-def assign(
-    logits: Tensor, offsets_vox: Tensor, points: PointList, stride: int, options: AssignmentOptions
-) -> Assignment:
-    """Assign cells to particles.
+@dataclass(frozen=True)
+class LevelMaps:
+    """What a network says at one stride.
 
-    Working memory is bounded by the cells near one particle (see `neighbours`), whatever the number of particles.
-
-    Parameters
+    Attributes
     ----------
     logits
         Class logits (B,C,d,h,w), float32 or float64.
     offsets_vox
         Predicted offsets (B,3,d,h,w), channels z, y, x, of the same type.
-    points
-        True particles; none at all is legal.
     stride
         Voxels per cell.
     """
-    map_zyx = (logits.shape[2], logits.shape[3], logits.shape[4])
+
+    logits: Tensor
+    offsets_vox: Tensor
+    stride: int
+
+    @property
+    def map_zyx(self) -> tuple[int, int, int]:
+        """Cells along z, y, x."""
+        return self.logits.shape[2], self.logits.shape[3], self.logits.shape[4]
+
+    @property
+    def n_cells(self) -> int:
+        """Of one entry of the batch."""
+        return prod(self.map_zyx)
+
+
+@torch.no_grad()
+def assign(levels: Sequence[LevelMaps], points: PointList, options: AssignmentOptions) -> list[Assignment]:
+    """Assign cells to particles: of all levels together, for a particle knows cells and no levels.
+
+    Working memory is bounded by the cells near one particle (see `neighbours`), whatever the number of particles.
+
+    Parameters
+    ----------
+    levels
+        Of the same crops.
+    points
+        True particles; none at all is legal.
+
+    Returns
+    -------
+    list of Assignment
+        Of each level, its cells counted in its own map.
+    """
     reach_vox = points.sigma_vox * options.reach_sigmas
+    first_cells = [0, *accumulate(level.n_cells for level in levels)]
     found = [
-        _claim(logits, offsets_vox, points, near, options) for near in cell_boxes(points, reach_vox, map_zyx, stride)
+        replace(claims, cell=claims.cell + first)
+        for level, first in zip(levels, first_cells, strict=False)
+        for near in cell_boxes(points, reach_vox, level.map_zyx, level.stride)
+        for claims in [_claim(level.logits, level.offsets_vox, points, near, options)]
     ]
     if not found:
-        none = torch.zeros(0, dtype=torch.int64, device=logits.device)
-        return Assignment(none, none, none, none, logits.new_zeros(0))
+        none = torch.zeros(0, dtype=torch.int64, device=points.entry.device)
+        return [Assignment(none, none, none, none, level.logits.new_zeros(0)) for level in levels]
     names = ("point", "cell", "alignment", "similarity")
     claims = _Claims(*(torch.cat([getattr(claim, name) for claim in found]) for name in names))
-    n_cells = map_zyx[0] * map_zyx[1] * map_zyx[2]
-    return _targets(_settle(claims, points.entry[claims.point] * n_cells + claims.cell), points)
+    if len(levels) > 1:
+        claims = _best_of_each(claims, options.topk)
+    assigned = _targets(_settle(claims, points.entry[claims.point] * first_cells[-1] + claims.cell), points)
+    return [_of_level(assigned, first, last) for first, last in pairwise(first_cells)]
+
+
+def _best_of_each(claims: _Claims, count: int) -> _Claims:
+    """Keep the best claims of every particle, `count` at most; of equal ones the earlier."""
+    best_first = torch.argsort(claims.alignment, descending=True, stable=True)
+    order = best_first[torch.argsort(claims.point[best_first], stable=True)]
+    point = claims.point[order]
+    is_first = torch.ones_like(point, dtype=torch.bool)
+    is_first[1:] = point[1:] != point[:-1]
+    position = torch.arange(len(point), device=point.device)
+    rank = position - position.masked_fill(~is_first, 0).cummax(0).values
+    kept = order[rank < count].sort().values
+    return _Claims(claims.point[kept], claims.cell[kept], claims.alignment[kept], claims.similarity[kept])
+
+
+def _of_level(assigned: Assignment, first: int, last: int) -> Assignment:
+    """Return what is assigned of one level's cells, counted from its first."""
+    own = (assigned.cell >= first) & (assigned.cell < last)
+    return Assignment(
+        assigned.entry[own], assigned.cell[own] - first, assigned.label[own], assigned.point[own], assigned.target[own]
+    )
 
 
 def _claim(

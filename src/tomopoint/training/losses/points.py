@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tomopoint.training.crops.mixup import Mix
+
 PADDING_LABEL = -1
 
 FIRST_BORDER_LABEL = -2
@@ -32,16 +34,20 @@ class PointBatch:
         the centre lies just outside the crop (see :mod:`tomopoint.training.losses.ignore_regions`).
     scale
         Shape (B,), float32: factor by which augmentation enlarged the crop's contents; radii grow with it.
+    mix
+        How the crops were blended after their particles were listed; None: they were not.
     """
 
     centres_zyx: Tensor
     labels: Tensor
     scale: Tensor
+    mix: Mix | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PointBatch:
         """Return a copy on `device`."""
         tensors = (self.centres_zyx, self.labels, self.scale)
-        return PointBatch(*(tensor.to(device, non_blocking=non_blocking) for tensor in tensors))
+        centres_zyx, labels, scale = (tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
+        return PointBatch(centres_zyx, labels, scale, None if self.mix is None else self.mix.to(device, non_blocking))
 
     def pin_memory(self) -> PointBatch:
         """Return a copy in page-locked memory; a DataLoader calls this."""

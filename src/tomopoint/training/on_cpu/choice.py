@@ -19,6 +19,7 @@ import torch
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.networks.point_network import PointNetwork
+from tomopoint.training.on_cpu.convolutions import guard_shallow_maps
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +82,12 @@ def has_fused_norms() -> bool:
 
 
 def prepare(network: PointNetwork, way: Way) -> None:
-    """Lay out a network's parameters for `way`, and fuse its norms; its weights and their names stay."""
-    if way.layout == "contiguous":
-        return
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    if way.layout == "channels-last, fused":
+    """Lay out a network's parameters for `way`, fuse its norms, and keep its convolutions right; weights stay."""
+    if way.layout != "contiguous":
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if way.layout != "channels-last, fused":
+        guard_shallow_maps(network)
+    else:
         from tomopoint.training.on_cpu.fused_norms import fuse, warm_up
 
         warm_up(torch.bfloat16 if way.precision == "bf16" else torch.float32)
@@ -170,6 +172,6 @@ def time_steps(
 
 def _step(network: PointNetwork, volume: torch.Tensor, precision: Stated) -> None:
     with torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext():
-        class_logits, offsets_vox = network.logits(volume)
-    (class_logits.float().square().mean() + offsets_vox.float().square().mean()).backward()
+        outputs = network.logits(volume)
+    torch.stack([maps.float().square().mean() for maps in outputs]).sum().backward()
     network.zero_grad()

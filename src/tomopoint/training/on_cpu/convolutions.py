@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _OUTSIDE = 3
 _TAPS = (((_OUTSIDE, 1, _OUTSIDE), (0, 2, _OUTSIDE)), ((_OUTSIDE, 0, 2), (_OUTSIDE, 1, _OUTSIDE)))
@@ -51,3 +51,27 @@ def combine_channels(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     PyTorch computes it in float32 channel by channel, and every layer after it gets a map to turn around.
     """
     return F.linear(maps.permute(0, 2, 3, 4, 1), weight.flatten(1), bias).permute(0, 4, 1, 2, 3)
+
+
+class ShallowConvolution(nn.Conv3d):
+    """A convolution that computes in float32, under autocast to bfloat16, maps of fewer planes than it has taps.
+
+    oneDNN's gradient of the weights reads memory that nobody wrote there: values of 1e36, or a crash. Seen with torch
+    2.13 on an EPYC with AVX-512 BF16, kernels of 3, 5 and 7, dense and depth-wise; not in float32. Such maps are small.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map (B,C,D,H,W) of a map; in bfloat16 under autocast, as any convolution's."""
+        planes = (x.shape[2] - 1) // self.stride[0] + 1
+        under_autocast = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+        if not (under_autocast and planes < self.kernel_size[0] and torch.get_autocast_dtype("cpu") == torch.bfloat16):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float()).to(torch.bfloat16)
+
+
+def guard_shallow_maps(network: nn.Module) -> None:
+    """Make every convolution of `network` a :class:`ShallowConvolution`; weights and their names stay."""
+    for module in network.modules():
+        if type(module) is nn.Conv3d:
+            module.__class__ = ShallowConvolution

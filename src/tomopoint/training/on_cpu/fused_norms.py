@@ -23,7 +23,12 @@ from torch import Tensor, nn
 
 from tomopoint.networks.segresnet import SegResNetBackbone
 from tomopoint.training.on_cpu import norm_kernels
-from tomopoint.training.on_cpu.convolutions import combine_channels, convolve_in_pairs, convolve_twice
+from tomopoint.training.on_cpu.convolutions import (
+    ShallowConvolution,
+    combine_channels,
+    convolve_in_pairs,
+    convolve_twice,
+)
 
 Floats = NDArray[np.float64]
 
@@ -215,7 +220,7 @@ class _FirstConvolution(Convolution):
         return convolve_in_pairs(x, self.conv.weight)  # type: ignore[union-attr, arg-type]
 
 
-class _PointwiseConvolution(nn.Conv3d):
+class _PointwiseConvolution(ShallowConvolution):
     def forward(self, x: Tensor) -> Tensor:
         ones = self.kernel_size == self.stride == (1, 1, 1)
         if not (self.training and _takes(x) and ones and self.padding == (0, 0, 0) and self.groups == 1):

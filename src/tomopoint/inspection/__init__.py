@@ -1,0 +1,1 @@
+"""Data looked at before a training, and labels after it."""

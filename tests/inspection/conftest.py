@@ -1,0 +1,6 @@
+"""Where the inspection tests find the projects that they share."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
