@@ -29,7 +29,12 @@ COMMANDS = {
         "import": "tomopoint.formats.command:import_picks",
         "inspect": "tomopoint.inspection.command:inspect",
     },
-    "Training": {"train": "tomopoint.training.command:train", "validate": "tomopoint.validation.command:validate"},
+    "Training": {
+        "train": "tomopoint.training.command:train",
+        "validate": "tomopoint.validation.command:validate",
+        "compare": "tomopoint.experiments.command:compare",
+        "search": "tomopoint.experiments.command:search",
+    },
     "Deployment": {
         "export": "tomopoint.export.command:export",
         "adapt": "tomopoint.export.command:adapt",

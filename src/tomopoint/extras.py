@@ -21,6 +21,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "view": ("napari", "qtpy", "magicgui"),
     "lab": ("starfile", "dynamotable", "imodmodel"),
     "cluster": ("dask", "distributed", "dask_jobqueue", "bokeh"),
+    "search": ("optuna",),
     "kit": ("jupytext", "nbformat", "nbclient", "ipykernel", "build", "hatchling", "wheel", "uv"),
 }
 """Extra -> top-level modules that come with it. What every installation has is not listed, nor what no extra brings."""

@@ -141,7 +141,7 @@ def draw_histograms(histograms: Sequence[Histogram]) -> Panels:
 
 
 def draw_epoch_scores(particles: Sequence[str], members: Mapping[str, pd.DataFrame]) -> Panels:
-    """Draw F4 of held-out runs over the epochs, a line per member and a colour per network.
+    """Draw F4 of held-out runs over the epochs, a line per member and a colour per network: the last part of its name.
 
     Parameters
     ----------
@@ -154,6 +154,43 @@ def draw_epoch_scores(particles: Sequence[str], members: Mapping[str, pd.DataFra
         (f"F4 of {name} on held-out runs over the epochs", _panel(partial(_draw_epochs, name=name, members=members)))
         for name in particles
     ]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Scores of a panel, as dots, joined or not.
+
+    Attributes
+    ----------
+    x
+        ``(N,)`` whole numbers.
+    y
+        ``(N,)`` scores, 0 to 1.
+    colour
+        Of all.
+    joined
+        Whether the dots are.
+    """
+
+    x: Sequence[int]
+    y: Sequence[float]
+    colour: str
+    joined: bool = True
+
+
+def draw_scores(title: str, x_label: str, lines: Sequence[Line]) -> Panels:
+    """Draw scores over whole numbers, of trials or epochs, in one panel."""
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        for line in lines:
+            axes.plot(line.x, line.y, color=line.colour, lw=1.2 if line.joined else 0, marker="o", ms=3)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.set_ylim(0, 1.03)
+        _finish(axes, title, x_label, "score")
+
+    return [(f"{title}, by {x_label}", _panel(draw))]
 
 
 def networks_of(members: Iterable[str]) -> list[tuple[str, str]]:

@@ -105,7 +105,7 @@ class WorkerProcess:
         self.number = number
         self.pipe, theirs = multiprocessing.Pipe()
         self._process = BoundedProcess(target=work, args=(job, theirs), name=f"tomopoint-worker-{number}")
-        with _visible_gpu(gpu_indices, number):
+        with visible_gpu(gpu_indices, number):
             self._process.start()
         theirs.close()  # only the worker holds it now, so that the pipe ends with the worker
         self.is_ready = self.is_gone = False
@@ -175,7 +175,7 @@ class WorkerProcess:
 
 
 @contextmanager
-def _visible_gpu(gpu_indices: Sequence[int], worker: int) -> Iterator[None]:
+def visible_gpu(gpu_indices: Sequence[int], worker: int) -> Iterator[None]:
     """Let a process started inside see one GPU only, as its device 0.
 
     ONNX Runtime's TensorRT provider fails on other device numbers (onnxruntime issue 21276).

@@ -58,6 +58,16 @@ def load_recipe(name_or_path: str, known: Sequence[Particle] = COMPETITION_PARTI
     return recipe_from_dict(_read(path, (), known), str(path), known)
 
 
+def load_changed(base: str, changes: Mapping[str, Any], source: str, known: Sequence[Particle], beside: Path) -> Recipe:
+    """Build the recipe `base` with changes, as from a file in the folder `beside` with this ``base`` and these lines.
+
+    `source` names it in errors (see :func:`load_recipe`).
+    """
+    if BASE in changes:
+        raise TomopointError(f"{source}: `{BASE}` is said already ({base}); take it out of the changes")
+    return recipe_from_dict(_on_base({BASE: base, **changes}, source, beside, (), known), source, known)
+
+
 def recipe_from_dict(content: Any, source: str, known: Sequence[Particle] = COMPETITION_PARTICLES) -> Recipe:
     """Build a recipe from parsed YAML; `source` names it in errors (see :func:`load_recipe`)."""
     try:
@@ -88,15 +98,22 @@ def _read(path: Path, above: tuple[Path, ...], known: Sequence[Particle]) -> Any
         raise TomopointError(f"{path} is empty; put at least `{BASE}: default` into it")
     if not isinstance(content, Mapping) or BASE not in content:
         return content
+    return _on_base(content, str(path), path.parent, (*above, path.resolve()), known)
+
+
+def _on_base(
+    content: Mapping[str, Any], source: str, beside: Path, above: tuple[Path, ...], known: Sequence[Particle]
+) -> Any:
+    """Return `content` on top of the base that it names, which may lie in the folder `beside`."""
     base = content[BASE]
     if not isinstance(base, str):
-        raise TomopointError(f"{path}: {BASE} must be the name or path of one recipe, got {shown(base)}")
+        raise TomopointError(f"{source}: {BASE} must be the name or path of one recipe, got {shown(base)}")
     try:
-        below = _read(_find(base, path.parent), (*above, path.resolve()), known)
+        below = _read(_find(base, beside), above, known)
         # What is wrong in a base may lie hidden under the changes, so it is refused here, where its file is known.
-        recipe_from_dict(below, str(_find(base, path.parent)), known)
+        recipe_from_dict(below, str(_find(base, beside)), known)
     except TomopointError as error:
-        raise TomopointError(f"{path}, {BASE}: {error}") from error
+        raise TomopointError(f"{source}, {BASE}: {error}") from error
     changes = {key: value for key, value in content.items() if key != BASE}
     merged = _merge(below, changes)
     if isinstance(merged, dict) and isinstance(changes.get("networks"), list):

@@ -1,0 +1,233 @@
+"""One training of an experiment: a recipe with one seed, trained and validated by the commands that a user types.
+
+::
+
+    <training folder>/recipe.yaml, fold0/ ...    as `tomopoint train` and `tomopoint validate` leave them
+                      log.txt                    what both said
+                      result.json                what came of it; there only once both are done
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tomopoint.errors import TomopointError
+from tomopoint.files import write_atomically
+from tomopoint.strict_json import build, read, reading
+from tomopoint.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tomopoint.training.cross_validation import TrainingPlan
+
+LOG = "log.txt"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What trains.
+
+    Attributes
+    ----------
+    device
+        As of `tomopoint train`.
+    workers
+        Processes that cut crops, of every training; None: as of `tomopoint train`.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training.
+
+    Attributes
+    ----------
+    label
+        For people: ``focal, seed 1``.
+    folder
+        The training folder.
+    recipe
+        File of the whole recipe.
+    seed
+        Instead of the recipe's.
+    data
+        The project.
+    folds
+        As of `tomopoint train`.
+    hardware
+        What trains.
+    """
+
+    label: str
+    folder: Path
+    recipe: Path
+    seed: int
+    data: Path
+    folds: str | None
+    hardware: Hardware = Hardware()
+
+    @property
+    def log(self) -> Path:
+        """What training and validation say."""
+        return self.folder / LOG
+
+    @property
+    def command(self) -> str:
+        """The command of the training, as one types it."""
+        words = ["tomopoint", "train", "--data", str(self.data), "--recipe", str(self.recipe), "--seed", str(self.seed)]
+        folds = [] if self.folds is None else ["--folds", self.folds]
+        return shlex.join([*words, *folds, "--out", str(self.folder)])
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a training.
+
+    Attributes
+    ----------
+    score
+        Out of fold, by the official metric.
+    per_class
+        F-beta of every particle.
+    left_out
+        Whether each fold was scored at thresholds of the other folds. With a single fold there are none: thresholds
+        were chosen on the runs that are scored.
+    simulated
+        Whether the tomograms were.
+    steps, seconds
+        Trained, of all networks on all folds.
+    members
+        Which these are: ``fold0/segresnet``.
+    """
+
+    score: float
+    per_class: Mapping[str, float]
+    left_out: bool
+    simulated: bool
+    steps: int
+    seconds: float
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training is about to train and to be judged on.
+
+    Attributes
+    ----------
+    members
+        ``fold0/segresnet``.
+    held_out
+        Runs, by name.
+    plan
+        Of `tomopoint train`.
+    """
+
+    members: frozenset[str]
+    held_out: frozenset[str]
+    plan: TrainingPlan
+
+
+def prepare(training: Training, recipe: Recipe) -> Prepared:
+    """Check a training as far as that goes without reading volumes; writes nothing.
+
+    Raises
+    ------
+    TomopointError
+        As :func:`~tomopoint.training.cross_validation.make_plan`; or a fold holds no run out.
+    """
+    from tomopoint.training.cross_validation import make_plan
+
+    seeded = replace(recipe, seed=training.seed)
+    plan = make_plan(seeded, str(training.recipe), training.data, training.folder, training.folds)
+    unscored = [task.fold.name for task in plan.tasks if not task.fold.validation_runs]
+    if unscored:
+        raise TomopointError(
+            f"{unscored[0]} holds no run out, so nothing says how good its networks are; take `folds` that do"
+        )
+    members = frozenset(task.label for task in plan.tasks)
+    return Prepared(members, frozenset(run for task in plan.tasks for run in task.fold.validation_runs), plan)
+
+
+def open_training(training: Training, prepared: Prepared) -> None:
+    """Make the folder of a training.
+
+    Raises
+    ------
+    TomopointError
+        It holds one of another recipe, of other data or of further folds.
+    """
+    from tomopoint.training.checkpoints import RECORD
+    from tomopoint.training.cross_validation import open_folder
+
+    there = {str(path.parent.relative_to(training.folder)) for path in training.folder.glob(f"*/*/{RECORD}")}
+    if further := sorted(there - prepared.members):
+        raise TomopointError(
+            f"{training.folder} holds {', '.join(further)} beside the folds that are asked for, which would be judged "
+            "with them; choose another --out, or ask for these folds too"
+        )
+    try:
+        open_folder(prepared.plan)
+    except TomopointError as error:
+        raise TomopointError(f"{training.label}: {error}") from error
+
+
+def carry_out(training: Training) -> Result:
+    """Train, from the last checkpoint where there is one, validate, and write what came of it.
+
+    Raises
+    ------
+    TomopointError
+        A network could not be trained, or the training folder not be validated.
+    """
+    from tomopoint.training.checkpoints import find_members, load_record
+    from tomopoint.training.command import train
+    from tomopoint.validation.command import validate
+
+    hardware = training.hardware
+    trained = train(
+        data=training.data,
+        out=training.folder,
+        recipe=str(training.recipe),
+        seed=training.seed,
+        folds=training.folds,
+        device=hardware.device,
+        workers=hardware.workers,
+        curves="none",
+    )
+    if not trained.ok:
+        raise TomopointError("; ".join(f"{label}: {reason}" for label, reason in trained.figures["failed"].items()))
+    found = validate([training.folder], device=hardware.device).figures
+    left_out = found["per_class_left_out"] is not None
+    per_class = found["per_class_left_out" if left_out else "per_class"]
+    members = find_members(training.folder)
+    records = [load_record(folder) for folder in members]
+    result = Result(
+        score=found["score_left_out"] if left_out else found["score"],
+        per_class={name: figures["f_beta"] for name, figures in per_class.items()},
+        left_out=left_out,
+        simulated=found["simulated"],
+        steps=sum(record.steps for record in records),
+        seconds=round(sum(record.seconds for record in records), 1),
+        members=tuple(str(folder.relative_to(training.folder)) for folder in members),
+    )
+    write_atomically(training.folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
+    return result
+
+
+def finished(training: Training, prepared: Prepared) -> Result | None:
+    """Return what came of a training whose folder :func:`open_training` found in order; None if it is not finished."""
+    path = training.folder / RESULT
+    if not path.exists():
+        return None
+    with reading(path, TomopointError, "is damaged", "remove it, and the training is validated again"):
+        result = build(Result, read(path), to_float=True)
+    return result if set(result.members) == prepared.members else None
