@@ -191,7 +191,7 @@ def test_a_report_takes_a_name(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(report_module, "build_report", sources_only)
     with pytest.raises(TomopointError, match="far enough"):
-        report(data=tmp_path, submission=tmp_path / "s.csv", truth=tmp_path, model=Path("tiny"))
+        report(data=tmp_path, submission=[tmp_path / "s.csv"], truth=tmp_path, model=Path("tiny"))
     assert given == [tiny / "tiny.onnx"]
 
 

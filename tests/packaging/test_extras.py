@@ -24,9 +24,11 @@ BROUGHT_BY = {
     "onnx-ir": "onnxscript",
     "llvmlite": "numba",
     "dask": "distributed",
+    "qtpy": "napari",
+    "magicgui": "napari",
 }
 """Imported, and a dependency of what is asked for."""
-MODULES_OF = {"pyyaml": "yaml", "onnxruntime-gpu": "onnxruntime", "tensorrt-rtx-cu12": "tensorrt_rtx"}
+MODULES_OF = {"pyyaml": "yaml", "pillow": "PIL", "onnxruntime-gpu": "onnxruntime", "tensorrt-rtx-cu12": "tensorrt_rtx"}
 """Distributions whose module has another name; most are not installed where the tests run."""
 NOT_OURS_TO_BRING = {"wandb"}
 """An account elsewhere; its absence is said where it is asked for."""

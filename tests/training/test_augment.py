@@ -255,7 +255,11 @@ NEEDS |= {"copy_paste_from": {"copy_paste": 1.0}}
 NOTHING = {name: off for name, (off, _) in EFFECTIVE.items()}
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(AugmentationOptions)])
+OF_A_BATCH = {"batch_mixup"}
+"""Drawn for whole batches, in the loop: tests/training/test_segmentation.py."""
+
+
+@pytest.mark.parametrize("name", sorted({field.name for field in fields(AugmentationOptions)} - OF_A_BATCH))
 def test_every_augmentation_option_changes_crops(name):
     """With all others off, so that nothing but its own effect can be seen; an option without an entry here fails."""
     runs = [make_run(f"TS_{seed}", (64, 128, 128), n_particles=2, seed=seed) for seed in (0, 1)]

@@ -688,6 +688,7 @@ class Darkness(torch.nn.Module):
     """Finds whatever is dark, and takes it for both kinds of particle."""
 
     divisor = 2
+    predicts_offsets = True  # zeros, and right
 
     def __init__(self):
         super().__init__()
