@@ -31,7 +31,7 @@ def rows(path):
 def test_variants_are_trained_alike_gone_on_with_and_compared(data, write, tmp_path, interrupted, monkeypatch):
     out = tmp_path / "out"
     path = write(variants=VARIANTS, seeds=[0, 1], folds=[0, 1], steps=40)
-    with interrupted("variants/base/seed0/fold0/segresnet/last.safetensors", out):
+    with interrupted(out / "variants/base/seed0/fold0/segresnet"):
         compare(path, data=data, out=out, device="cpu")
     assert not (out / "variants/base/seed0/result.json").exists()
 

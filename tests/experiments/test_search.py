@@ -33,7 +33,7 @@ def test_trials_are_gone_on_with_and_given_up(data, write, tmp_path, interrupted
     study = open_study(asked(path, data, out))
     for values in (GOOD, HOPELESS):
         study.enqueue_trial(values)
-    with interrupted("trials/0000/fold1/segresnet/last.safetensors", out):
+    with interrupted(out / "trials/0000/fold1/segresnet"):
         search(path, data=data, out=out, trials=2, device="cpu")
     assert [trial.state.name for trial in study.get_trials()] == ["RUNNING", "WAITING"]
 

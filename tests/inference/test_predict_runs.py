@@ -151,7 +151,7 @@ def test_progress_is_told_by_windows_and_with_the_time_left(blob_project, blob_m
     assert [(e["run"], e["n_done"], e["n_windows"]) for e in events(out, "windows")] == [
         ("TS_0_1", n, 36) for n in range(1, 37)
     ]
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in caplog.records if record.name == "tomopoint.progress"]
     pattern = r"predict: 0 of 1 runs, TS_0_1 window (\d+) of 36, \d+ (?:s|min), about \d+ (?:s|min) left"
     told = [int(re.fullmatch(pattern, text)[1]) for text in said[:-1]]  # what came in one turn is told as one
     assert told == sorted(set(told))
