@@ -68,6 +68,7 @@ def interrupted_once(member):
             time.sleep(0.02)
 
     thread = threading.Thread(target=watch)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # other tests of this process may have ignored it
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -75,6 +76,7 @@ def interrupted_once(member):
     finally:
         gone.set()
         thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
