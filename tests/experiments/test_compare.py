@@ -13,7 +13,7 @@ from training_data import PARTICLES
 
 from tomopoint.errors import TomopointError
 from tomopoint.experiments.command import compare
-from tomopoint.experiments.crew import Crew
+from tomopoint.experiments.crew import LocalCrew
 from tomopoint.experiments.locks import alone_in
 from tomopoint.experiments.training import Training
 from tomopoint.training.checkpoints import load_record
@@ -77,7 +77,7 @@ def test_variants_are_trained_alike_gone_on_with_and_compared(data, write, tmp_p
     def no_process(*given):
         raise AssertionError("a training was begun")
 
-    monkeypatch.setattr("tomopoint.experiments.crew.Crew.begin", no_process)
+    monkeypatch.setattr("tomopoint.experiments.crew.LocalCrew.begin", no_process)
     fewer = write(variants={"still": VARIANTS["still"]}, seeds=[0, 1], folds=[0, 1], steps=40)
     again = compare(fewer, data=data, out=out, device="cpu")
     assert again.ok
@@ -114,15 +114,15 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(data, wri
 CREW = """
 import sys, time
 from pathlib import Path
-from tomopoint.experiments.crew import Crew
+from tomopoint.experiments.crew import LocalCrew
 from tomopoint.experiments.training import Hardware, Training
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    with Crew(2) as crew:
+    with LocalCrew(2) as crew:
         for name in ("a", "b"):
             crew.begin(Training(name, out / name, out / "none.yaml", 0, out, None, Hardware("cpu")))
-        print(*(worker._process.pid for worker in crew._workers), flush=True)
+        print(*(process.pid for process in crew._processes), flush=True)
         time.sleep(600)
 """
 
@@ -142,14 +142,14 @@ def test_trainings_do_not_outlive_the_process_that_began_them(tmp_path):
 
 def test_a_process_that_dies_takes_nothing_with_it_but_its_training(tmp_path):
     own = [Training(name, tmp_path / name, tmp_path / "none.yaml", 0, tmp_path, None) for name in ("a", "b", "c")]
-    with Crew(2) as crew:
+    with LocalCrew(2) as crew:
         crew.begin(own[0])
         crew.begin(own[1])
         assert not crew.has_room
-        os.kill(crew._workers[0]._process.pid, signal.SIGKILL)
+        os.kill(crew._processes[0].pid, signal.SIGKILL)
         ((training, answer),) = crew.ended(600.0)
         assert training == own[0]
-        assert "its process ended (SIGKILL: most likely out of memory)" in answer
+        assert "its process ended (SIGKILL: most likely out of memory)" in answer.reason
         assert (crew.at_work, crew.has_room) == ([own[1]], True)
         crew.begin(own[2])
         crew.stop(own[1])

@@ -7,6 +7,7 @@ from training_data import PARTICLES
 
 from tomopoint.errors import TomopointError
 from tomopoint.experiments.command import search
+from tomopoint.experiments.crew import LocalCrew
 from tomopoint.experiments.experiment import Material, load_experiment
 from tomopoint.experiments.search import Limits, Search, open_study, run_search, scored_epochs
 from tomopoint.experiments.search_report import importances, search_page
@@ -92,7 +93,7 @@ def test_values_that_do_not_go_together_fail_alone_and_many_of_them_end_the_sear
     for _ in range(5):
         study.enqueue_trial(bad)
     with pytest.raises(TomopointError, match=r"5 trials in a row failed.*nothing is validated"):
-        run_search(wanted, Limits(trials=20), 1)
+        run_search(wanted, Limits(trials=20), lambda: LocalCrew(1))
     trials = study.get_trials()
     assert [trial.state.name for trial in trials] == ["FAIL"] * 5
     assert "nothing is validated" in trials[0].user_attrs["reason"]

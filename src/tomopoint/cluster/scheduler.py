@@ -75,6 +75,15 @@ def connected(where: str) -> Iterator[Client]:
             yield client
 
 
+def most_workers(where: str) -> int:
+    """Return how many workers a cluster that is started for us may come to, as far as `where` says; 0: it does not."""
+    if match := _LOCAL.fullmatch(where):
+        return int(match[1])
+    if match := _QUEUE.fullmatch(where):
+        return int(match[3] or match[2])
+    return 0
+
+
 @contextmanager
 def _cluster_of(where: str) -> Iterator[Any]:
     """Yield what a client connects to."""

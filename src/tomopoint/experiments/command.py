@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tomopoint.command import CommandResult
 from tomopoint.errors import TomopointError
+
+if TYPE_CHECKING:
+    from tomopoint.experiments.training import Training
+    from tomopoint.tasks.task import Hire
 
 
 def compare(
@@ -18,6 +22,7 @@ def compare(
     side_by_side: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
+    cluster: str | None = None,
 ) -> CommandResult:
     """Train variants of a recipe alike, and say which is better.
 
@@ -39,6 +44,9 @@ def compare(
         Where to train.
     workers
         Processes that cut crops, of each training; default none on a CPU, up to eight on a GPU.
+    cluster
+        Train on many processes or machines by Dask, each one variant with one seed: local:N, the address or file of a
+        scheduler, or slurm:N, pbs:N, lsf:N, sge:N jobs, also as MIN-MAX. They share the disk with --data and --out.
     """
     from dataclasses import asdict
 
@@ -51,9 +59,10 @@ def compare(
     from tomopoint.experiments.training import Hardware
     from tomopoint.files import write_atomically
 
+    hire = _hire(side_by_side, cluster, device)
     check_project(data)
     material = Material(load_experiment(experiment), experiment, tuple(project_particles(data)))
-    found = run_comparison(material, data, out, side_by_side, Hardware(device, workers))
+    found = run_comparison(material, data, out, hire, Hardware(device, workers))
     if not any(found.results.values()):
         reasons = "\n".join(f"FAILED {label}: {reason}" for label, reason in found.failed.items())
         raise TomopointError(f"no training was finished, so there is nothing to compare:\n{reasons}")
@@ -90,6 +99,7 @@ def search(
     side_by_side: int = 1,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
+    cluster: str | None = None,
 ) -> CommandResult:
     """Search the options of a recipe for what scores best out of fold.
 
@@ -120,6 +130,9 @@ def search(
         Where to train.
     workers
         Processes that cut crops, of each training; default none on a CPU, up to eight on a GPU.
+    cluster
+        Train on many processes or machines by Dask, each one trial: local:N, the address or file of a
+        scheduler, or slurm:N, pbs:N, lsf:N, sge:N jobs, also as MIN-MAX. They share the disk with --data and --out.
     """
     from tomopoint.data.particles import project_particles
     from tomopoint.data.sources.find import check_project
@@ -138,10 +151,11 @@ def search(
     limits = Limits(trials, hours)
     if seed < 0:
         raise TomopointError(f"--seed must not be negative, got {seed}")
+    hire = _hire(side_by_side, cluster, device)
     check_project(data)
     material = Material(load_experiment(experiment), experiment, tuple(project_particles(data)))
     asked = Search(material, data, out, seed, Hardware(device, workers))
-    study = run_search(asked, limits, side_by_side)
+    study = run_search(asked, limits, hire)
     write_search(asked, study)
     best = best_trial(study)
     lines = [search_text(asked, study), f"wrote {out}/report.html, trials.csv{', best.yaml' if best else ''}"]
@@ -156,3 +170,17 @@ def search(
         "importance": importances(study),
     }
     return CommandResult("\n".join(lines), figures, ok=best is not None)
+
+
+def _hire(side_by_side: int, cluster: str | None, device: Literal["auto", "cpu", "cuda"]) -> Hire[Training]:
+    """Return what makes the crew that trains: processes of this machine, or workers of a cluster."""
+    if cluster is None:
+        from tomopoint.experiments.crew import LocalCrew
+
+        crew: LocalCrew[Training] = LocalCrew(side_by_side)
+        return lambda: crew
+    if side_by_side != 1:
+        raise TomopointError("--side-by-side is for one machine; with --cluster say how many there: local:N, slurm:N")
+    from tomopoint.cluster.hiring import hired
+
+    return lambda: hired(cluster, device)

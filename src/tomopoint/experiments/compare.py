@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tomopoint.errors import TomopointError
-from tomopoint.experiments.crew import Crew
 from tomopoint.experiments.experiment import Experiment, Material, variant_recipes
 from tomopoint.experiments.locks import alone_in
 from tomopoint.experiments.training import Hardware, Prepared, Result, Training, finished, open_training, prepare
+from tomopoint.tasks.task import Hire, carried_out
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,15 @@ class Comparison:
         return f"{'simulated ' if self.simulated else ''}out-of-fold score, {where}"
 
 
-def run_comparison(material: Material, data: Path, out: Path, side_by_side: int, hardware: Hardware) -> Comparison:
+def run_comparison(material: Material, data: Path, out: Path, hire: Hire[Training], hardware: Hardware) -> Comparison:
     """Train and validate every variant with every seed; a training that fails does not end the others.
+
+    Parameters
+    ----------
+    material, data, out, hardware
+        Experiment, project, folder, and what trains.
+    hire
+        Makes the crew that trains, where something is to be trained.
 
     Raises
     ------
@@ -93,7 +100,7 @@ def run_comparison(material: Material, data: Path, out: Path, side_by_side: int,
             )
 
     found = Comparison(experiment, data, particles, trainings, {name: {} for name in recipes})
-    with alone_in(out), Crew(side_by_side) as crew:
+    with alone_in(out):
         # All that can be found wrong without training is found here.
         prepared: dict[Training, Prepared] = {}
         for name, recipe in recipes.items():
@@ -124,13 +131,11 @@ def run_comparison(material: Material, data: Path, out: Path, side_by_side: int,
         n_all = len(recipes) * len(experiment.seeds)
         n_done = n_all - len(waiting)
         logger.info("%d trainings, %s; %d are finished", n_all, experiment.length, n_done)
+        if not waiting:
+            return found
         name_of = {training: name for name, training in waiting}
-        while waiting or crew.at_work:
-            while waiting and crew.has_room:
-                _, training = waiting.pop(0)
-                logger.info("%s begins (what it says: %s): %s", training.label, training.log, training.command)
-                crew.begin(training)
-            for training, answer in crew.ended(seconds=3600.0):
+        with hire() as crew:
+            for training, answer in carried_out(list(name_of), crew):
                 n_done += 1
                 if isinstance(answer, Result):
                     found.results[name_of[training]][training.seed] = answer
@@ -140,6 +145,6 @@ def run_comparison(material: Material, data: Path, out: Path, side_by_side: int,
                         *(n_done, n_all, training.label, simulated, answer.score, answer.steps, answer.seconds / 60),
                     )
                 else:
-                    found.failed[training.label] = answer
-                    logger.error("%d/%d %s failed: %s", n_done, n_all, training.label, answer)
+                    found.failed[training.label] = answer.reason
+                    logger.error("%d/%d %s failed: %s", n_done, n_all, training.label, answer.reason)
     return found

@@ -28,12 +28,12 @@ import numpy as np
 
 from tomopoint.errors import TomopointError
 from tomopoint.evaluation.epochs import METRICS
-from tomopoint.experiments.crew import Answer, Crew
 from tomopoint.experiments.experiment import Material, same_training
 from tomopoint.experiments.locks import LOCK, locked
 from tomopoint.experiments.space import Dimension, Value, changes_of
 from tomopoint.experiments.training import Hardware, Result, Training, open_training, prepare
 from tomopoint.strict_json import shown
+from tomopoint.tasks.task import Failed, Hire
 from tomopoint.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -132,8 +132,17 @@ class Search:
         return Training(f"trial {number}", folder, recipe, self.seed, self.data, folds, self.hardware)
 
 
-def run_search(search: Search, limits: Limits, side_by_side: int) -> optuna.Study:
+def run_search(search: Search, limits: Limits, hire: Hire[Training]) -> optuna.Study:
     """Try recipes until a limit is reached; a trial that fails does not end the search.
+
+    Only this process asks and tells Optuna: those that train, wherever they are, know nothing of it.
+
+    Parameters
+    ----------
+    search, limits
+        What is searched, and for how long.
+    hire
+        Makes the crew that trains.
 
     Raises
     ------
@@ -151,7 +160,7 @@ def run_search(search: Search, limits: Limits, side_by_side: int) -> optuna.Stud
     deadline = None if limits.hours is None else time.monotonic() + 3600 * limits.hours
     running: list[_Running] = []
     failures = 0
-    with ExitStack() as locks, Crew(side_by_side) as crew:
+    with ExitStack() as locks, hire() as crew:
         while True:
             # Begin trials: interrupted ones first.
             while not (is_over := deadline is not None and time.monotonic() >= deadline) and crew.has_room:
@@ -162,13 +171,12 @@ def run_search(search: Search, limits: Limits, side_by_side: int) -> optuna.Stud
                 try:
                     begun.metrics = _prepare(search, begun)
                 except TomopointError as error:  # values that do not go together: the next ones may
-                    _tell(search, study, begun, str(error))
+                    _tell(search, study, begun, Failed(str(error)))
                     begun.lock.close()
                     failures = _count_failures(failures, str(error))
                     continue
                 running.append(begun)
-                told = _told(search, begun)
-                logger.info("%s begins (what it says: %s): %s", begun.training.label, begun.training.log, told)
+                logger.info("%s: %s", begun.training.label, _told(search, begun))
                 crew.begin(begun.training)
             if is_over or not running:
                 break
@@ -179,7 +187,7 @@ def run_search(search: Search, limits: Limits, side_by_side: int) -> optuna.Stud
                 if one.training in ended:
                     answer = ended[one.training]
                     _tell(search, study, one, answer)
-                    failures = 0 if isinstance(answer, Result) else _count_failures(failures, answer)
+                    failures = 0 if isinstance(answer, Result) else _count_failures(failures, answer.reason)
                 elif prunes and _is_hopeless(one):
                     crew.stop(one.training)
                     study.tell(one.trial.number, state=TrialState.PRUNED)
@@ -349,7 +357,7 @@ def scored_epochs(metrics: Path) -> list[tuple[int, float]]:
     return [(int(row["epoch"]) + 1, float(row["score"])) for row in rows if row["score"]]
 
 
-def _tell(search: Search, study: optuna.Study, one: _Running, answer: Answer) -> None:
+def _tell(search: Search, study: optuna.Study, one: _Running, answer: Result | Failed) -> None:
     """Note what came of a trial."""
     from optuna.trial import TrialState
 
@@ -359,9 +367,9 @@ def _tell(search: Search, study: optuna.Study, one: _Running, answer: Answer) ->
         simulated = "simulated " if answer.simulated else ""
         logger.info("%s: %sout-of-fold score %.4f", one.training.label, simulated, answer.score)
     else:
-        one.trial.set_user_attr(REASON, answer)
+        one.trial.set_user_attr(REASON, answer.reason)
         study.tell(one.trial.number, state=TrialState.FAIL)
-        logger.error("%s failed: %s (%s)", one.training.label, answer, _told(search, one))
+        logger.error("%s failed: %s (%s)", one.training.label, answer.reason, _told(search, one))
 
 
 def _told(search: Search, one: _Running) -> str:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 LOG = "log.txt"
 RESULT = "result.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,49 @@ class Training:
         words = ["tomopoint", "train", "--data", str(self.data), "--recipe", str(self.recipe), "--seed", str(self.seed)]
         folds = [] if self.folds is None else ["--folds", self.folds]
         return shlex.join([*words, *folds, "--out", str(self.folder)])
+
+    def carry_out(self) -> Result:
+        """Train, from the last checkpoint where there is one, validate, and write what came of it.
+
+        Raises
+        ------
+        TomopointError
+            A network could not be trained, or the training folder not be validated.
+        """
+        from tomopoint.training.checkpoints import find_members, load_record
+        from tomopoint.training.command import train
+        from tomopoint.validation.command import validate
+
+        logger.info("%s", self.command)
+        hardware = self.hardware
+        trained = train(
+            data=self.data,
+            out=self.folder,
+            recipe=str(self.recipe),
+            seed=self.seed,
+            folds=self.folds,
+            device=hardware.device,
+            workers=hardware.workers,
+            curves="none",
+        )
+        if not trained.ok:
+            raise TomopointError("; ".join(f"{label}: {reason}" for label, reason in trained.figures["failed"].items()))
+        found = validate([self.folder], device=hardware.device).figures
+        left_out = found["per_class_left_out"] is not None
+        per_class = found["per_class_left_out" if left_out else "per_class"]
+        members = find_members(self.folder)
+        records = [load_record(folder) for folder in members]
+        result = Result(
+            score=found["score_left_out"] if left_out else found["score"],
+            per_class={name: figures["f_beta"] for name, figures in per_class.items()},
+            left_out=left_out,
+            simulated=found["simulated"],
+            steps=sum(record.steps for record in records),
+            seconds=round(sum(record.seconds for record in records), 1),
+            members=tuple(str(folder.relative_to(self.folder)) for folder in members),
+        )
+        write_atomically(self.folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
+        return result
 
 
 @dataclass(frozen=True)
@@ -178,49 +224,6 @@ def open_training(training: Training, prepared: Prepared) -> None:
         open_folder(prepared.plan)
     except TomopointError as error:
         raise TomopointError(f"{training.label}: {error}") from error
-
-
-def carry_out(training: Training) -> Result:
-    """Train, from the last checkpoint where there is one, validate, and write what came of it.
-
-    Raises
-    ------
-    TomopointError
-        A network could not be trained, or the training folder not be validated.
-    """
-    from tomopoint.training.checkpoints import find_members, load_record
-    from tomopoint.training.command import train
-    from tomopoint.validation.command import validate
-
-    hardware = training.hardware
-    trained = train(
-        data=training.data,
-        out=training.folder,
-        recipe=str(training.recipe),
-        seed=training.seed,
-        folds=training.folds,
-        device=hardware.device,
-        workers=hardware.workers,
-        curves="none",
-    )
-    if not trained.ok:
-        raise TomopointError("; ".join(f"{label}: {reason}" for label, reason in trained.figures["failed"].items()))
-    found = validate([training.folder], device=hardware.device).figures
-    left_out = found["per_class_left_out"] is not None
-    per_class = found["per_class_left_out" if left_out else "per_class"]
-    members = find_members(training.folder)
-    records = [load_record(folder) for folder in members]
-    result = Result(
-        score=found["score_left_out"] if left_out else found["score"],
-        per_class={name: figures["f_beta"] for name, figures in per_class.items()},
-        left_out=left_out,
-        simulated=found["simulated"],
-        steps=sum(record.steps for record in records),
-        seconds=round(sum(record.seconds for record in records), 1),
-        members=tuple(str(folder.relative_to(training.folder)) for folder in members),
-    )
-    write_atomically(training.folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
-    return result
 
 
 def finished(training: Training, prepared: Prepared) -> Result | None:

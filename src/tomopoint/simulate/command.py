@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
 from tomopoint.command import CommandResult, parse_zyx
 from tomopoint.errors import DataError
 from tomopoint.simulate.options import SimulationOptions
+
+if TYPE_CHECKING:
+    from tomopoint.simulate.project import RunTask
+    from tomopoint.tasks.task import Hire
 
 CONTENT = Group("What the runs hold", sort_key=0)
 DEFAULT_SHAPE = "96,320,320"
@@ -27,6 +32,7 @@ def simulate(
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     particles: Path | None = None,
+    cluster: str | None = None,
     content: Annotated[SimulationOptions, Parameter(name="*", group=CONTENT)] = DEFAULT_OPTIONS,
 ) -> CommandResult:
     """Write simulated tomograms as a project in the competition's layout.
@@ -52,6 +58,9 @@ def simulate(
     particles
         YAML file of your own particles: structures (mmCIF, PDB), density maps (MRC) or beads, how many and where;
         default the competition's six. A completed copy becomes particles.yaml in the project.
+    cluster
+        Make runs on many processes or machines by Dask, each a run: local:N, the address or file of a scheduler, or
+        slurm:N, pbs:N, lsf:N, sge:N jobs, also as MIN-MAX. They share the disk that holds the folder.
     content
         What the runs hold: contrast, crowding, voxel size, label mistakes, reconstruction types.
     """
@@ -62,7 +71,14 @@ def simulate(
         raise DataError(f"workers must not be negative, got {workers}; 0 chooses a number")
     own = None if particles is None else read_own_particles(particles, content.shapes)
     plan = ProjectPlan(out, train_runs, test_runs, parse_zyx("shape", shape), seed, content, device, own)
-    records = write_project(plan, workers)
+    hire: Hire[RunTask] | None = None
+    if cluster is not None:
+        from tomopoint.cluster.hiring import hired
+
+        if workers:
+            raise DataError("--workers is for one machine; with --cluster say how many there: local:N, slurm:N")
+        hire = partial(hired, cluster, device)
+    records = write_project(plan, workers, hire)
     counts = {name: sum(record.counts[name] for record in records) for name in plan.particle_names}
     listing = ", ".join(f"{count} {name}" for name, count in counts.items())
     text = (

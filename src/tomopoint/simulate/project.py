@@ -39,6 +39,7 @@ from tomopoint.simulate.particles.catalogue import competition_particles
 from tomopoint.simulate.particles.model import SimulatedParticle
 from tomopoint.simulate.particles.own import OwnParticles
 from tomopoint.strict_json import build, read, reading, shown
+from tomopoint.tasks.task import Hire, carry_out_all
 
 RECORDS_FOLDER = "simulation"
 
@@ -162,7 +163,32 @@ def run_name(split: str, index: int) -> str:
     return f"TS_{place // 12 + 1 + 120 * cycle}_{place % 12 + 1}"
 
 
-def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
+@dataclass(frozen=True)
+class RunTask:
+    """A run to make, as a :class:`~tomopoint.tasks.task.Task`.
+
+    Attributes
+    ----------
+    plan, split, index
+        As of :func:`write_run`.
+    """
+
+    plan: ProjectPlan
+    split: str
+    index: int
+    log: None = None
+
+    @property
+    def label(self) -> str:
+        """Name of the run."""
+        return run_name(self.split, self.index)
+
+    def carry_out(self) -> None:
+        """Simulate the run and write it."""
+        write_run(self.plan, self.split, self.index)
+
+
+def write_project(plan: ProjectPlan, workers: int = 0, hire: Hire[RunTask] | None = None) -> list[RunRecord]:
     """Simulate what is missing of a project.
 
     Parameters
@@ -171,6 +197,8 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
         Folder, numbers of runs, shape, seed and content.
     workers
         Processes; 0 chooses by cores, memory and the amount of work.
+    hire
+        Makes a crew that makes the runs instead, where some are missing.
 
     Returns
     -------
@@ -181,6 +209,8 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
     ------
     DataError
         The folder holds something else, was made with other options, or already holds more runs than planned.
+    TomopointError
+        A crew could not make some of the runs; the others are made.
     """
     _check_folder(plan)
     write_atomically(plan.out / SIMULATION_RECORD, json.dumps(plan.settings(), indent=2, sort_keys=True) + "\n")
@@ -190,9 +220,19 @@ def write_project(plan: ProjectPlan, workers: int = 0) -> list[RunRecord]:
     missing = [task for task in tasks if not _record_path(plan.out, *task).exists()]
     if len(missing) < len(tasks):
         logger.info("%d of %d runs are already there", len(tasks) - len(missing), len(tasks))
-    workers = min(workers, len(missing)) if workers > 0 else _default_workers(plan, len(missing))
-    for _ in track(_make_runs(plan, missing, workers), "simulate", total=len(missing)):
-        pass
+    if hire is None:
+        workers = min(workers, len(missing)) if workers > 0 else _default_workers(plan, len(missing))
+        for _ in track(_make_runs(plan, missing, workers), "simulate", total=len(missing)):
+            pass
+    elif missing:
+        with hire() as crew:
+            failed = carry_out_all([RunTask(plan, *task) for task in missing], crew, "simulate")
+        if failed:
+            run, reason = next(iter(failed.items()))
+            raise TomopointError(
+                f"{len(failed)} of {len(missing)} runs could not be made, {run} among them: {reason}; run the same "
+                "command again to go on"
+            )
     # The example submission: every particle once per test run, all in the middle of the box.
     middle = dict(zip("zyx", (round(size * plan.options.voxel_A / 2, 3) for size in plan.shape_zyx), strict=True))
     names = [run_name("test", index) for index in range(plan.test_runs)]
