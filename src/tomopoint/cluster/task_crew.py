@@ -92,7 +92,7 @@ class TaskCrew(Generic[TaskT]):
 
     def stop(self, task: TaskT) -> None:
         """End a task; its process is killed within a second or two."""
-        future = next(future for future, begun in self._begun.items() if begun.task == task)
+        future = next(future for future, begun in self._begun.items() if begun.task is task)
         del self._begun[future]
         self.client.cancel([future])
 

@@ -29,8 +29,9 @@ def train(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     workers: int | None = None,
     curves: Literal["tensorboard", "wandb", "none"] = "tensorboard",
+    cluster: str | None = None,
 ) -> CommandResult:
-    """Train the networks of a recipe on every fold, one after the other.
+    """Train the networks of a recipe on every fold, one after the other, or on the machines of --cluster.
 
     Run the same command again to go on after an interruption: finished members are kept, an unfinished one goes on
     from its last epoch. On several GPUs: torchrun --nproc-per-node N -m tomopoint train ...
@@ -70,14 +71,24 @@ def train(
         Processes that cut crops; default none on a CPU, up to eight on a GPU.
     curves
         Where curves go besides metrics.csv.
+    cluster
+        Train on many processes or machines by Dask, each a network on a fold: local:N, the address or file of a
+        scheduler, or slurm:N, pbs:N, lsf:N, sge:N jobs, also as MIN-MAX. They share the disk with --data and --out.
     """
     from dataclasses import replace
+    from functools import partial
 
     from tomopoint.data.particles import project_particles
     from tomopoint.data.sources.find import check_project
     from tomopoint.training.crops.pseudo_labels import DEFAULT_THRESHOLD, PseudoLabels, parse_pseudo_threshold
-    from tomopoint.training.cross_validation import make_plan, open_folder, train_members
-    from tomopoint.training.machine import Machine
+    from tomopoint.training.cross_validation import (
+        Workshop,
+        make_plan,
+        open_folder,
+        train_members,
+        train_members_apart,
+    )
+    from tomopoint.training.machine import Machine, Processes
     from tomopoint.training.recipe_files import load_recipe
 
     if pseudo_labels is None and (pseudo_data is not None or pseudo_threshold is not None):
@@ -87,9 +98,15 @@ def train(
         epochs=epochs, steps_per_epoch=steps_per_epoch, max_minutes=max_minutes, precision=precision
     )
     chosen = chosen if seed is None else replace(chosen, seed=seed)
-    machine = Machine(device, workers, curves)
-    for index in range(len(chosen.networks)):
-        machine.precisions(chosen.for_network(index).fit.precision)
+    if cluster is not None:
+        if Processes.from_environment().count > 1:
+            raise TomopointError(
+                "--cluster trains each network in one process; train one network by several with torchrun, without it"
+            )
+    else:
+        machine = Machine(device, workers, curves)
+        for index in range(len(chosen.networks)):
+            machine.precisions(chosen.for_network(index).fit.precision)
     pseudo = None
     if pseudo_labels is not None:
         common, single = parse_pseudo_threshold(
@@ -98,7 +115,12 @@ def train(
         pseudo = PseudoLabels(pseudo_labels, pseudo_data or data, threshold=common, per_particle=single)
     plan = make_plan(chosen, recipe, data, out, folds, pseudo)
     open_folder(plan)
-    outcome = train_members(plan, machine)
+    if cluster is None:
+        outcome = train_members(plan, machine)
+    else:
+        from tomopoint.cluster.hiring import hired
+
+        outcome = train_members_apart(plan, Workshop(device, workers, curves), partial(hired, cluster, device))
     done = [*outcome.trained, *outcome.skipped]
     lines = [f"{len(done)} of {len(plan.tasks)} members are trained in {out}"]
     lines += [f"FAILED {label}: {reason}" for label, reason in outcome.failed.items()]

@@ -1,4 +1,4 @@
-"""Cross-validation: every network of a recipe is trained on every fold, one member after the other."""
+"""Cross-validation: every network of a recipe is trained on every fold, one member after the other or side by side."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tomopoint
@@ -18,6 +18,7 @@ from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
 from tomopoint.strict_json import build, read, reading
+from tomopoint.tasks.task import Hire, carry_out_all
 from tomopoint.training.checkpoints import (
     CANDIDATES,
     RECIPE,
@@ -28,11 +29,17 @@ from tomopoint.training.checkpoints import (
     save_weights,
 )
 from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs, warn_of_leaks
-from tomopoint.training.crops.tomograms import RunRecord, check_voxel_sizes, describe_runs, read_tomograms
+from tomopoint.training.crops.tomograms import (
+    RunRecord,
+    TrainingTomogram,
+    check_voxel_sizes,
+    describe_runs,
+    read_tomograms,
+)
 from tomopoint.training.fit import MemberTask, fit_member
 from tomopoint.training.forecast import Forecast, Workload
 from tomopoint.training.last_checkpoint import LAST
-from tomopoint.training.machine import Machine, Processes
+from tomopoint.training.machine import Curves, Device, Machine, Processes
 from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import differences, load_recipe
 
@@ -40,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 DATA = "data.json"
 """The runs that were trained on, by digest."""
+
+LOG = "log.txt"
+"""What a member's training says, in its folder, where that has a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +102,70 @@ class TrainingPlan:
     extra: tuple[str, ...] = ()
     pretrained: Mapping[str, str] = field(default_factory=dict)
 
-    def digest_of(self, names: Sequence[str]) -> str:
-        """SHA-256 over the digests of some runs."""
-        text = "\n".join(f"{name} {self.records[name].digest}" for name in sorted(names))
+    def runs_of(self, task: MemberTask) -> tuple[str, ...]:
+        """Names of the runs that a member needs."""
+        return (*task.fold.runs, *self.extra)
+
+    def data_sha256(self, task: MemberTask) -> str:
+        """SHA-256 over the digests of the runs that a member needs."""
+        text = "\n".join(f"{name} {self.records[name].digest}" for name in sorted(self.runs_of(task)))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def of(self, task: MemberTask) -> TrainingPlan:
+        """Return the part of the plan that is about one member."""
+        records = {name: self.records[name] for name in self.runs_of(task)}
+        return replace(self, tasks=(task,), records=records)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Options of the machine that trains, where that is another one; :class:`Machine` is made of them there.
+
+    Attributes
+    ----------
+    device, workers, curves
+        As there.
+    """
+
+    device: Device = "auto"
+    workers: int | None = None
+    curves: Curves = "tensorboard"
+
+
+@dataclass(frozen=True)
+class MemberTraining:
+    """The training of one member, as a :class:`~tomopoint.tasks.task.Task`.
+
+    Attributes
+    ----------
+    plan
+        The part of the plan that is about it.
+    member
+        Which.
+    workshop
+        What it is trained with.
+    """
+
+    plan: TrainingPlan
+    member: MemberTask
+    workshop: Workshop
+
+    @property
+    def label(self) -> str:
+        """``fold0/segresnet``."""
+        return self.member.label
+
+    @property
+    def log(self) -> Path:
+        """What the training says."""
+        return self.member.folder / LOG
+
+    def carry_out(self) -> None:
+        """Train it, from its last checkpoint where there is one."""
+        machine = Machine(self.workshop.device, self.workshop.workers, self.workshop.curves)
+        machine.precisions(self.member.own_recipe.fit.precision)
+        forecast = _forecast(self.plan, Outcome())
+        train_member(self.plan, self.member, read_tomograms(self.plan.records, self.plan.recipe), machine, forecast)
 
 
 @dataclass
@@ -265,76 +335,20 @@ def train_members(plan: TrainingPlan, machine: Machine) -> Outcome:
     TomopointError
         A finished member was made with another recipe or with other data.
     """
-    recipe, processes = plan.recipe, Processes.from_environment()
     outcome = Outcome()
-    data_sha256 = {task.label: plan.digest_of((*task.fold.runs, *plan.extra)) for task in plan.tasks}
-
-    # What is finished, if it was made from the same, is not made again.
-    waiting = []
-    for task in plan.tasks:
-        if not (task.folder / RECORD).exists():
-            waiting.append(task)
-            continue
-        record = load_record(task.folder)
-        same = {
-            "recipe": record.recipe_sha256 == recipe.digest,
-            "data": record.data_sha256 == data_sha256[task.label],
-            # Records of earlier versions do not know it.
-            "file of pretrained weights": record.pretrained_sha256 in (None, plan.pretrained.get(task.label)),
-        }
-        if not all(same.values()):
-            wrong = " and other ".join(what for what, is_same in same.items() if not is_same)
-            raise TomopointError(f"{task.folder} was trained with another {wrong}; choose another --out, or remove it")
-        outcome.skipped.append(task.label)
-        logger.info("%s is finished, skipped", task.label)
+    waiting = unfinished_members(plan, outcome)
     if not waiting:
         return outcome
 
     # How much there is to do; then the volumes, once, because folds share them.
-    workloads = [Workload.of(task.own_recipe, task.label, task.network.title) for task in plan.tasks]
-    forecast = Forecast(workloads, outcome.skipped)
-    logger.info("%s", forecast.announcement())
-    tomograms = read_tomograms(plan.records, recipe)
-
+    forecast = _forecast(plan, outcome)
+    tomograms = read_tomograms(plan.records, plan.recipe)
     for task in waiting:
-        verb = "goes on" if (task.folder / LAST).exists() else "starts"
-        logger.info("%s %s: %d training runs", task.label, verb, len(task.fold.training_runs) + len(plan.extra))
         try:
-            task.folder.mkdir(parents=True, exist_ok=True)
-            needed = {name: tomograms[name] for name in (*task.fold.runs, *plan.extra)}
-            result = fit_member(task, needed, machine, forecast=forecast)
-            # Weights, then the record, which marks the member as finished; candidates go last, because a member that
-            # is interrupted before its record needs them again.
-            if processes.rank == 0:
-                record = MemberRecord(
-                    fold=task.fold.name,
-                    network=task.network.architecture.resolved(),
-                    particles=tuple(particle.name for particle in recipe.particles),
-                    stride=recipe.stride,
-                    voxel_A=tomograms[task.fold.training_runs[0]].voxel_A,
-                    normalisation=recipe.normalisation,
-                    training_runs=(*task.fold.training_runs, *plan.extra),
-                    validation_runs=task.fold.validation_runs,
-                    data_root=str(plan.data_root.resolve()),
-                    data_sha256=data_sha256[task.label],
-                    recipe_sha256=recipe.digest,
-                    weights_sha256=save_weights(result.weights, task.folder / WEIGHTS),
-                    recipe=plan.recipe_name,
-                    tomopoint=tomopoint.__version__,
-                    epochs=result.epochs,
-                    steps=result.steps,
-                    kept=result.kept,
-                    seconds=result.seconds,
-                    device=result.device,
-                    precision=result.precision,
-                    pretrained_sha256=plan.pretrained.get(task.label),
-                    layout=result.layout,
-                )
-                record.save(task.folder)
-                shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)
+            train_member(plan, task, tomograms, machine, forecast)
         except Exception as error:
             # Other processes of a joint training wait for this one: it must end, so that torchrun ends them.
-            if processes.count > 1:
+            if Processes.from_environment().count > 1:
                 raise
             reason = str(error) if isinstance(error, TomopointError) else machine_fault(error)
             outcome.failed[task.label] = reason or f"{type(error).__name__}: {error}"
@@ -343,3 +357,117 @@ def train_members(plan: TrainingPlan, machine: Machine) -> Outcome:
             outcome.trained.append(task.label)
         forecast.done(task.label)
     return outcome
+
+
+def train_members_apart(plan: TrainingPlan, workshop: Workshop, hire: Hire[MemberTraining]) -> Outcome:
+    """Train every member that is not finished, each by a process of a crew; otherwise as :func:`train_members`.
+
+    Parameters
+    ----------
+    plan
+        What to train; :func:`open_folder` comes before.
+    workshop
+        What every process trains with.
+    hire
+        Makes the crew, where something is to be trained.
+    """
+    outcome = Outcome()
+    trainings = [MemberTraining(plan.of(task), task, workshop) for task in unfinished_members(plan, outcome)]
+    if trainings:
+        _forecast(plan, outcome)
+        with hire() as crew:
+            outcome.failed = carry_out_all(trainings, crew, "train")
+    outcome.trained = [training.label for training in trainings if training.label not in outcome.failed]
+    return outcome
+
+
+def unfinished_members(plan: TrainingPlan, outcome: Outcome) -> list[MemberTask]:
+    """Return what is to be trained; what is finished, if it was made from the same, is noted as skipped.
+
+    Raises
+    ------
+    TomopointError
+        A finished member was made with another recipe or with other data.
+    """
+    waiting = []
+    for task in plan.tasks:
+        if not (task.folder / RECORD).exists():
+            waiting.append(task)
+            continue
+        record = load_record(task.folder)
+        same = {
+            "recipe": record.recipe_sha256 == plan.recipe.digest,
+            "data": record.data_sha256 == plan.data_sha256(task),
+            # Records of earlier versions do not know it.
+            "file of pretrained weights": record.pretrained_sha256 in (None, plan.pretrained.get(task.label)),
+        }
+        if not all(same.values()):
+            wrong = " and other ".join(what for what, is_same in same.items() if not is_same)
+            raise TomopointError(f"{task.folder} was trained with another {wrong}; choose another --out, or remove it")
+        outcome.skipped.append(task.label)
+        logger.info("%s is finished, skipped", task.label)
+    return waiting
+
+
+def train_member(
+    plan: TrainingPlan,
+    task: MemberTask,
+    tomograms: Mapping[str, TrainingTomogram],
+    machine: Machine,
+    forecast: Forecast,
+) -> None:
+    """Train one member, from its last checkpoint where there is one, and write its weights and its record.
+
+    Parameters
+    ----------
+    plan, task
+        All that is trained, and the member.
+    tomograms
+        The plan's runs by name, at least those of the member.
+    machine
+        Device, processes and curves.
+    forecast
+        Of the plan.
+    """
+    verb = "goes on" if (task.folder / LAST).exists() else "starts"
+    logger.info("%s %s: %d training runs", task.label, verb, len(task.fold.training_runs) + len(plan.extra))
+    task.folder.mkdir(parents=True, exist_ok=True)
+    needed = {name: tomograms[name] for name in plan.runs_of(task)}
+    result = fit_member(task, needed, machine, forecast=forecast)
+    # Weights, then the record, which marks the member as finished; candidates go last, because a member that is
+    # interrupted before its record needs them again.
+    if Processes.from_environment().rank == 0:
+        record = MemberRecord(
+            fold=task.fold.name,
+            network=task.network.architecture.resolved(),
+            particles=tuple(particle.name for particle in plan.recipe.particles),
+            stride=plan.recipe.stride,
+            voxel_A=tomograms[task.fold.training_runs[0]].voxel_A,
+            normalisation=plan.recipe.normalisation,
+            training_runs=(*task.fold.training_runs, *plan.extra),
+            validation_runs=task.fold.validation_runs,
+            data_root=str(plan.data_root.resolve()),
+            data_sha256=plan.data_sha256(task),
+            recipe_sha256=plan.recipe.digest,
+            weights_sha256=save_weights(result.weights, task.folder / WEIGHTS),
+            recipe=plan.recipe_name,
+            tomopoint=tomopoint.__version__,
+            epochs=result.epochs,
+            steps=result.steps,
+            kept=result.kept,
+            seconds=result.seconds,
+            device=result.device,
+            precision=result.precision,
+            pretrained_sha256=plan.pretrained.get(task.label),
+            layout=result.layout,
+        )
+        record.save(task.folder)
+        shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)
+
+
+def _forecast(plan: TrainingPlan, outcome: Outcome) -> Forecast:
+    """Say how much there is to do."""
+    workloads = [Workload.of(task.own_recipe, task.label, task.network.title) for task in plan.tasks]
+    forecast = Forecast(workloads, outcome.skipped)
+    logger.info("%s", forecast.announcement())
+    return forecast
