@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,7 @@ def validate(
     machine: Literal["t4", "cpu"] = "t4",
     thresholds: str = "curve",
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    cluster: str | None = None,
 ) -> CommandResult:
     """Score held-out runs by networks that never saw them.
 
@@ -75,6 +77,9 @@ def validate(
         true particle; 2 by default), or the path of another training folder's pipeline.json to take them from.
     device
         Where to predict.
+    cluster
+        Predict on many processes or machines by Dask, each a run: local:N, the address or file of a scheduler, or
+        slurm:N, pbs:N, lsf:N, sge:N jobs, also as MIN-MAX. They share the disk with the folders and --data.
     """
     from tomopoint.data.tomograms import describe_tomogram
     from tomopoint.evaluation.calibration import calibrate
@@ -84,11 +89,18 @@ def validate(
     from tomopoint.pipeline import PIPELINE_NAME, Pipeline
     from tomopoint.training.machine import Machine
     from tomopoint.validation.ensemble_folder import RESULT, load_ensemble, save_ensemble
-    from tomopoint.validation.out_of_fold import predict_held_out
+    from tomopoint.validation.out_of_fold import predict_held_out, predict_held_out_run
     from tomopoint.validation.result import calibrated, parse_thresholds, validation_text
-    from tomopoint.validation.score_maps import fit_score_maps
+    from tomopoint.validation.run_task import ByCrew
+    from tomopoint.validation.score_maps import fit_score_maps, predict_kinds, runs_of_all_kinds
     from tomopoint.validation.validated import state_of
-    from tomopoint.validation.weights import choose_weights, parse_weights, with_weights
+    from tomopoint.validation.weights import (
+        choose_weights,
+        judged_candidates,
+        parse_weights,
+        predict_candidates,
+        with_weights,
+    )
 
     calibration_options = parse_thresholds(thresholds)
     if isinstance(calibration_options, Path) and weights == "out-of-fold":
@@ -96,7 +108,7 @@ def validate(
             f"--weights {weights} needs picks to judge by, but --thresholds {thresholds} predicts nothing; "
             "give one of them"
         )
-    processor = "cuda" if Machine(device).on_gpu else "cpu"
+    processor = "cuda" if cluster is None and Machine(device).on_gpu else "cpu"
 
     # The networks, and the Pipeline of their average as the submission will compute it, not yet calibrated.
     ensemble = load_ensemble(folders, out)
@@ -140,22 +152,38 @@ def validate(
             "trained on folds, or validate it together with one"
         )
 
-    # What makes scores of several kinds comparable, then how much each network counts.
-    fitted = None
-    if score_maps == "out-of-fold" and len(ensemble.of_kinds) > 1:
-        fitted = fit_score_maps(ensemble, pipeline, project, processor)
-        pipeline = replace(pipeline, score_maps=fitted.score_maps)
-        logger.info("%s", fitted.text)
     calibration_options = replace(calibration_options, floor=pipeline.decoding.floor)
-    chosen = None
-    if weights == "out-of-fold":
-        chosen = choose_weights(ensemble, pipeline, project, processor, calibration_options)
-        pipeline = replace(pipeline, members=with_weights(pipeline.members, ensemble.siblings, chosen.shares))
-        logger.info("weights: %s", chosen.reason)
+    fitted = chosen = None
+    with ExitStack() as stack:
+        by_crew = None
+        if cluster is not None:
+            from tomopoint.cluster.hiring import hired
 
-    # Predict every held-out run, and choose thresholds on all of these picks.
+            crew = stack.enter_context(hired(cluster, device))
+            by_crew = ByCrew(crew, tuple(folders), out, project.root, device)
+        held_out_names = [held_out.name for held_out in ensemble.held_out]
+
+        # What makes scores of several kinds comparable, then how much each network counts. What a crew has predicted
+        # is read back from its files.
+        if score_maps == "out-of-fold" and len(ensemble.of_kinds) > 1:
+            if by_crew:
+                by_crew.predict(predict_kinds, pipeline, runs_of_all_kinds(ensemble), "score maps")
+            fitted = fit_score_maps(ensemble, pipeline, project, processor)
+            pipeline = replace(pipeline, score_maps=fitted.score_maps)
+            logger.info("%s", fitted.text)
+        if weights == "out-of-fold":
+            if by_crew:
+                judged_candidates(ensemble)  # says at once where there is nothing to choose
+                by_crew.predict(predict_candidates, pipeline, held_out_names, "weights")
+            chosen = choose_weights(ensemble, pipeline, project, processor, calibration_options)
+            pipeline = replace(pipeline, members=with_weights(pipeline.members, ensemble.siblings, chosen.shares))
+            logger.info("weights: %s", chosen.reason)
+
+        # Predict every held-out run, and choose thresholds on all of these picks.
+        if by_crew:
+            by_crew.predict(predict_held_out_run, pipeline, held_out_names, "validate")
+        picks, records = predict_held_out(ensemble, pipeline, project, processor)
     truth = ensemble.read_truth(project)
-    picks, records = predict_held_out(ensemble, pipeline, project, processor)
     calibration = calibrate(truth, picks, ensemble.groups, pipeline.particles, calibration_options)
     final = calibrated(pipeline, calibration)
     for name in calibration.best_at_floor:

@@ -97,6 +97,10 @@ class EnsembleFolder:
             found.append(HeldOutRun(name, "+".join(sorted({self.fold_of(i) for i in members})), members))
         return tuple(found)
 
+    def run_named(self, name: str) -> HeldOutRun:
+        """Return the held-out run of that name."""
+        return next(held_out for held_out in self.held_out if held_out.name == name)
+
     @cached_property
     def titles(self) -> tuple[str, ...]:
         """Of the training folders: as much of the end of their paths as tells them apart, with a ``/``."""

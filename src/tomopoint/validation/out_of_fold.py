@@ -28,7 +28,7 @@ from tomopoint.inference.predict import predict_tomogram
 from tomopoint.networks.ensemble import Ensemble
 from tomopoint.pipeline import Pipeline
 from tomopoint.strict_json import Malformed, read
-from tomopoint.validation.ensemble_folder import EnsembleFolder
+from tomopoint.validation.ensemble_folder import EnsembleFolder, HeldOutRun
 
 FOLDER = OUT_OF_FOLD_FOLDER
 
@@ -64,21 +64,13 @@ def predict_held_out(
     tables: list[pd.DataFrame] = []
     records: dict[str, dict[str, Any]] = {}
     for held_out in ensemble.held_out:
-        own = pipeline_of(held_out.members, pipeline)
-        store = project.run(held_out.name, "train").tomogram_path(ensemble.tomo_type)
-        path = ensemble.folder / FOLDER / f"{held_out.name}.csv"
-        content = {"pipeline_sha256": own.digest, "tomogram": identity_of(store)}
-        record = record_if_done(path, content)
-        if record is None or not isinstance(record.get("seconds"), (int, float)):
-            start = time.monotonic()
-            path.with_suffix(".json").unlink(missing_ok=True)
-            with closing(engine_of(ensemble, held_out.members, own, device)) as engine:
-                picks = predict_tomogram(read_tomogram(store), engine, own)
-            write_pick_table(picks.assign(experiment=held_out.name), path)
-            record = {**content, "seconds": round(time.monotonic() - start, 2)}
-            write_atomically(path.with_suffix(".json"), json.dumps(record) + "\n")
+        path, content = _picks_file(ensemble, pipeline, project, held_out)
+        if _record_of(path, content) is None:
+            predict_held_out_run(ensemble, pipeline, project, device, held_out.name)
         else:
             logger.info("validate %s: picks of these weights are there already", held_out.name)
+        record = _record_of(path, content)
+        assert record is not None
         table = read_pick_table(path)
         logger.info(
             "validate %d/%d %s (%s, %d networks): %d picks, %.1f s",
@@ -88,6 +80,42 @@ def predict_held_out(
         tables.append(table.loc[:, list(PICK_COLUMNS)])
         records[held_out.name] = {**record, "group": held_out.group, "n_networks": len(held_out.members)}
     return pd.concat(tables, ignore_index=True), records
+
+
+def predict_held_out_run(
+    ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, device: str, name: str
+) -> None:
+    """Predict one held-out run and write its picks, unless they are there; as :func:`predict_held_out`."""
+    held_out = ensemble.run_named(name)
+    path, content = _picks_file(ensemble, pipeline, project, held_out)
+    if _record_of(path, content) is not None:
+        return
+    start = time.monotonic()
+    path.with_suffix(".json").unlink(missing_ok=True)
+    store = project.run(name, "train").tomogram_path(ensemble.tomo_type)
+    own = pipeline_of(held_out.members, pipeline)
+    with closing(engine_of(ensemble, held_out.members, own, device)) as engine:
+        picks = predict_tomogram(read_tomogram(store), engine, own)
+    write_pick_table(picks.assign(experiment=name), path)
+    record = {**content, "seconds": round(time.monotonic() - start, 2)}
+    write_atomically(path.with_suffix(".json"), json.dumps(record) + "\n")
+
+
+def _picks_file(
+    ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, held_out: HeldOutRun
+) -> tuple[Path, dict[str, Any]]:
+    """Return where a run's picks belong, and what they must have been made with."""
+    store = project.run(held_out.name, "train").tomogram_path(ensemble.tomo_type)
+    content = {
+        "pipeline_sha256": pipeline_of(held_out.members, pipeline).digest,
+        "tomogram": identity_of(store),
+    }
+    return ensemble.folder / FOLDER / f"{held_out.name}.csv", content
+
+
+def _record_of(path: Path, content: dict[str, Any]) -> dict[str, Any] | None:
+    record = record_if_done(path, content)
+    return record if record is not None and isinstance(record.get("seconds"), (int, float)) else None
 
 
 def pipeline_of(members: Sequence[int], pipeline: Pipeline) -> Pipeline:

@@ -102,19 +102,13 @@ def fit_score_maps(ensemble: EnsembleFolder, pipeline: Pipeline, project: Projec
         kind: {name: [] for name in pipeline.particle_names} for kind in ensemble.of_kinds
     }
     runs = []
-    for held_out in ensemble.held_out:
-        members = {
-            kind: [index for index in indices if index in held_out.members]
-            for kind, indices in ensemble.of_kinds.items()
-        }
-        if not all(members.values()):
-            continue
-        runs.append(held_out.name)
-        for kind, own in members.items():
-            picks = _picks_of_kind(ensemble, pipeline, project, device, held_out.name, kind, own)
-            for name, found in _judged(picks, truth[held_out.name], pipeline).items():
+    for run in runs_of_all_kinds(ensemble):
+        runs.append(run)
+        predicted = predict_kinds(ensemble, pipeline, project, device, run)
+        for kind, picks in predicted.items():
+            for name, found in _judged(picks, truth[run], pipeline).items():
                 judged[kind][name].append(found)
-        logger.info("score maps: %s predicted by each of %s", held_out.name, ", ".join(members))
+        logger.info("score maps: %s predicted by each of %s", run, ", ".join(predicted))
     if not runs:
         return FittedMaps((), {}, ())
     pooled = {
@@ -128,6 +122,27 @@ def fit_score_maps(ensemble: EnsembleFolder, pipeline: Pipeline, project: Projec
     )
     n_hits = {kind: {name: picks.n_hits for name, picks in found.items()} for kind, found in pooled.items()}
     return FittedMaps(score_maps, n_hits, tuple(runs))
+
+
+def runs_of_all_kinds(ensemble: EnsembleFolder) -> list[str]:
+    """Return the names of the runs that networks of every kind hold out."""
+    return [run.name for run in ensemble.held_out if all(_members_by_kind(ensemble, run.name).values())]
+
+
+def predict_kinds(
+    ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, device: str, name: str
+) -> dict[MemberKind, pd.DataFrame]:
+    """Return one run's best local maxima by each kind alone, made now or by an earlier call."""
+    return {
+        kind: _picks_of_kind(ensemble, pipeline, project, device, name, kind, members)
+        for kind, members in _members_by_kind(ensemble, name).items()
+    }
+
+
+def _members_by_kind(ensemble: EnsembleFolder, name: str) -> dict[MemberKind, list[int]]:
+    """Return the networks of every kind that never saw a run."""
+    members = ensemble.run_named(name).members
+    return {kind: [i for i in indices if i in members] for kind, indices in ensemble.of_kinds.items()}
 
 
 def _picks_of_kind(

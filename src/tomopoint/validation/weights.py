@@ -150,6 +150,21 @@ def choose_weights(
     TomopointError
         There is only one set of siblings, or only one group of held-out runs, so that nothing can be left out.
     """
+    candidates = judged_candidates(ensemble)
+    siblings = judged_siblings(ensemble)
+    tables: list[list[pd.DataFrame]] = [[] for _ in candidates]
+    for name in (held_out.name for held_out in ensemble.held_out):
+        found = predict_candidates(ensemble, pipeline, project, device, name)
+        for table, picks in zip(tables, found, strict=True):
+            table.append(picks)
+        logger.info("weights: %s predicted by each of %s", name, ", ".join(siblings))
+    truth = ensemble.read_truth(project)
+    picks_of = [pd.concat(table, ignore_index=True) for table in tables]
+    return _choose(candidates, picks_of, truth, ensemble.groups, pipeline, options)
+
+
+def judged_candidates(ensemble: EnsembleFolder) -> list[Shares]:
+    """Return the shares that are tried; TomopointError as :func:`choose_weights`."""
     siblings = judged_siblings(ensemble)
     if len(siblings) < 2:
         raise TomopointError(
@@ -160,16 +175,7 @@ def choose_weights(
         raise TomopointError(
             "--weights out-of-fold needs two or more folds: shares are judged where they were not chosen"
         )
-    candidates = candidate_shares(siblings, _kinds(ensemble))
-    tables: list[list[pd.DataFrame]] = [[] for _ in candidates]
-    for name in (held_out.name for held_out in ensemble.held_out):
-        found = _picks_of_run(ensemble, pipeline, project, device, name, candidates)
-        for table, picks in zip(tables, found, strict=True):
-            table.append(picks)
-        logger.info("weights: %s predicted by each of %s", name, ", ".join(siblings))
-    truth = ensemble.read_truth(project)
-    picks_of = [pd.concat(table, ignore_index=True) for table in tables]
-    return _choose(candidates, picks_of, truth, ensemble.groups, pipeline, options)
+    return candidate_shares(siblings, _kinds(ensemble))
 
 
 def parse_weights(text: str, ensemble: EnsembleFolder) -> ClassShares:
@@ -231,16 +237,12 @@ def _kinds(ensemble: EnsembleFolder) -> dict[str, str]:
     return {name: ensemble.members[members[0]].kind for name, members in ensemble.siblings.items()}
 
 
-def _picks_of_run(
-    ensemble: EnsembleFolder,
-    pipeline: Pipeline,
-    project: Project,
-    device: str,
-    name: str,
-    candidates: Sequence[Shares],
+def predict_candidates(
+    ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, device: str, name: str
 ) -> list[pd.DataFrame]:
-    """Return one run's picks for every candidate, made now or by an earlier call."""
-    held_out = next(run for run in ensemble.held_out if run.name == name)
+    """Return one run's picks with the shares of every candidate, made now or by an earlier call."""
+    candidates = judged_candidates(ensemble)
+    held_out = ensemble.run_named(name)
     store = project.run(name, "train").tomogram_path(ensemble.tomo_type)
     siblings = {title: [i for i in members if i in held_out.members] for title, members in ensemble.siblings.items()}
     present = {title: members for title, members in siblings.items() if members}
