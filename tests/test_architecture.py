@@ -27,15 +27,17 @@ ALLOWED = {
     "pipeline": BASE,
     "data": BASE | {"pipeline"},
     "formats": BASE | {"pipeline", "data"},
-    "simulate": BASE | {"pipeline", "data"},
+    "simulate": BASE | {"pipeline", "data", "cluster"},  # cluster: by the command alone, here and below
     "networks": BASE | {"pipeline", "data"},
-    "inference": BASE | {"pipeline", "data", "cluster"},  # the latter by the command alone, see below
+    "inference": BASE | {"pipeline", "data", "cluster"},
+    "tasks": BASE,
     "cluster": BASE | {"pipeline", "data", "inference"},
     "evaluation": BASE | {"pipeline", "data", "inference"},
     "fusion": BASE | {"pipeline", "data", "formats", "inference", "evaluation"},
-    "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation"},
-    "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
-    "experiments": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training", "validation"},
+    "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "cluster"},
+    "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training", "cluster"},
+    "experiments": BASE
+    | {"pipeline", "data", "networks", "inference", "evaluation", "training", "validation", "cluster"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},
     "inspection": BASE | {"pipeline", "data", "evaluation", "training"},
     "picker": BASE | {"pipeline", "data", "simulate", "inference", "evaluation", "road"},
@@ -101,13 +103,14 @@ def test_packages_import_only_what_lies_below_them(package):
     assert wrong == []
 
 
-def test_only_the_command_that_predicts_goes_to_a_cluster():
+def test_only_commands_go_to_a_cluster():
     users = {
         str(path.relative_to(SOURCE))
         for path in _modules()
         if _package(path) != "cluster" and any(name.startswith("tomopoint.cluster") for name in _imports(path))
     }
-    assert users == {"inference/command.py"}
+    packages = ("experiments", "inference", "simulate", "training", "validation")
+    assert users == {f"{package}/command.py" for package in packages}
 
 
 def _is_module(rest):

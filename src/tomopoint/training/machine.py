@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from tomopoint.errors import TomopointError
 from tomopoint.training.on_cpu.choice import Stated
@@ -122,12 +123,16 @@ class Machine:
         else:
             keep_freed_memory()
         processes = Processes.from_environment()
+        # A process alone has nobody to find, whatever batch system it runs in: a worker of a cluster is a job of its
+        # own. Of a job with several tasks Fabric knows whether they fit.
+        is_alone = processes.count == 1 and os.environ.get("SLURM_NTASKS", "1") == "1"
         fabric = Fabric(
             accelerator="gpu" if self.on_gpu else "cpu",
             devices=processes.per_node,
             num_nodes=processes.nodes,
             strategy="ddp" if processes.count > 1 else "auto",
             precision=LIGHTNING[precision],
+            plugins=[LightningEnvironment()] if is_alone else [],
         )
         fabric.launch()
         return fabric

@@ -1,0 +1,160 @@
+"""Tasks on a cluster of real worker processes: retried where processes die, named where they fail, ended with it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from probe_tasks import Probe
+
+from tomopoint.cluster.hiring import hired
+from tomopoint.tasks.process import ProcessDied, TaskProcess
+from tomopoint.tasks.task import Failed, carried_out, carry_out_all
+
+PATIENCE_S = 120
+"""For anything that must happen on a busy machine."""
+
+
+def wait_for(condition, what):
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not happen")
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def processes_of(probe):
+    """Return the numbers of the processes that began a task, each with that of its worker; none before the first."""
+    if not probe.begun.exists():
+        return []
+    return [tuple(map(int, line.split())) for line in probe.begun.read_text().splitlines()]
+
+
+def test_tasks_come_back_by_name_and_a_failing_one_fails_alone(two_workers, tmp_path):
+    kinds = {"a": "nothing", "b": "refuse", "c": "break", "d": "die", "e": "nothing"}
+    probes = [Probe(label, tmp_path, does) for label, does in kinds.items()]
+    with hired(two_workers.scheduler_address, "cpu") as crew:
+        answers = {task.label: answer for task, answer in carried_out(probes, crew)}
+    assert (answers["a"], answers["e"]) == ("A", "E")
+    assert answers["b"] == Failed("this cannot be done")
+    assert "ZeroDivisionError: a bug; see" in answers["c"].reason
+    assert "ZeroDivisionError: a bug" in (tmp_path / "c.txt").read_text()
+    assert "SIGKILL: most likely out of memory" in answers["d"].reason
+    assert "the last of 3 times; run the same command again" in answers["d"].reason
+    assert [len(processes_of(probe)) for probe in probes] == [1, 1, 1, 3, 1]
+
+
+def test_a_task_whose_worker_is_killed_is_done_by_another(two_workers, tmp_path):
+    wait = tmp_path / "wait"
+    wait.touch()
+    probe = Probe("a", tmp_path)
+    with hired(two_workers.scheduler_address, "cpu") as crew:
+        crew.begin(probe)
+        ((pid, worker),) = wait_for(lambda: processes_of(probe), "a task begun")
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: len(processes_of(probe)) == 2, "the task begun again")
+        wait_for(lambda: not is_alive(pid), "the end of the process whose worker is gone")
+        wait.unlink()
+        assert list(crew.ended(PATIENCE_S)) == [(probe, "A")]
+    assert processes_of(probe)[1][1] != worker
+
+
+def test_what_is_stopped_or_left_behind_is_ended(two_workers, tmp_path):
+    (tmp_path / "wait").touch()
+    stopped, left = Probe("stopped", tmp_path), Probe("left", tmp_path)
+    with hired(two_workers.scheduler_address, "cpu") as crew:
+        crew.begin(stopped)
+        crew.begin(left)
+        pids = {
+            probe.label: wait_for(lambda p=probe: processes_of(p), "a task begun")[0][0] for probe in (stopped, left)
+        }
+        crew.stop(stopped)
+        wait_for(lambda: not is_alive(pids["stopped"]), "the end of a task that was stopped")
+        assert is_alive(pids["left"])
+        assert crew.at_work == [left]
+    wait_for(lambda: not is_alive(pids["left"]), "the end of a task that was left behind")
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from probe_tasks import Probe
+from tomopoint.cluster.hiring import hired
+from tomopoint.tasks.task import carry_out_all
+
+with hired(sys.argv[1], "cpu") as crew:
+    carry_out_all([Probe(name, Path(sys.argv[2])) for name in "ab"], crew, "try")
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_client_that_ends_leaves_nothing_running(how, two_workers, tmp_path):
+    (tmp_path / "wait").touch()
+    words = [sys.executable, "-c", CLIENT, two_workers.scheduler_address, str(tmp_path)]
+    client = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    probes = [Probe(name, tmp_path) for name in "ab"]
+    wait_for(lambda: all(processes_of(probe) for probe in probes), "both tasks begun")
+    pids = [processes_of(probe)[0][0] for probe in probes]
+    client.send_signal(how)
+    client.wait(PATIENCE_S)
+    for pid in pids:
+        wait_for(lambda p=pid: not is_alive(p), "the end of its tasks")
+
+
+def test_a_worker_that_comes_late_gets_what_waits(tmp_path):
+    """Adaptive clusters begin with none, and Dask asks a worker what it can do before it knows."""
+    from distributed import LocalCluster
+
+    probes = [Probe(name, tmp_path) for name in "abc"]
+    with (
+        LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0", silence_logs="ERROR") as cluster,
+        hired(cluster.scheduler_address, "cpu") as crew,
+    ):
+        crew.begin(probes[0])
+        assert not list(crew.ended(0.5))
+        cluster.scale(1)
+        assert carry_out_all(probes[1:], crew, "try") == {}
+    assert [len(processes_of(probe)) for probe in probes] == [1, 1, 1]
+
+
+def test_a_gpu_is_asked_for_where_there_is_one(tmp_path):
+    """A worker that says it has a GPU gets all tasks, unless a CPU is asked for."""
+    from distributed import LocalCluster
+
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": "ERROR"}
+    with LocalCluster(n_workers=2, **options) as cluster:
+        address, *_ = cluster.scheduler.workers
+        with hired(cluster.scheduler_address, "auto") as crew:
+            crew.client.run(_declare_gpu, workers=[address])
+            probes = [Probe(name, tmp_path) for name in "abcd"]
+            assert carry_out_all(probes, crew, "try") == {}
+    assert len({processes_of(probe)[0][1] for probe in probes}) == 1
+
+
+def test_a_process_ends_whose_worker_is_frozen(tmp_path):
+    """A worker that is stopped lets nobody know that it lives; its task is given to another by then."""
+    (tmp_path / "wait").touch()
+    probe = Probe("a", tmp_path)
+    process = TaskProcess(patience=5.0)
+    process.begin(probe)
+    for _ in range(100):
+        process.beat()
+        time.sleep(0.1)
+    assert is_alive(process.pid)  # twice its patience, while it is told
+    with pytest.raises(ProcessDied, match=f"exit status 1.*last words are in {probe.log}"):
+        process.answer()
+
+
+async def _declare_gpu(dask_worker):
+    await dask_worker.set_resources(GPU=1)
