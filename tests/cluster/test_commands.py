@@ -184,8 +184,8 @@ def test_trials_are_searched(two_workers, data, recipe, tmp_path):
     path, out = experiment(recipe, tmp_path, space=space), tmp_path / "out"
     options = {"data": data, "out": out, "device": "cpu", "cluster": two_workers.scheduler_address}
     assert search(path, **options, trials=1).figures["trials"] == "1 finished"
-    assert search(path, **options, trials=3).figures["trials"] == "3 finished"
-    assert all((out / "trials" / f"000{number}" / "result.json").exists() for number in range(3))
+    assert search(path, **options, trials=2).figures["trials"] == "2 finished"
+    assert all((out / "trials" / f"000{number}" / "result.json").exists() for number in range(2))
 
 
 def test_without_a_cluster_dask_is_not_needed(data, recipe, tmp_path, monkeypatch):

@@ -93,23 +93,34 @@ from probe_tasks import Probe
 from tomopoint.cluster.hiring import hired
 from tomopoint.tasks.task import carry_out_all
 
-with hired(sys.argv[1], "cpu") as crew:
-    carry_out_all([Probe(name, Path(sys.argv[2])) for name in "ab"], crew, "try")
+if __name__ == "__main__":
+    with hired(sys.argv[1], "cpu") as crew:
+        carry_out_all([Probe(name, Path(sys.argv[2])) for name in "ab"], crew, "try")
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_client_that_ends_leaves_nothing_running(how, two_workers, tmp_path):
+@pytest.mark.parametrize(
+    ("where", "how", "to", "status"),
+    [
+        ("two workers", signal.SIGINT, os.kill, -signal.SIGINT),
+        ("two workers", signal.SIGKILL, os.kill, -signal.SIGKILL),
+        ("local:2", signal.SIGINT, os.killpg, -signal.SIGINT),  # Ctrl-C in a terminal reaches the workers as well
+        ("local:2", signal.SIGKILL, os.kill, -signal.SIGKILL),
+    ],
+)
+def test_a_client_that_ends_leaves_nothing_running(where, how, to, status, two_workers, tmp_path):
     (tmp_path / "wait").touch()
-    words = [sys.executable, "-c", CLIENT, two_workers.scheduler_address, str(tmp_path)]
-    client = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    address = where if where.startswith("local") else two_workers.scheduler_address
+    words = [sys.executable, "-c", CLIENT, address, str(tmp_path)]
+    client = subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
     probes = [Probe(name, tmp_path) for name in "ab"]
     wait_for(lambda: all(processes_of(probe) for probe in probes), "both tasks begun")
-    pids = [processes_of(probe)[0][0] for probe in probes]
-    client.send_signal(how)
-    client.wait(PATIENCE_S)
-    for pid in pids:
-        wait_for(lambda p=pid: not is_alive(p), "the end of its tasks")
+    to(client.pid, how)
+    assert client.wait(PATIENCE_S) == status
+    for process, worker in (processes_of(probe)[0] for probe in probes):
+        wait_for(lambda p=process: not is_alive(p), "the end of its tasks")
+        if where.startswith("local"):
+            wait_for(lambda p=worker: not is_alive(p), "the end of its workers")
 
 
 def test_a_worker_that_comes_late_gets_what_waits(tmp_path):
@@ -146,9 +157,9 @@ def test_a_process_ends_whose_worker_is_frozen(tmp_path):
     """A worker that is stopped lets nobody know that it lives; its task is given to another by then."""
     (tmp_path / "wait").touch()
     probe = Probe("a", tmp_path)
-    process = TaskProcess(patience=5.0)
+    process = TaskProcess(patience=3.0)
     process.begin(probe)
-    for _ in range(100):
+    for _ in range(60):
         process.beat()
         time.sleep(0.1)
     assert is_alive(process.pid)  # twice its patience, while it is told

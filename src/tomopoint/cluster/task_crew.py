@@ -70,9 +70,14 @@ class TaskCrew(Generic[TaskT]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.client.cancel(list(self._begun))
-        self.client.unsubscribe_topic(TOPIC)
-        self.client.unregister_worker_plugin(self._name)
+        try:
+            self.client.cancel(list(self._begun))
+            self.client.unsubscribe_topic(TOPIC)
+            self.client.unregister_worker_plugin(self._name)
+        except Exception as fault:
+            # Ctrl-C in a terminal reaches the workers of this machine, too. What is gone needs no end, and why this
+            # process ends must not be hidden by it.
+            logger.debug("the cluster was gone before its tasks were ended", exc_info=fault)
 
     @property
     def at_work(self) -> list[TaskT]:
