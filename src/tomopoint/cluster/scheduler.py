@@ -123,7 +123,8 @@ def _local(n_workers: int) -> Iterator[Any]:
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(gpus[number % len(gpus)].index)
         # Memory is bounded by the stream of tomograms, not by Dask, which would pause or kill a worker that decodes.
-        workers[number] = {"cls": Nanny, "options": {"nthreads": 1, "memory_limit": 0, "env": environment}}
+        options = {"nthreads": 1, "memory_limit": 0, "env": environment, "preload": ["tomopoint.cluster.local_worker"]}
+        workers[number] = {"cls": Nanny, "options": options}
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", QUIET)  # workers read it when they import distributed
     ttl = dask.config.get("distributed.scheduler.worker-ttl", None) or WORKER_TTL
     with dask.config.set({"distributed.scheduler.worker-ttl": ttl}):

@@ -75,8 +75,7 @@ class TaskCrew(Generic[TaskT]):
             self.client.unsubscribe_topic(TOPIC)
             self.client.unregister_worker_plugin(self._name)
         except Exception as fault:
-            # Ctrl-C in a terminal reaches the workers of this machine, too. What is gone needs no end, and why this
-            # process ends must not be hidden by it.
+            # What is gone needs no end, and why this process ends must not be hidden by it.
             logger.debug("the cluster was gone before its tasks were ended", exc_info=fault)
 
     @property
