@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import dask
 import pytest
 from probe_tasks import Probe
 
@@ -68,6 +69,48 @@ def test_a_task_whose_worker_is_killed_is_done_by_another(two_workers, tmp_path)
         wait.unlink()
         assert list(crew.ended(PATIENCE_S)) == [(probe, "A")]
     assert processes_of(probe)[1][1] != worker
+
+
+def test_a_worker_that_retires_costs_a_task_none_of_its_tries(tmp_path):
+    """A job near the end of its time, with --lifetime: however often, the task goes on elsewhere."""
+    from distributed import LocalCluster
+
+    wait = tmp_path / "wait"
+    wait.touch()
+    probe = Probe("a", tmp_path)
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": "ERROR"}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=2, **options) as cluster,
+        hired(cluster.scheduler_address, "cpu") as crew,
+    ):
+        crew.begin(probe)
+        ((pid, worker),) = wait_for(lambda: processes_of(probe), "a task begun")
+        (address,) = (a for a, process in crew.client.run(os.getpid).items() if process == worker)
+        crew.client.retire_workers([address])
+        wait_for(lambda: len(processes_of(probe)) == 2, "the task begun again")
+        wait_for(lambda: not is_alive(pid), "the end of the process whose worker retired")
+        wait.unlink()
+        assert list(crew.ended(PATIENCE_S)) == [(probe, "A")]
+
+
+def test_workers_that_die_over_a_task_are_its_failure(tmp_path):
+    from distributed import LocalCluster
+
+    (tmp_path / "wait").touch()
+    probe = Probe("a", tmp_path)
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": "ERROR"}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, **options) as cluster,
+        hired(cluster.scheduler_address, "cpu") as crew,
+    ):
+        crew.begin(probe)
+        os.kill(wait_for(lambda: processes_of(probe), "a task begun")[0][1], signal.SIGKILL)
+        ((task, answer),) = crew.ended(PATIENCE_S)
+        assert task == probe
+        assert "1 workers that were at it died" in answer.reason
+        assert "run the same command again to go on" in answer.reason
 
 
 def test_what_is_stopped_or_left_behind_is_ended(two_workers, tmp_path):

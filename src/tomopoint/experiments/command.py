@@ -104,8 +104,8 @@ def search(
     """Search the options of a recipe for what scores best out of fold.
 
     Optuna proposes recipes from what earlier ones scored; those that fall behind in their early epochs are given up.
-    Run the same command again to go on after an interruption, or in several terminals, on several machines that share
-    the folder's disk, to work on one search together.
+    Run the same command again to go on after an interruption, or in several terminals to work on one search together;
+    on several machines, with --cluster.
 
     Parameters
     ----------
