@@ -178,6 +178,7 @@ def test_variants_are_compared_and_one_that_fails_fails_alone(two_workers, data,
     assert compare(experiment(recipe, tmp_path, variants=still, seeds=[0]), **options).ok
 
 
+@pytest.mark.slow
 def test_trials_are_searched(two_workers, data, recipe, tmp_path):
     pytest.importorskip("optuna")
     space = {"optimiser.learning_rate": {"log-float": [1e-4, 0.05]}}

@@ -176,7 +176,7 @@ def test_a_worker_that_comes_late_gets_what_waits_one_at_a_time(tmp_path, caplog
     probes = [Probe(name, tmp_path) for name in "abc"]
     caplog.set_level(logging.INFO, "tomopoint")
     with (
-        LocalCluster(n_workers=0, threads_per_worker=4, dashboard_address=":0", silence_logs="ERROR") as cluster,
+        LocalCluster(n_workers=0, threads_per_worker=4, dashboard_address=":0", silence_logs=False) as cluster,
         hired(cluster.scheduler_address, "cpu") as crew,
     ):
         for probe in probes:
