@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomopoint.errors import PipelineError, TomopointError
-from tomopoint.inference.tiles import MACHINES, MapMerger, TilePlan, axis_starts, axis_weight, choose_tiling
+from tomopoint.inference.tiles import (
+    MACHINES,
+    MapMerger,
+    TilePlan,
+    axis_starts,
+    axis_weight,
+    choose_tiling,
+    mirror_beyond,
+)
 from tomopoint.pipeline import Tiling
 
 SUM_TOLERANCE = 1e-5
@@ -137,17 +145,20 @@ def test_windows_that_lie_on_no_grid_are_refused():
         MapMerger(plan, 1, 0.1)
 
 
-def test_windows_show_the_volume_and_zeros_beyond_it():
-    volume = np.random.default_rng(0).normal(size=(10, 21, 40)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(10, 21, 40), (16, 16, 28), (3, 33, 7), (1, 2, 16)])
+def test_windows_show_the_volume_and_its_mirror_image_beyond_it(shape):
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     plan = TilePlan.for_volume(volume.shape, Tiling((16, 16, 16), (4, 4, 4)), 2)
-    padded = np.zeros((64, 64, 64), np.float32)
-    padded[:10, :21, :40] = volume
+    mirrored = np.pad(volume, [(0, 64 - size) for size in shape], mode="symmetric")
+    whole = np.full(np.maximum(plan.covered_zyx, shape), np.nan, np.float32)
+    whole[tuple(map(slice, shape))] = volume
+    mirror_beyond(whole, shape)
     seen = 0
-    for starts, windows in plan.batches(volume, 4):
+    for starts, windows in plan.batches(whole, 4):
         assert windows.shape[1:] == (1, 16, 16, 16)
         assert len(windows) <= 4
         for (z, y, x), window in zip(starts, windows[:, 0], strict=True):
-            np.testing.assert_array_equal(window, padded[z : z + 16, y : y + 16, x : x + 16])
+            np.testing.assert_array_equal(window, mirrored[z : z + 16, y : y + 16, x : x + 16])
             seen += 1
     assert seen == len(plan.starts_zyx)
 

@@ -16,7 +16,7 @@ from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.engines.engine import OFFSETS, SCORES, Array, Engine
-from tomopoint.inference.tiles import MapMerger, Size, TilePlan, VolumeMaps
+from tomopoint.inference.tiles import MapMerger, Size, TilePlan, VolumeMaps, mirror_beyond
 from tomopoint.pipeline import Pipeline
 
 OnWindow = Callable[[int, int], None]
@@ -63,7 +63,7 @@ class Prepared:
     Attributes
     ----------
     volume_zyx
-        Normalised; with zeros, its mean, beyond its end as far as windows reach, so that every window is a view.
+        Normalised; mirrored beyond its end as far as windows reach, so that every window is a view.
     plan
         Where the windows lie.
     """
@@ -86,8 +86,9 @@ def prepare(volume_zyx: npt.NDArray[np.float32], pipeline: Pipeline, give_away: 
     covered = tuple(max(size, end) for size, end in zip(plan.shape_zyx, plan.covered_zyx, strict=True))
     if covered == plan.shape_zyx:
         return Prepared(normalise(volume_zyx, pipeline.normalisation, out=volume_zyx if give_away else None), plan)
-    whole = np.zeros(covered, dtype=np.float32)
+    whole = np.empty(covered, dtype=np.float32)
     normalise(volume_zyx, pipeline.normalisation, out=whole[tuple(slice(0, size) for size in plan.shape_zyx)])
+    mirror_beyond(whole, plan.shape_zyx)
     return Prepared(whole, plan)
 
 

@@ -176,6 +176,12 @@ def predict_runs(
             if todo:
                 cost = tomogram_cost(pipeline, read_cost(model_path), todo[0].describe(origin.tomo_type).shape_zyx)
                 logger.info("%s: %s", todo[0].name, cost.text())
+                if cost.lies_mostly_beyond:
+                    logger.warning(
+                        "the windows of this graph are much larger than %s: most of what is computed lies beyond it; "
+                        "`tomopoint adapt %s --shape %s -o FILE.onnx` makes a graph that takes less",
+                        *(todo[0].name, model_path, ",".join(map(str, cost.shape_zyx))),
+                    )
                 folder.log("plan", run=todo[0].name, **asdict(cost))
 
         # Who predicts.

@@ -182,17 +182,8 @@ class TilePlan:
         return z, y, x
 
     def window(self, volume_zyx: Array, start_zyx: Size) -> Array:
-        """Cut one window out of a normalised volume; beyond its end there are zeros, its mean.
-
-        A view where the volume holds all of it, as one of shape `covered_zyx` does.
-        """
-        slices = tuple(slice(s, s + w) for s, w in zip(start_zyx, self.window_zyx, strict=True))
-        part = volume_zyx[slices]
-        if part.shape == self.window_zyx:
-            return part
-        whole = np.zeros(self.window_zyx, dtype=np.float32)
-        whole[tuple(slice(0, size) for size in part.shape)] = part
-        return whole
+        """Cut one window out of a normalised volume of shape `covered_zyx`: a view."""
+        return volume_zyx[tuple(slice(s, s + w) for s, w in zip(start_zyx, self.window_zyx, strict=True))]
 
     def batches(self, volume_zyx: Array, size: int) -> Iterator[tuple[Sequence[Size], Array]]:
         """Yield starts and windows ``(B, 1, D, H, W)``, at most `size` at a time; a single one is not copied."""
@@ -200,6 +191,24 @@ class TilePlan:
             starts = self.starts_zyx[first : first + size]
             windows = [self.window(volume_zyx, start)[np.newaxis] for start in starts]
             yield starts, windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
+
+
+def mirror_beyond(volume_zyx: Array, shape_zyx: Size) -> None:
+    """Fill a volume beyond its first `shape_zyx` voxels with their mirror image, in place.
+
+    The norms of the networks take their statistics from the whole window: a mirror image has those of the tomogram,
+    zeros have not. What is found in it lies outside the tomogram and is not merged.
+    """
+    known = [slice(0, size) for size in shape_zyx]
+    for axis, size in enumerate(shape_zyx):
+        beyond = np.arange(size, volume_zyx.shape[axis]) % (2 * size)  # to and fro, where it is more than once
+        images = np.where(beyond < size, beyond, 2 * size - 1 - beyond)
+        for index, image in enumerate(images, start=size):
+            known[axis] = slice(index, index + 1)
+            target = volume_zyx[tuple(known)]
+            known[axis] = slice(image, image + 1)
+            target[...] = volume_zyx[tuple(known)]
+        known[axis] = slice(0, volume_zyx.shape[axis])
 
 
 def axis_weight(size: int, stride: int, edge_weight: float) -> npt.NDArray[np.float64]:
