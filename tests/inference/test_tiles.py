@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tomopoint.errors import PipelineError, TomopointError
 from tomopoint.inference.tiles import (
     MACHINES,
+    MapMemory,
     MapMerger,
     TilePlan,
     axis_starts,
@@ -135,6 +136,26 @@ def test_a_cell_of_one_window_is_what_that_window_says():
     assert plan.starts_zyx == ((0, 0, 0), (0, 0, 12))
     np.testing.assert_array_equal(merger.maps().scores[..., :6], outputs[0, 0, 0][:1, ..., :6])
     np.testing.assert_array_equal(merger.maps().offsets[..., 8:], outputs[0, 0, 12][1:, ..., 2:])
+
+
+def test_memory_of_earlier_maps_is_used_again_and_holds_nothing_of_them():
+    plan, memory = TilePlan.for_volume((16, 16, 28), Tiling((16, 16, 16), (4, 4, 4)), 2), MapMemory()
+    seen: list[np.ndarray] = []
+    for seed, is_again in ((0, False), (1, True), (2, True)):
+        rng = np.random.default_rng(seed)
+        outputs = {start: rng.random((5, 8, 8, 8), dtype=np.float32) for start in plan.starts_zyx}
+        own, fresh = MapMerger(plan, 2, 0.1, memory), MapMerger(plan, 2, 0.1)
+        for start, output in outputs.items():
+            own.add(start, output[:2], output[2:])
+            fresh.add(start, output[:2], output[2:])
+        maps = own.maps()
+        np.testing.assert_array_equal(maps.scores, fresh.maps().scores)
+        np.testing.assert_array_equal(maps.offsets, fresh.maps().offsets)
+        assert any(np.shares_memory(maps.scores, earlier) for earlier in seen) is is_again
+        seen.append(maps.scores)
+        memory.give_back(maps)
+    other = TilePlan.for_volume((16, 16, 16), Tiling((16, 16, 16), (4, 4, 4)), 2)
+    assert MapMerger(other, 2, 0.1, memory).maps().scores.shape == (2, 8, 8, 8)  # of another shape: new
 
 
 def test_windows_that_lie_on_no_grid_are_refused():

@@ -6,7 +6,9 @@ of 125 at stride 2 would shift every pick of that window by a voxel.)
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise, product
@@ -244,6 +246,31 @@ class VolumeMaps:
     shape_zyx: Size
 
 
+class MapMemory:
+    """Memory of maps that nobody needs any more, for those of the next tomogram.
+
+    Those of a tomogram of the competition take 330 MB: to get them anew costs the kernel half a second, in which the
+    engine may have to wait. Threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self._spare: deque[Array] = deque(maxlen=1)
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        """Return zeros of a shape, every page of them touched."""
+        with suppress(IndexError):
+            spare = self._spare.pop()
+            if spare.shape == shape:
+                spare.fill(0.0)
+                return spare
+        return np.full(shape, 0.0, dtype=np.float32)
+
+    def give_back(self, maps: VolumeMaps) -> None:
+        """Take what a :class:`MapMerger` returned; it must not be looked at afterwards."""
+        if isinstance(maps.scores.base, np.ndarray):  # scores and offsets lie in one array
+            self._spare.append(maps.scores.base)
+
+
 @dataclass(frozen=True)
 class _Piece:
     """Cells of a window, along one axis, that are merged alike.
@@ -295,9 +322,11 @@ class MapMerger:
         Channels of the scores.
     edge_weight
         See :func:`axis_weight`.
+    memory
+        Where the maps lie; None: in new memory.
     """
 
-    def __init__(self, plan: TilePlan, n_classes: int, edge_weight: float) -> None:
+    def __init__(self, plan: TilePlan, n_classes: int, edge_weight: float, memory: MapMemory | None = None) -> None:
         self.plan = plan
         axes = [sorted({start[axis] // plan.stride for start in plan.starts_zyx}) for axis in range(3)]
         if len(plan.starts_zyx) != prod(map(len, axes)):
@@ -305,8 +334,8 @@ class MapMerger:
         weights = [axis_weight(size, plan.stride, edge_weight) for size in plan.window_zyx]
         self._pieces = [_axis_pieces(*axis) for axis in zip(axes, weights, plan.map_shape_zyx, strict=True)]
         self._cells = tuple(map(len, weights))
-        self._scores = np.zeros((n_classes, *plan.map_shape_zyx), dtype=np.float32)
-        self._offsets = np.zeros((3, *plan.map_shape_zyx), dtype=np.float32)
+        maps = (memory or MapMemory()).take((n_classes + 3, *plan.map_shape_zyx))
+        self._scores, self._offsets = maps[:n_classes], maps[n_classes:]
         self._temporary = np.empty(prod(self._cells), dtype=np.float32)
 
     def add(self, start_zyx: Size, scores: Output, offsets: Output) -> None:
