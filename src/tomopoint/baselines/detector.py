@@ -54,6 +54,8 @@ class Pyramid(nn.Module):
             feed_forward=False,
         )
         self.merge = FeaturePyramidNetwork(2, list(options.channels[1:]), options.features)
+        for coarser in (1, 2):  # of the merged maps only the finest is used
+            self.merge.layer_blocks[coarser] = nn.Identity()
         self.out_channels = options.features
 
     def forward(self, images: Tensor) -> list[Tensor]:
