@@ -33,10 +33,11 @@ def test_cells_near_the_centre_answer_for_a_box():
 
 
 def test_of_several_boxes_a_cell_takes_the_smallest():
-    found = matched([[4.0, 4.0, 24.0, 24.0], [9.0, 9.0, 19.0, 19.0]])
-    assert found[3, 3] == 1
-    assert found[2, 2] == found[4, 4] == 1 if len({*found.values()}) == 1 else found[3, 3] == 1
-    assert {*matched([[0.0, 0.0, 12.0, 12.0], [16.0, 16.0, 28.0, 28.0]]).values()} == {0, 1}
+    # The second is centred in cell (4, 4) and reaches one cell from there.
+    found = matched([[4.0, 4.0, 24.0, 24.0], [14.0, 14.0, 22.0, 22.0]])
+    second = {(y, x) for y in (3, 4, 5) for x in (3, 4, 5)}
+    assert {cell for cell, box in found.items() if box == 1} == second
+    assert {cell for cell, box in found.items() if box == 0} == {(y, x) for y in (2, 3, 4) for x in (2, 3, 4)} - second
 
 
 def batch_of(centres_zyx, labels, size=(3, 32, 32)):

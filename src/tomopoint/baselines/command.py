@@ -61,7 +61,7 @@ def baseline(
 
     from tomopoint import __version__
     from tomopoint.baselines.cross_validation import make_baseline_plan, predict_held_out, predict_run, train_folds
-    from tomopoint.baselines.folder import PICKS, open_folder
+    from tomopoint.baselines.folder import PICKS, open_baseline_folder
     from tomopoint.baselines.recipe_files import load_baseline
     from tomopoint.data.particles import project_particles
     from tomopoint.data.project import Project
@@ -86,7 +86,7 @@ def baseline(
     processor = "cuda" if machine.on_gpu else "cpu"
     plan = make_baseline_plan(chosen, data, out, folds)
     test_runs = [] if predict is None else Project(predict).runs("test")
-    open_folder(out, chosen, data, plan.records)
+    open_baseline_folder(out, chosen, data, plan.records)
 
     # Train, predict out of fold, calibrate.
     trained = train_folds(plan, machine)

@@ -106,7 +106,7 @@ def load_network(method: Method, folder: Path) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def open_folder(out: Path, recipe: BaselineRecipe, data_root: Path, records: Mapping[str, RunRecord]) -> None:
+def open_baseline_folder(out: Path, recipe: BaselineRecipe, data_root: Path, records: Mapping[str, RunRecord]) -> None:
     """Make the folder, or refuse one of another recipe or of other data.
 
     Raises

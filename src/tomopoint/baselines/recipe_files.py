@@ -51,17 +51,31 @@ def baseline_from_dict(content: Any, source: str, known: Sequence[Particle] = CO
         raise TomopointError(f"{source}: {reason_of(error, _MAX_MESSAGE)}") from error
 
 
+def baseline_on_base(
+    content: Any, source: str, beside: Path, known: Sequence[Particle] = COMPETITION_PARTICLES
+) -> BaselineRecipe:
+    """Build a recipe as from a file in the folder `beside` with this content, which may have a ``base``."""
+    return baseline_from_dict(_on_base(content, source, beside, ()), source, known)
+
+
 def _read(path: Path, above: tuple[Path, ...]) -> Any:
     """Return what a file holds on top of its base; `above` are the files that led here."""
     if path.resolve() in above:
         raise TomopointError(f"{path} leads back to itself; take `{BASE}` out of one of these files")
     content = read_yaml(path, f"`{BASE}` names a recipe to start from")
+    return _on_base(content, str(path), path.parent, (*above, path.resolve()))
+
+
+def _on_base(content: Any, source: str, beside: Path, above: tuple[Path, ...]) -> Any:
     if not isinstance(content, Mapping) or BASE not in content:
         return content
     base = content[BASE]
     if not isinstance(base, str):
-        raise TomopointError(f"{path}: {BASE} must be the name or path of one recipe, got {shown(base)}")
-    below = _read(_find(base, path.parent), (*above, path.resolve()))
+        raise TomopointError(f"{source}: {BASE} must be the name or path of one recipe, got {shown(base)}")
+    try:
+        below = _read(_find(base, beside), above)
+    except TomopointError as error:
+        raise TomopointError(f"{source}, {BASE}: {error}") from error
     return merge(below, {key: value for key, value in content.items() if key != BASE})
 
 
