@@ -122,6 +122,11 @@ def volumes_of(steps: int, seed: int) -> Recipe:
     return recipe_of_steps(replace(load_recipe("demo-scratch"), seed=seed), steps)
 
 
+def digest_of(arm: str, steps: int, precision: Precision, seed: int) -> str:
+    """Return what tells the recipe of an arm from others."""
+    return volumes_of(steps, seed).digest if arm == VOLUMES else baseline_of(arm, steps, precision, seed).digest
+
+
 def seconds_per_step(setting: Setting, arm: str) -> dict[str, Any]:
     """Return the processor seconds of a step, one for all detectors of slices, and the precision that takes fewer."""
     arm = FIRST_DETECTOR if arm in DETECTORS else arm
@@ -144,7 +149,9 @@ def seconds_per_step(setting: Setting, arm: str) -> dict[str, Any]:
         best = min(found, key=found.__getitem__)
         return {"seconds": found[best], "precision": best, "all": found}
 
-    return kept(setting.out / "steps", arm, {**setting.asked(), "arm": arm}, measure)
+    return kept(
+        setting.out / "steps", arm, {**setting.asked(), "arm": arm, "recipe": digest_of(arm, LONG, "fp32", 0)}, measure
+    )
 
 
 def train_slices(setting: Setting, recipe: BaselineRecipe, folder: Path) -> tuple[torch.nn.Module, float]:
@@ -187,7 +194,8 @@ def measure(setting: Setting, arm: str, seed: int) -> dict[str, Any]:
     """Train an arm and score it; or read what an earlier call found."""
     speed = seconds_per_step(setting, arm)
     steps = max(1, round(setting.minutes * 60 / speed["seconds"]))
-    asked = {**setting.asked(), "minutes": setting.minutes, "arm": arm, "seed": seed, "steps": steps}
+    recipe = digest_of(arm, steps, speed["precision"], seed)
+    asked = {**setting.asked(), "minutes": setting.minutes, "arm": arm, "steps": steps, "recipe": recipe}
 
     def find(folder: Path) -> dict[str, Any]:
         found = train_and_predict(setting, arm, steps, speed["precision"], seed, folder)

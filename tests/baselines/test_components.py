@@ -1,12 +1,15 @@
-"""Connected components over stacked slices: centroids, size filter, scores."""
+"""The segmenter of slices: what it is asked; connected components over slices: centroids, size filter, scores."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 
 from tomopoint.baselines.recipe import SegmenterOptions
-from tomopoint.baselines.segmenter import join_components
+from tomopoint.baselines.segmenter import SliceSegmentation, join_components
+from tomopoint.training.crops.dataset import CropBatch
+from tomopoint.training.losses.points import collate
 
 
 def volume_with(spheres, shape=(30, 40, 40)):
@@ -32,3 +35,20 @@ def test_voxels_below_the_level_join_nothing():
     found = join_components(volume_with(spheres), SegmenterOptions(), [4.0, 4.0])
     assert found.labels.tolist() == [1]
     assert len(join_components(volume_with([]), SegmenterOptions(), [4.0, 4.0]).labels) == 0
+
+
+def test_the_loss_weighs_voxels_by_their_true_class():
+    torch.manual_seed(0)
+    method = SliceSegmentation(SegmenterOptions(channels=(4, 8), particle_weight=3.0), 3, [4.0, 2.0])
+    points = collate([(torch.tensor([[1.5, 8.0, 8.0]]), torch.tensor([1]), 1.0)])
+    network = method.build().eval()
+    batch = CropBatch(torch.randn(1, 1, 3, 16, 16), points, ("here",))
+    probabilities = network(batch.volume[:, 0]).softmax(dim=1)[0].detach()
+    total = weight = 0.0
+    for y in range(16):
+        for x in range(16):
+            inside = (y + 0.5 - 8) ** 2 + (x + 0.5 - 8) ** 2 < 4
+            own = 3.0 if inside else 1.0
+            total -= own * math.log(float(probabilities[2 if inside else 0, y, x]))
+            weight += own
+    assert float(method.losses(network, batch)["classification"].detach()) == pytest.approx(total / weight, rel=1e-4)

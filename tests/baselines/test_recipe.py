@@ -63,5 +63,5 @@ def test_unknown_names_list_the_recipes():
 
 def test_the_method_decides_the_sphere():
     assert baseline_from_dict({"method": "detector", **CROPS}, "it").radius_factor == 1.3
-    assert baseline_from_dict({"method": "segmenter", **CROPS}, "it").radius_factor == 0.6
+    assert baseline_from_dict({"method": "segmenter", **CROPS}, "it").radius_factor == 0.7
     assert isinstance(load_baseline("segmenter"), BaselineRecipe)

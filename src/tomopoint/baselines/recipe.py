@@ -129,6 +129,8 @@ class SegmenterOptions:
     ----------
     radius_factor
         Times the particle's radius: the sphere whose cut is a particle's mask. Below one, neighbours do not touch.
+    particle_weight
+        Cross entropy: weight of a particle's voxels against those of background, which is one.
     channels
         Of the U-Net, at strides 1, 2, 4 and so on.
     level
@@ -140,7 +142,8 @@ class SegmenterOptions:
         share of the sphere.
     """
 
-    radius_factor: float = 0.6
+    radius_factor: float = 0.7
+    particle_weight: float = 10.0
     channels: tuple[int, ...] = (16, 32, 64, 128)
     level: float = 0.3
     smallest: float = 0.1
@@ -152,6 +155,7 @@ class SegmenterOptions:
             len(self.channels) >= 2 and all(n >= 1 for n in self.channels),
             f"channels needs two positive numbers or more, got {self.channels}",
         )
+        _require(self.particle_weight > 0, f"particle_weight must be positive, got {self.particle_weight}")
         _require(0 < self.level < 1, f"level must lie in (0, 1), got {self.level}")
         _require(0 <= self.smallest < 1, f"smallest must lie in [0, 1), got {self.smallest}")
         _require(self.saturation > 0, f"saturation must be positive, got {self.saturation}")

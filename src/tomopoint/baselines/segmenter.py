@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.losses.dice import DiceCELoss
 from monai.networks.nets.unet import UNet
 from scipy import ndimage
 from torch import Tensor, nn
@@ -37,8 +36,7 @@ class SliceSegmentation:
         self.options = options
         self.n_slices = n_slices
         self.radii_vox = radii_vox
-        # Of background there is so much that its overlap says nothing; classes that a batch lacks must not count.
-        self._loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self._weights = torch.tensor([1.0, *[options.particle_weight] * len(radii_vox)])
 
     def build(self) -> nn.Module:
         """Return a U-Net with fresh weights: background, then the classes."""
@@ -49,14 +47,16 @@ class SliceSegmentation:
         return network
 
     def losses(self, network: nn.Module, batch: CropBatch) -> Mapping[str, Tensor]:
-        """Return Dice loss plus cross entropy."""
+        """Return the weighted cross entropy: a mean over voxels, each with the weight of its true class."""
         images = channels_of(batch)
         height, width = images.shape[-2:]
         masks = [
             paint(cut(batch.points, index, self.n_slices / 2, self.radii_vox, "sphere"), (height, width))
             for index in range(len(images))
         ]
-        return {"classification": self._loss(network(images).float(), torch.stack(masks)[:, None])}
+        weights = self._weights.to(images.device)
+        found = nn.functional.cross_entropy(network(images).float(), torch.stack(masks), weight=weights)
+        return {"classification": found}
 
     def find(self, networks: Sequence[nn.Module], volume_zyx: Tensor) -> Found:
         """Return the points of connected components."""
