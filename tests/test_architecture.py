@@ -23,7 +23,9 @@ ALLOWED = {
     "fusion": BASE | {"pipeline", "data", "formats", "inference", "evaluation"},
     "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation"},
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training"},
-    "experiments": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training", "validation"},
+    "experiments": BASE
+    | {"pipeline", "data", "networks", "inference", "evaluation", "training", "validation", "baselines"},
+    "baselines": BASE | {"pipeline", "data", "inference", "evaluation", "training", "validation"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},
     "inspection": BASE | {"pipeline", "data", "evaluation", "training"},
     "picker": BASE | {"pipeline", "data", "simulate", "inference", "evaluation", "road"},
