@@ -373,24 +373,23 @@ def host(size: Size) -> Figures:
     """The CPU's share of one tomogram: normalise, cut, merge, decode; the networks' answers lie ready."""
     import numpy as np
 
-    from tomopoint.data.normalisation import normalise
     from tomopoint.inference.decode import decode_maps
-    from tomopoint.inference.tiles import MapMerger, TilePlan
+    from tomopoint.inference.predict import prepare
+    from tomopoint.inference.tiles import MapMerger
 
     pipeline, rng = _pipeline(size), np.random.default_rng(0)
     volume = 1e-5 * rng.standard_normal(size.tomogram_zyx, dtype=np.float32)
-    plan = TilePlan.for_volume(volume.shape, pipeline.tiling, pipeline.stride)
-    cells = [length // pipeline.stride for length in plan.window_zyx]
+    cells = [length // pipeline.stride for length in pipeline.tiling.window_zyx]
     # A few particles of each class per window in maps that are almost empty, as those of a trained network.
     scores = rng.uniform(0, 0.02, (len(pipeline.particles), *cells)).astype(np.float32)
     for particle in scores:
         particle[tuple(rng.integers(0, cells, (3, 3)).T)] = 0.9
     offsets = rng.uniform(-1, 1, (3, *cells)).astype(np.float32)
     times = [time.perf_counter()]
-    normalised = normalise(volume, pipeline.normalisation)
+    prepared = prepare(volume, pipeline)
     times.append(time.perf_counter())
-    merger = MapMerger(plan, len(pipeline.particles), pipeline.tiling.edge_weight)
-    for starts, _ in plan.batches(normalised, 1):
+    merger = MapMerger(prepared.plan, len(pipeline.particles), pipeline.tiling.edge_weight)
+    for starts, _ in prepared.plan.batches(prepared.volume_zyx, 1):
         merger.add(starts[0], scores, offsets)
     maps = merger.maps()
     times.append(time.perf_counter())
@@ -399,7 +398,7 @@ def host(size: Size) -> Figures:
     parts = dict(zip(("normalise", "cut and merge", "decode"), np.diff(times).round(3).tolist(), strict=True))
     yield "parts", parts
     yield "picks", len(picks)
-    yield "windows", len(plan.starts_zyx)
+    yield "windows", len(prepared.plan.starts_zyx)
     yield "seconds", round(times[-1] - times[0], 3)
 
 

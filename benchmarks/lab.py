@@ -1,9 +1,10 @@
 """A lab's files against the competition's: the same simulated runs as MRC of other voxels and with light protein.
 
-``python benchmarks/lab.py``. Simulates runs in the competition's format and picks them with a model; writes each again
-as .mrc at 7.84 and 13.48 A with all signs changed, picks those, and compares the scores. The files' voxels are made by
-evaluating the cosine series of the tomogram at the new centres, cut at the coarser grid's Nyquist frequency: another
-way to resample than the one that reads them. The last line is one JSON object.
+``python benchmarks/lab.py``. Simulates runs in the competition's format and picks them with a model, in a window of
+their shape (`tomopoint adapt`); writes each again as .mrc at 7.84 and 13.48 A with all signs changed, picks those, and
+compares the scores. The files' voxels are made by evaluating the cosine series of the tomogram at the new centres, cut
+at the coarser grid's Nyquist frequency: another way to resample than the one that reads them. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("work/bench-lab"))
     parser.add_argument("--model", default="small")
-    parser.add_argument("--runs", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=12)
     parser.add_argument("--shape", default="96,192,192")
     parser.add_argument("--seed", type=int, default=20261129)
     options = parser.parse_args()
@@ -65,6 +66,8 @@ def main() -> None:
     data = out / "data"
     made = ("--train-runs", 0, "--test-runs", options.runs, "--shape", options.shape, "--seed", options.seed)
     command("simulate", data, *made)
+    model = out / "adapted.onnx"
+    command("adapt", options.model, "--shape", options.shape, "-o", model)
     sources = {"10.01": data}
     for voxel_A in VOXELS_A:
         folder = sources[f"{voxel_A:g}, inverted"] = out / f"mrc-{voxel_A:g}"
@@ -77,7 +80,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for name, source in sources.items():
         picks = out / f"picks-{source.name}"
-        predicted = command("predict", "--data", source, "--model", options.model, "--out", picks, "--provider", "cpu")
+        predicted = command("predict", "--data", source, "--model", model, "--out", picks, "--provider", "cpu")
         scored = command("score", picks / "submission.csv", "--truth", data / "truth")
         classes = {particle: one["f_beta"] for particle, one in scored["per_class"].items()}
         read = sorted(set(predicted["read"].values()))

@@ -35,7 +35,6 @@ import pandas as pd
 import torch
 
 from tomopoint.data.folds import Fold
-from tomopoint.data.normalisation import normalise
 from tomopoint.data.project import Project
 from tomopoint.data.tomograms import read_tomogram
 from tomopoint.data.truth import read_truth
@@ -43,7 +42,8 @@ from tomopoint.evaluation.calibration import CalibrationOptions, calibrate
 from tomopoint.evaluation.score import TruthMapping
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.engines.torch import TorchEngine
-from tomopoint.inference.tiles import MapMerger, TilePlan
+from tomopoint.inference.predict import prepare
+from tomopoint.inference.tiles import MapMerger
 from tomopoint.networks.build import build_network
 from tomopoint.pipeline import Pipeline, Tiling
 from tomopoint.training.crops.sampler import CropOrigin, CropSampler
@@ -120,11 +120,12 @@ def winner_starts(shape_zyx: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
 def predict(store: Path, engines: Sequence[TorchEngine], pipeline: Pipeline, faulty: bool) -> dict[str, pd.DataFrame]:
     """Return the picks of each network and of their average; but for the faulty tile starts as `tomopoint predict`."""
     tomogram = read_tomogram(store)
-    plan = TilePlan.for_volume(tomogram.volume_zyx.shape, pipeline.tiling, pipeline.stride)
+    prepared = prepare(tomogram.volume_zyx, pipeline)
+    plan = prepared.plan
     if faulty:
         plan = replace(plan, starts_zyx=winner_starts(plan.shape_zyx))
     mergers = [MapMerger(plan, len(pipeline.particles), pipeline.tiling.edge_weight) for _ in SUBJECTS]
-    for starts, windows in plan.batches(normalise(tomogram.volume_zyx, pipeline.normalisation), 1):
+    for starts, windows in plan.batches(prepared.volume_zyx, 1):
         outputs = [engine.infer(windows) for engine in engines]
         scores, offsets = (np.mean([output[part] for output in outputs], axis=0) for part in (0, 1))
         for merger, output in zip(mergers, [*outputs, (scores, offsets)], strict=True):

@@ -37,7 +37,8 @@ ALLOWED = {
     "training": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "cluster"},
     "validation": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "training", "cluster"},
     "experiments": BASE
-    | {"pipeline", "data", "networks", "inference", "evaluation", "training", "validation", "cluster"},
+    | {"pipeline", "data", "networks", "inference", "evaluation", "training", "validation", "baselines", "cluster"},
+    "baselines": BASE | {"pipeline", "data", "inference", "evaluation", "training", "validation"},
     "export": BASE | {"pipeline", "data", "networks", "inference", "evaluation", "validation"},
     "inspection": BASE | {"pipeline", "data", "evaluation", "training"},
     "picker": BASE | {"pipeline", "data", "simulate", "inference", "evaluation", "road"},

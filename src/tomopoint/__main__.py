@@ -34,6 +34,7 @@ COMMANDS = {
         "validate": "tomopoint.validation.command:validate",
         "compare": "tomopoint.experiments.command:compare",
         "search": "tomopoint.experiments.command:search",
+        "baseline": "tomopoint.baselines.command:baseline",
     },
     "Deployment": {
         "export": "tomopoint.export.command:export",

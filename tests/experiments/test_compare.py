@@ -163,3 +163,33 @@ def _is_alive(pid):
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_a_2d_baseline_is_compared_with_the_base_on_the_same_runs(data, write, tmp_path):
+    out = tmp_path / "out"
+    slices = {
+        **{"method": "detector", "crops": {"size_zyx": [3, 48, 48]}, "augmentation": {"resample_probability": 0.0}},
+        "detector": {"channels": [4, 4, 8, 8], "features": 8, "smallest_box_vox": 2.0},
+        "fit": {"steps": 20, "batch_size": 2},
+    }
+    path = write(baselines={"slices": slices}, seeds=[3], folds=[0, 1], steps=4)
+    compare(path, data=data, out=out, device="cpu")
+    scores = {row["variant"]: row for row in rows(out / "scores.csv")}
+    assert list(scores) == ["base", "slices"]
+    folder = out / "variants" / "slices" / "seed3"
+    validated = json.loads((folder / "validation.json").read_text())
+    other = json.loads((out / "variants" / "base" / "seed3" / "validation.json").read_text())
+    assert validated["predictions"].keys() == other["predictions"].keys()
+    assert float(scores["slices"]["score"]) == pytest.approx(validated["score_left_out"], abs=1e-5)
+    assert (scores["slices"]["steps"], scores["base"]["steps"]) == ("40", "8")
+    assert "tomopoint baseline" in Training("", folder, path, 3, data, "0,1", two_d=True).command
+    assert "slices less base" in (out / "report.html").read_text()
+
+    # What is finished is not made again; another recipe in the same folder is refused.
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    compare(path, data=data, out=out, device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    changed = {**slices, "fit": {"steps": 21, "batch_size": 2}}
+    path = write(baselines={"slices": changed}, seeds=[3], folds=[0, 1], steps=4)
+    with pytest.raises(TomopointError, match=r"slices, seed 3: .* fit\.steps differ"):
+        compare(path, data=data, out=out)

@@ -48,6 +48,38 @@ def test_steps_are_equal_whatever_the_recipes_say(write):
     assert {fit.patience for fit in lengths.values()} == {0}
 
 
+def test_baselines_take_the_folds_of_the_base_and_keep_their_own_length(write):
+    path = write(baselines={"slices": {"base": "detector", "fit": {"steps": 7}}}, steps=48)
+    own = material(path)
+    recipes = variant_recipes(own)
+    assert list(recipes) == ["base"]
+    slices = own.baseline("slices", recipes["base"])
+    assert (slices.method, slices.folds, slices.fit.steps) == ("detector", "kfold-3", 7)
+    assert slices.particles == PARTICLES
+    assert "steps of their own" in own.experiment.length
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"baselines": {"base": {"base": "detector"}}}, "baselines: a name must be"),
+        ({"baselines": {"fast": {}}, "variants": {"fast": {}}}, "not that of a variant; got 'fast'"),
+        ({"baselines": {"slices": "detector"}}, "baselines.slices must be a recipe"),
+        ({"baselines": {"slices": {"base": "detector", "folds": "all"}}}, "folds are those of the base"),
+        ({"baselines": {"slices": {"base": "detector", "particles": ["large"]}}}, "particles are those of the base"),
+        ({"baselines": {"slices": {"base": "narrow"}}}, "baselines.slices, base: unknown baseline 'narrow'"),
+        ({"baselines": {"slices": {"base": "detector", "seeds": 1}}}, "unknown field seeds"),
+    ],
+)
+def test_what_is_wrong_with_a_baseline_is_named(write, content, message):
+    def read():
+        own = material(write(**content))
+        return own.baseline("slices", own.base())
+
+    with pytest.raises(TomopointError, match=message):
+        read()
+
+
 def test_minutes_are_equal_and_epochs_do_not_end_a_training(write):
     path = write(variants={"fast": {"optimiser": {"learning_rate": 0.1}}}, minutes=2.5)
     for recipe in variant_recipes(material(path)).values():

@@ -547,6 +547,16 @@ def test_less_overlap_is_as_much_as_the_time_allows(blob_project, blob_model):
     assert less_overlap(run, "denoised", whole, 0.1) is None  # one window is as few as there can be
 
 
+def test_tomograms_much_smaller_than_the_window_are_told(blob_project, blob_model, tmp_path, caplog):
+    """The graph's window is 32x32x32; one in which most is tomogram passes without a word."""
+    for size, is_told in ((20, True), (28, False)):
+        caplog.clear()
+        predict_runs(blob_project(1, (32, size, size)).runs, blob_model, tmp_path / str(size), CPU)
+        told = [record.getMessage() for record in caplog.records if "lies beyond" in record.getMessage()]
+        assert bool(told) is is_told
+        assert all(f"tomopoint adapt {blob_model} --shape 32,{size},{size}" in line for line in told)
+
+
 def test_where_the_time_does_not_suffice_windows_overlap_less(blob_project, blob_model, tmp_path, monkeypatch):
     """The clock says from the second run on that a tenth of the time is left."""
     monkeypatch.setattr(Budget, "affordable_share", lambda self, n_left: 1.0 if len(self.costs) < 2 else 0.1)

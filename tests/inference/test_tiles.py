@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomopoint.errors import PipelineError, TomopointError
-from tomopoint.inference.tiles import MACHINES, MapMerger, TilePlan, axis_starts, axis_weight, choose_tiling
+from tomopoint.inference.tiles import (
+    MACHINES,
+    MapMemory,
+    MapMerger,
+    TilePlan,
+    axis_starts,
+    axis_weight,
+    choose_tiling,
+    mirror_beyond,
+)
 from tomopoint.pipeline import Tiling
 
 SUM_TOLERANCE = 1e-5
@@ -129,6 +138,26 @@ def test_a_cell_of_one_window_is_what_that_window_says():
     np.testing.assert_array_equal(merger.maps().offsets[..., 8:], outputs[0, 0, 12][1:, ..., 2:])
 
 
+def test_memory_of_earlier_maps_is_used_again_and_holds_nothing_of_them():
+    plan, memory = TilePlan.for_volume((16, 16, 28), Tiling((16, 16, 16), (4, 4, 4)), 2), MapMemory()
+    seen: list[np.ndarray] = []
+    for seed, is_again in ((0, False), (1, True), (2, True)):
+        rng = np.random.default_rng(seed)
+        outputs = {start: rng.random((5, 8, 8, 8), dtype=np.float32) for start in plan.starts_zyx}
+        own, fresh = MapMerger(plan, 2, 0.1, memory), MapMerger(plan, 2, 0.1)
+        for start, output in outputs.items():
+            own.add(start, output[:2], output[2:])
+            fresh.add(start, output[:2], output[2:])
+        maps = own.maps()
+        np.testing.assert_array_equal(maps.scores, fresh.maps().scores)
+        np.testing.assert_array_equal(maps.offsets, fresh.maps().offsets)
+        assert any(np.shares_memory(maps.scores, earlier) for earlier in seen) is is_again
+        seen.append(maps.scores)
+        memory.give_back(maps)
+    other = TilePlan.for_volume((16, 16, 16), Tiling((16, 16, 16), (4, 4, 4)), 2)
+    assert MapMerger(other, 2, 0.1, memory).maps().scores.shape == (2, 8, 8, 8)  # of another shape: new
+
+
 def test_windows_that_lie_on_no_grid_are_refused():
     plan = replace(
         TilePlan.for_volume((16, 16, 28), Tiling((16, 16, 16), (4, 4, 4)), 2), starts_zyx=((0, 0, 0), (0, 2, 12))
@@ -137,17 +166,20 @@ def test_windows_that_lie_on_no_grid_are_refused():
         MapMerger(plan, 1, 0.1)
 
 
-def test_windows_show_the_volume_and_zeros_beyond_it():
-    volume = np.random.default_rng(0).normal(size=(10, 21, 40)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(10, 21, 40), (16, 16, 28), (3, 33, 7), (1, 2, 16)])
+def test_windows_show_the_volume_and_its_mirror_image_beyond_it(shape):
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     plan = TilePlan.for_volume(volume.shape, Tiling((16, 16, 16), (4, 4, 4)), 2)
-    padded = np.zeros((64, 64, 64), np.float32)
-    padded[:10, :21, :40] = volume
+    mirrored = np.pad(volume, [(0, 64 - size) for size in shape], mode="symmetric")
+    whole = np.full(np.maximum(plan.covered_zyx, shape), np.nan, np.float32)
+    whole[tuple(map(slice, shape))] = volume
+    mirror_beyond(whole, shape)
     seen = 0
-    for starts, windows in plan.batches(volume, 4):
+    for starts, windows in plan.batches(whole, 4):
         assert windows.shape[1:] == (1, 16, 16, 16)
         assert len(windows) <= 4
         for (z, y, x), window in zip(starts, windows[:, 0], strict=True):
-            np.testing.assert_array_equal(window, padded[z : z + 16, y : y + 16, x : x + 16])
+            np.testing.assert_array_equal(window, mirrored[z : z + 16, y : y + 16, x : x + 16])
             seen += 1
     assert seen == len(plan.starts_zyx)
 

@@ -1,4 +1,4 @@
-"""A comparison: every variant with every seed, trained and judged alike; what is finished is not made again.
+"""A comparison: every variant and 2-D baseline with every seed, judged alike; what is finished is not made again.
 
 ::
 
@@ -16,11 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tomopoint.baselines.recipe import BaselineRecipe
 from tomopoint.errors import TomopointError
-from tomopoint.experiments.experiment import Experiment, Material, variant_recipes
+from tomopoint.experiments.experiment import BASE_NAME, Experiment, Material, variant_recipes
 from tomopoint.experiments.locks import alone_in
 from tomopoint.experiments.training import Hardware, Prepared, Result, Training, finished, open_training, prepare
 from tomopoint.tasks.task import Hire, carried_out
+from tomopoint.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -83,20 +85,25 @@ def run_comparison(material: Material, data: Path, out: Path, hire: Hire[Trainin
         A variant that is no recipe, changes nothing or is there twice; data or folds that do not fit; a folder that
         belongs to another recipe or other data, or that another process works in. Nothing has been trained then.
     """
-    experiment, recipes = material.experiment, variant_recipes(material)
+    experiment, variants = material.experiment, variant_recipes(material)
+    recipes: dict[str, Recipe | BaselineRecipe] = {
+        **variants,
+        **{name: material.baseline(name, variants[BASE_NAME]) for name in experiment.baselines},
+    }
     trainings: dict[str, dict[int, Training]] = {}
     for name in recipes:
         own = {}
         for seed in experiment.seeds:
             place = out / VARIANTS / name / f"seed{seed}"
             path = out / RECIPES / f"{name}.yaml"
-            own[seed] = Training(f"{name}, seed {seed}", place, path, seed, data, experiment.fold_selection, hardware)
+            folds, two_d = experiment.fold_selection, name in experiment.baselines
+            own[seed] = Training(f"{name}, seed {seed}", place, path, seed, data, folds, hardware, two_d)
         trainings[name] = own
     particles = tuple(particle.name for particle in next(iter(recipes.values())).particles)
     for name, recipe in recipes.items():
         if tuple(particle.name for particle in recipe.particles) != particles:
             raise TomopointError(
-                f"{material.path}: variants.{name} finds other particles than the base; their scores are no comparison"
+                f"{material.path}: {name} finds other particles than the base; their scores are no comparison"
             )
 
     found = Comparison(experiment, data, particles, trainings, {name: {} for name in recipes})

@@ -5,6 +5,8 @@
     base: default                 # name of a recipe, or path of a file beside this one
     variants:                     # `tomopoint compare`: each changes one thing, in the recipe's own form
       focal: {loss: {classification: focal}}
+    baselines:                    # `tomopoint compare`: 2-D baselines beside them, in the form of their recipes
+      slices: {base: detector, fit: {steps: 4000}}
     space:                        # `tomopoint search`: options by dotted name, a network's by its title
       optimiser.learning_rate: {log-float: [1e-4, 1e-2]}
       networks.dynunet.dropout: {choice: [0, 0.1]}
@@ -24,6 +26,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from tomopoint.baselines.recipe import BaselineRecipe
+from tomopoint.baselines.recipe_files import baseline_on_base
 from tomopoint.errors import TomopointError, reason_of
 from tomopoint.experiments.space import Dimension, parse_space
 from tomopoint.files import PLAIN_NAME, is_plain_name
@@ -73,6 +77,8 @@ class Experiment:
         Name or path of the recipe that everything is compared with.
     variants
         By name, what each changes, as in a recipe's file with ``base``.
+    baselines
+        By name, recipes of `tomopoint baseline`; folds and particles are those of the base, the length is their own.
     space
         By dotted name of an option: ``{kind: values}``, see :func:`~tomopoint.experiments.space.parse_space`.
     seeds
@@ -87,6 +93,7 @@ class Experiment:
 
     base: str
     variants: Mapping[str, Any] = field(default_factory=dict)
+    baselines: Mapping[str, Any] = field(default_factory=dict)
     space: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     folds: tuple[int, ...] | None = None
@@ -106,6 +113,16 @@ class Experiment:
                     f"variants.{name} must say what it changes, e.g. {{optimiser: {{learning_rate: 0.001}}}}, "
                     f"got {shown(changes)}"
                 )
+        for name, content in self.baselines.items():
+            if not is_plain_name(name) or name == BASE_NAME or name in self.variants:
+                raise TomopointError(
+                    f"baselines: a name must be {PLAIN_NAME}, not {BASE_NAME!r} and not that of a variant; got "
+                    f"{shown(name)}"
+                )
+            if not isinstance(content, Mapping):
+                raise TomopointError(
+                    f"baselines.{name} must be a recipe, e.g. {{base: detector}}, got {shown(content)}"
+                )
         for what, numbers in (("seeds", self.seeds), ("folds", self.folds)):
             if numbers is not None and (not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0):
                 raise TomopointError(f"{what} must be different numbers from 0 on, at least one, got {list(numbers)}")
@@ -124,9 +141,12 @@ class Experiment:
     @property
     def length(self) -> str:
         """How long every network is trained, in words."""
+        own = "; 2-D baselines for steps of their own" if self.baselines else ""
         if self.steps is not None:
-            return f"{self.steps} steps of every network"
-        return "as long as each recipe says" if self.minutes is None else f"{self.minutes:g} minutes of every network"
+            return f"{self.steps} steps of every network{own}"
+        if self.minutes is not None:
+            return f"{self.minutes:g} minutes of every network{own}"
+        return f"as long as each recipe says{own}"
 
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
@@ -186,6 +206,22 @@ class Material:
         except TomopointError as error:
             raise TomopointError(f"{source}: {error}") from error
 
+    def baseline(self, name: str, base: Recipe) -> BaselineRecipe:
+        """Return a 2-D baseline, with the folds and particles of the base.
+
+        Raises
+        ------
+        TomopointError
+            No recipe of a baseline, or one that states its own.
+        """
+        source, content = f"{self.path}, baselines.{name}", self.experiment.baselines[name]
+        for option in {"folds", "particles"} & {*content}:
+            raise TomopointError(
+                f"{source}: {option} are those of the base, or scores would be no comparison; remove them"
+            )
+        recipe = baseline_on_base(content, source, self.path.parent, base.particles)
+        return replace(recipe, folds=base.folds)
+
 
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment.
@@ -214,10 +250,11 @@ def variant_recipes(material: Material) -> dict[str, Recipe]:
     Raises
     ------
     TomopointError
-        There is no variant, one that is no recipe or trains no network otherwise than the base, or two that are equal.
+        There is neither a variant nor a baseline; a variant is no recipe, or trains no network otherwise than the base;
+        or two are equal.
     """
     path, variants = material.path, material.experiment.variants
-    if not variants:
+    if not variants and not material.experiment.baselines:
         raise TomopointError(f"{path} has no `variants` to compare; add at least one, e.g. focal: {{loss: ...}}")
     recipes = {BASE_NAME: material.base()}
     for name, changes in variants.items():

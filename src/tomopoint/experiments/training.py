@@ -15,14 +15,18 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from tomopoint.baselines.recipe import BaselineRecipe
 from tomopoint.errors import TomopointError
 from tomopoint.files import write_atomically
 from tomopoint.strict_json import build, read, reading
 from tomopoint.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from tomopoint.baselines.cross_validation import BaselinePlan
+    from tomopoint.baselines.folder import NetworkRecord
+    from tomopoint.training.checkpoints import MemberRecord
     from tomopoint.training.cross_validation import TrainingPlan
 
 LOG = "log.txt"
@@ -67,6 +71,8 @@ class Training:
         As of `tomopoint train`.
     hardware
         What trains.
+    two_d
+        Whether it is a 2-D baseline, trained and validated by `tomopoint baseline`.
     """
 
     label: str
@@ -76,6 +82,7 @@ class Training:
     data: Path
     folds: str | None
     hardware: Hardware = Hardware()
+    two_d: bool = False
 
     @property
     def log(self) -> Path:
@@ -85,7 +92,9 @@ class Training:
     @property
     def command(self) -> str:
         """The command of the training, as one types it."""
-        words = ["tomopoint", "train", "--data", str(self.data), "--recipe", str(self.recipe), "--seed", str(self.seed)]
+        recipe = str(self.recipe)
+        named = ["baseline", recipe] if self.two_d else ["train", "--recipe", recipe]
+        words = ["tomopoint", *named, "--data", str(self.data), "--seed", str(self.seed)]
         folds = [] if self.folds is None else ["--folds", self.folds]
         return shlex.join([*words, *folds, "--out", str(self.folder)])
 
@@ -97,37 +106,18 @@ class Training:
         TomopointError
             A network could not be trained, or the training folder not be validated.
         """
-        from tomopoint.training.checkpoints import find_members, load_record
-        from tomopoint.training.command import train
-        from tomopoint.validation.command import validate
-
         logger.info("%s", self.command)
-        hardware = self.hardware
-        trained = train(
-            data=self.data,
-            out=self.folder,
-            recipe=str(self.recipe),
-            seed=self.seed,
-            folds=self.folds,
-            device=hardware.device,
-            workers=hardware.workers,
-            curves="none",
-        )
-        if not trained.ok:
-            raise TomopointError("; ".join(f"{label}: {reason}" for label, reason in trained.figures["failed"].items()))
-        found = validate([self.folder], device=hardware.device).figures
+        found, records = _baseline(self) if self.two_d else _train_and_validate(self)
         left_out = found["per_class_left_out"] is not None
         per_class = found["per_class_left_out" if left_out else "per_class"]
-        members = find_members(self.folder)
-        records = [load_record(folder) for folder in members]
         result = Result(
             score=found["score_left_out"] if left_out else found["score"],
             per_class={name: figures["f_beta"] for name, figures in per_class.items()},
             left_out=left_out,
             simulated=found["simulated"],
-            steps=sum(record.steps for record in records),
-            seconds=round(sum(record.seconds for record in records), 1),
-            members=tuple(str(folder.relative_to(self.folder)) for folder in members),
+            steps=sum(record.steps for record in records.values()),
+            seconds=round(sum(record.seconds for record in records.values()), 1),
+            members=tuple(records),
         )
         write_atomically(self.folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
         return result
@@ -151,7 +141,7 @@ class Result:
     steps, seconds
         Trained, of all networks on all folds.
     members
-        Which these are: ``fold0/segresnet``.
+        Which these are: ``fold0/segresnet``; of a 2-D baseline ``fold0``.
     """
 
     score: float
@@ -170,28 +160,35 @@ class Prepared:
     Attributes
     ----------
     members
-        ``fold0/segresnet``.
+        ``fold0/segresnet``; of a 2-D baseline ``fold0``.
     held_out
         Runs, by name.
     plan
-        Of `tomopoint train`.
+        Of `tomopoint train` or `tomopoint baseline`.
     """
 
     members: frozenset[str]
     held_out: frozenset[str]
-    plan: TrainingPlan
+    plan: TrainingPlan | BaselinePlan
 
 
-def prepare(training: Training, recipe: Recipe) -> Prepared:
+def prepare(training: Training, recipe: Recipe | BaselineRecipe) -> Prepared:
     """Check a training as far as that goes without reading volumes; writes nothing.
 
     Raises
     ------
     TomopointError
-        As :func:`~tomopoint.training.cross_validation.make_plan`; or a fold holds no run out.
+        As :func:`~tomopoint.training.cross_validation.make_plan` and
+        :func:`~tomopoint.baselines.cross_validation.make_baseline_plan`; or a fold holds no run out.
     """
+    from tomopoint.baselines.cross_validation import make_baseline_plan
     from tomopoint.training.cross_validation import make_plan
 
+    if isinstance(recipe, BaselineRecipe):
+        seeded_2d = replace(recipe, seed=training.seed)
+        plan_2d = make_baseline_plan(seeded_2d, training.data, training.folder, training.folds)
+        held_out = frozenset(run for fold in plan_2d.folds for run in fold.validation_runs)
+        return Prepared(frozenset(fold.name for fold in plan_2d.folds), held_out, plan_2d)
     seeded = replace(recipe, seed=training.seed)
     plan = make_plan(seeded, str(training.recipe), training.data, training.folder, training.folds)
     unscored = [task.fold.name for task in plan.tasks if not task.fold.validation_runs]
@@ -211,19 +208,68 @@ def open_training(training: Training, prepared: Prepared) -> None:
     TomopointError
         It holds one of another recipe, of other data or of further folds.
     """
+    from tomopoint.baselines.folder import RECORD as RECORD_2D
+    from tomopoint.baselines.folder import open_baseline_folder
     from tomopoint.training.checkpoints import RECORD
-    from tomopoint.training.cross_validation import open_folder
+    from tomopoint.training.cross_validation import TrainingPlan, open_folder
 
-    there = {str(path.parent.relative_to(training.folder)) for path in training.folder.glob(f"*/*/{RECORD}")}
+    records = f"*/{RECORD_2D}" if training.two_d else f"*/*/{RECORD}"
+    there = {str(path.parent.relative_to(training.folder)) for path in training.folder.glob(records)}
     if further := sorted(there - prepared.members):
         raise TomopointError(
             f"{training.folder} holds {', '.join(further)} beside the folds that are asked for, which would be judged "
             "with them; choose another --out, or ask for these folds too"
         )
+    plan = prepared.plan
     try:
-        open_folder(prepared.plan)
+        if isinstance(plan, TrainingPlan):
+            open_folder(plan)
+        else:
+            open_baseline_folder(plan.out, plan.recipe, plan.data_root, plan.records)
     except TomopointError as error:
         raise TomopointError(f"{training.label}: {error}") from error
+
+
+def _train_and_validate(training: Training) -> tuple[dict[str, Any], Mapping[str, MemberRecord | NetworkRecord]]:
+    """Return the figures of `tomopoint validate`, and the record of every network."""
+    from tomopoint.training.checkpoints import find_members, load_record
+    from tomopoint.training.command import train
+    from tomopoint.validation.command import validate
+
+    hardware = training.hardware
+    trained = train(
+        data=training.data,
+        out=training.folder,
+        recipe=str(training.recipe),
+        seed=training.seed,
+        folds=training.folds,
+        device=hardware.device,
+        workers=hardware.workers,
+        curves="none",
+    )
+    if not trained.ok:
+        raise TomopointError("; ".join(f"{label}: {reason}" for label, reason in trained.figures["failed"].items()))
+    found = validate([training.folder], device=hardware.device).figures
+    members = find_members(training.folder)
+    return found, {str(folder.relative_to(training.folder)): load_record(folder) for folder in members}
+
+
+def _baseline(training: Training) -> tuple[dict[str, Any], Mapping[str, MemberRecord | NetworkRecord]]:
+    """Return the figures of `tomopoint baseline`, and the record of every network."""
+    from tomopoint.baselines.command import baseline
+    from tomopoint.baselines.folder import RECORD, load_record
+
+    found = baseline(
+        str(training.recipe),
+        data=training.data,
+        out=training.folder,
+        seed=training.seed,
+        folds=training.folds,
+        device=training.hardware.device,
+        workers=training.hardware.workers,
+    ).figures
+    folders = sorted(path.parent for path in training.folder.glob(f"*/{RECORD}"))
+    return found, {folder.name: load_record(folder) for folder in folders}
 
 
 def finished(training: Training, prepared: Prepared) -> Result | None:

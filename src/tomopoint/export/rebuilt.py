@@ -67,7 +67,10 @@ def rebuilt_networks(model_path: Path) -> ValidatedEnsemble:
     metadata = read_metadata(model_path)
     pipeline = pipeline_in(metadata, model_path)
     if NETWORKS_KEY not in metadata or EXPORT_KEY not in metadata:
-        raise EngineError(f"{model_path} does not say which networks it holds; export it again")
+        raise EngineError(
+            f"{model_path} does not say which networks it holds; where it was merged of several graphs "
+            "(`tomopoint merge-graph`), change those and merge them again, otherwise export it again"
+        )
     stored = GraphWeights(
         model_path,
         GraphNetworks.from_json(metadata[NETWORKS_KEY], model_path),

@@ -116,6 +116,8 @@ class TomogramCost:
         Of the graph's windows, voxels.
     n_windows
         It is read in so many.
+    covered_zyx
+        Voxels from the first to the last that a window shows; what lies beyond the tomogram is its mirror image.
     flop
         Arithmetic of all of them; None: the graph does not say.
     activation_bytes
@@ -128,6 +130,7 @@ class TomogramCost:
     shape_zyx: Size
     window_zyx: Size
     n_windows: int
+    covered_zyx: Size
     flop: float | None
     activation_bytes: float | None
     host_bytes: float
@@ -136,6 +139,11 @@ class TomogramCost:
     def voxels_per_voxel(self) -> float:
         """Voxels computed for each of the tomogram's; what is above 1 is overlap and padding."""
         return self.n_windows * prod(self.window_zyx) / prod(self.shape_zyx)
+
+    @property
+    def lies_mostly_beyond(self) -> bool:
+        """Whether more is computed beyond the tomogram's end than of it: another window would serve it better."""
+        return prod(self.covered_zyx) > 2 * prod(self.shape_zyx)
 
     def text(self) -> str:
         """Say it in one line."""
@@ -170,6 +178,7 @@ def tomogram_cost(pipeline: Pipeline, cost: GraphCost | None, shape_zyx: Size) -
         shape_zyx=plan.shape_zyx,
         window_zyx=pipeline.tiling.window_zyx,
         n_windows=windows,
+        covered_zyx=plan.covered_zyx,
         flop=None if cost is None else cost.flop * windows,
         activation_bytes=None if cost is None else cost.peak_activation_bytes,
         host_bytes=2 * 4.0 * (prod(shape_zyx) + maps),

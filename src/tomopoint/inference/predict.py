@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.engines.engine import OFFSETS, SCORES, Array, Engine
-from tomopoint.inference.tiles import MapMerger, Size, TilePlan, VolumeMaps
+from tomopoint.inference.tiles import MapMemory, MapMerger, Size, TilePlan, VolumeMaps, mirror_beyond
 from tomopoint.pipeline import Pipeline
 
 OnWindow = Callable[[int, int], None]
@@ -56,6 +57,10 @@ def predict_volume(
         return compute(prepare(volume_zyx, pipeline), engine, pipeline, merging, on_window).result()
 
 
+OUTPUTS_BEHIND = 3
+"""Outputs of the engine that wait to be merged, or are merged, while it goes on: 57 MB each of the winner's window."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A tomogram as the engine's windows are cut from it.
@@ -63,7 +68,7 @@ class Prepared:
     Attributes
     ----------
     volume_zyx
-        Normalised; with zeros, its mean, beyond its end as far as windows reach, so that every window is a view.
+        Normalised; mirrored beyond its end as far as windows reach, so that every window is a view.
     plan
         Where the windows lie.
     """
@@ -86,8 +91,9 @@ def prepare(volume_zyx: npt.NDArray[np.float32], pipeline: Pipeline, give_away: 
     covered = tuple(max(size, end) for size, end in zip(plan.shape_zyx, plan.covered_zyx, strict=True))
     if covered == plan.shape_zyx:
         return Prepared(normalise(volume_zyx, pipeline.normalisation, out=volume_zyx if give_away else None), plan)
-    whole = np.zeros(covered, dtype=np.float32)
+    whole = np.empty(covered, dtype=np.float32)
     normalise(volume_zyx, pipeline.normalisation, out=whole[tuple(slice(0, size) for size in plan.shape_zyx)])
+    mirror_beyond(whole, plan.shape_zyx)
     return Prepared(whole, plan)
 
 
@@ -97,10 +103,12 @@ def compute(
     pipeline: Pipeline,
     merging: Executor,
     on_window: OnWindow = lambda n_done, n_windows: None,
+    memory: MapMemory | None = None,
 ) -> Future[VolumeMaps]:
     """Run the engine over a tomogram's windows; return once it is done, while the last outputs may still be merged.
 
-    What one call of the engine returned is merged while it computes the next; not more than two outputs are in memory.
+    What one call of the engine returned is merged while it computes the next; merging may be `OUTPUTS_BEHIND` calls
+    behind, so that the engine does not wait for a merger that had to wait for the processor itself.
 
     Parameters
     ----------
@@ -108,6 +116,8 @@ def compute(
         One thread, which merges.
     on_window
         See :data:`OnWindow`.
+    memory
+        Of earlier maps, for these; None: new.
 
     Raises
     ------
@@ -121,29 +131,31 @@ def compute(
             f"the engine takes windows of {engine.window_zyx}, the pipeline cuts {pipeline.tiling.window_zyx}; "
             "they do not belong together, export or build again"
         )
-    merger = MapMerger(prepared.plan, len(pipeline.particles), pipeline.tiling.edge_weight)
-    merged: Future[None] | None = None
+    merger = merging.submit(
+        MapMerger, prepared.plan, len(pipeline.particles), pipeline.tiling.edge_weight, memory or MapMemory()
+    )
+    behind: deque[Future[None]] = deque()
     n_done, n_windows = 0, len(prepared.plan.starts_zyx)
     for starts, windows in prepared.plan.batches(prepared.volume_zyx, engine.batch):
         outputs = engine.infer(windows)
-        if merged is not None:
-            merged.result()
-        merged = merging.submit(_merge, merger, starts, outputs)
+        while behind and (behind[0].done() or len(behind) == OUTPUTS_BEHIND):
+            behind.popleft().result()
+        behind.append(merging.submit(_merge, merger, starts, outputs))
         n_done += len(starts)
         on_window(n_done, n_windows)
-    return merging.submit(_maps_after, merged, merger)
+    return merging.submit(_maps_after, tuple(behind), merger)
 
 
-def _merge(merger: MapMerger, starts: Sequence[Size], outputs: tuple[Array, Array]) -> None:
+def _merge(merger: Future[MapMerger], starts: Sequence[Size], outputs: tuple[Array, Array]) -> None:
     scores, offsets = _checked(outputs)
     for index, start in enumerate(starts):
-        merger.add(start, scores[index], offsets[index])
+        merger.result().add(start, scores[index], offsets[index])
 
 
-def _maps_after(merged: Future[None] | None, merger: MapMerger) -> VolumeMaps:
-    if merged is not None:
+def _maps_after(behind: Sequence[Future[None]], merger: Future[MapMerger]) -> VolumeMaps:
+    for merged in behind:
         merged.result()  # one thread merges: it is done, and says what went wrong
-    return merger.maps()
+    return merger.result().maps()
 
 
 def _checked(outputs: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -33,6 +33,7 @@ from tomopoint.inference.supervisor import Standing, Supervisor
 from tomopoint.inference.tiles import TilePlan
 from tomopoint.inference.worker import Job
 from tomopoint.inference.worker_process import Patience
+from tomopoint.models.box import is_in_box
 from tomopoint.pipeline import Pipeline
 from tomopoint.progress import Progress
 
@@ -176,6 +177,14 @@ def predict_runs(
             if todo:
                 cost = tomogram_cost(pipeline, read_cost(model_path), todo[0].describe(origin.tomo_type).shape_zyx)
                 logger.info("%s: %s", todo[0].name, cost.text())
+                if cost.lies_mostly_beyond:
+                    logger.warning(
+                        "the windows of this graph are much larger than %s: most of what is computed lies beyond it; "
+                        "`tomopoint adapt %s --shape %s -o FILE.onnx` makes a graph that takes less",
+                        todo[0].name,
+                        model_path.stem if is_in_box(model_path) else model_path,
+                        ",".join(map(str, cost.shape_zyx)),
+                    )
                 folder.log("plan", run=todo[0].name, **asdict(cost))
 
         # Who predicts.

@@ -4,15 +4,16 @@ Four threads, and what each does at one time::
 
     reader    reads, decompresses and normalises tomogram n + 1
     engine    computes call k + 1 of tomogram n; this is the thread that calls :meth:`TomogramStream.run`
-    merger    merges call k of tomogram n
+    merger    merges call k of tomogram n, or one a little earlier
     finisher  decodes and writes tomogram n - 1
 
 They hand on by futures, of which there is one at a time on each way: whoever is ahead waits for it, and whatever went
 wrong in a thread is raised where its result is taken.
 
 In memory at most, however many tomograms there are: tomogram n + 1, raw and normalised, with what decompression takes;
-tomogram n, normalised, and its maps; two outputs of the engine; the maps of tomogram n - 1. The next but one is not
-touched before the engine took the next one, nor are maps begun while two tomograms' maps are there.
+tomogram n, normalised, and its maps; four outputs of the engine; the maps of tomogram n - 1. The next but one is not
+touched before the engine took the next one, nor are maps begun while two tomograms' maps are there: the memory of those
+that were decoded is used again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tomopoint.errors import EngineError
 from tomopoint.inference.decode import decode_maps
 from tomopoint.inference.engines.engine import Engine
 from tomopoint.inference.predict import Prepared, check_voxel_size, compute, prepare
-from tomopoint.inference.tiles import VolumeMaps
+from tomopoint.inference.tiles import MapMemory, VolumeMaps
 from tomopoint.pipeline import Pipeline
 
 
@@ -170,6 +171,7 @@ class TomogramStream:
 
     def __init__(self, engine: Engine, pipeline: Pipeline, desk: Desk) -> None:
         self.engine, self.pipeline, self.desk = engine, pipeline, desk
+        self._memory = MapMemory()
         self._settled = float("-inf")
 
     def run(self, inbox: Inbox) -> None:
@@ -198,7 +200,7 @@ class TomogramStream:
                     self.desk.begun(work.run)
                     try:
                         after_window = partial(self._after_window, work.run, finishing)
-                        maps = compute(prepared, self.engine, work.pipeline, merger, after_window)
+                        maps = compute(prepared, self.engine, work.pipeline, merger, after_window, self._memory)
                     except EngineError as error:
                         raise _Broke(work.run, error) from error
                     except _Broke:
@@ -244,7 +246,9 @@ class TomogramStream:
     def _finish(self, work: _Work, maps: Future[VolumeMaps]) -> None:
         """Decode and write one run, and say what became of it."""
         try:
-            picks = decode_maps(maps.result(), work.pipeline, work.voxel_A)
+            merged = maps.result()
+            picks = decode_maps(merged, work.pipeline, work.voxel_A)
+            self._memory.give_back(merged)
             self.desk.write(work.run, picks)
         except EngineError as error:
             raise _Broke(work.run, error) from error

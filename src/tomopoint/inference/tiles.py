@@ -6,7 +6,9 @@ of 125 at stride 2 would shift every pick of that window by a voxel.)
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise, product
@@ -182,17 +184,8 @@ class TilePlan:
         return z, y, x
 
     def window(self, volume_zyx: Array, start_zyx: Size) -> Array:
-        """Cut one window out of a normalised volume; beyond its end there are zeros, its mean.
-
-        A view where the volume holds all of it, as one of shape `covered_zyx` does.
-        """
-        slices = tuple(slice(s, s + w) for s, w in zip(start_zyx, self.window_zyx, strict=True))
-        part = volume_zyx[slices]
-        if part.shape == self.window_zyx:
-            return part
-        whole = np.zeros(self.window_zyx, dtype=np.float32)
-        whole[tuple(slice(0, size) for size in part.shape)] = part
-        return whole
+        """Cut one window out of a normalised volume of shape `covered_zyx`: a view."""
+        return volume_zyx[tuple(slice(s, s + w) for s, w in zip(start_zyx, self.window_zyx, strict=True))]
 
     def batches(self, volume_zyx: Array, size: int) -> Iterator[tuple[Sequence[Size], Array]]:
         """Yield starts and windows ``(B, 1, D, H, W)``, at most `size` at a time; a single one is not copied."""
@@ -200,6 +193,24 @@ class TilePlan:
             starts = self.starts_zyx[first : first + size]
             windows = [self.window(volume_zyx, start)[np.newaxis] for start in starts]
             yield starts, windows[0][np.newaxis] if len(windows) == 1 else np.stack(windows)
+
+
+def mirror_beyond(volume_zyx: Array, shape_zyx: Size) -> None:
+    """Fill a volume beyond its first `shape_zyx` voxels with their mirror image, in place.
+
+    The norms of the networks take their statistics from the whole window: a mirror image has those of the tomogram,
+    zeros have not. What is found in it lies outside the tomogram and is not merged.
+    """
+    known = [slice(0, size) for size in shape_zyx]
+    for axis, size in enumerate(shape_zyx):
+        beyond = np.arange(size, volume_zyx.shape[axis]) % (2 * size)  # to and fro, where it is more than once
+        images = np.where(beyond < size, beyond, 2 * size - 1 - beyond)
+        for index, image in enumerate(images, start=size):
+            known[axis] = slice(index, index + 1)
+            target = volume_zyx[tuple(known)]
+            known[axis] = slice(image, image + 1)
+            target[...] = volume_zyx[tuple(known)]
+        known[axis] = slice(0, volume_zyx.shape[axis])
 
 
 def axis_weight(size: int, stride: int, edge_weight: float) -> npt.NDArray[np.float64]:
@@ -233,6 +244,31 @@ class VolumeMaps:
     offsets: Array
     stride: int
     shape_zyx: Size
+
+
+class MapMemory:
+    """Memory of maps that nobody needs any more, for those of the next tomogram.
+
+    Those of a tomogram of the competition take 330 MB: to get them anew costs the kernel half a second, in which the
+    engine may have to wait. Threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self._spare: deque[Array] = deque(maxlen=1)
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        """Return zeros of a shape, every page of them touched."""
+        with suppress(IndexError):
+            spare = self._spare.pop()
+            if spare.shape == shape:
+                spare.fill(0.0)
+                return spare
+        return np.full(shape, 0.0, dtype=np.float32)
+
+    def give_back(self, maps: VolumeMaps) -> None:
+        """Take what a :class:`MapMerger` returned; it must not be looked at afterwards."""
+        if isinstance(maps.scores.base, np.ndarray):  # scores and offsets lie in one array
+            self._spare.append(maps.scores.base)
 
 
 @dataclass(frozen=True)
@@ -286,9 +322,11 @@ class MapMerger:
         Channels of the scores.
     edge_weight
         See :func:`axis_weight`.
+    memory
+        Where the maps lie; None: in new memory.
     """
 
-    def __init__(self, plan: TilePlan, n_classes: int, edge_weight: float) -> None:
+    def __init__(self, plan: TilePlan, n_classes: int, edge_weight: float, memory: MapMemory | None = None) -> None:
         self.plan = plan
         axes = [sorted({start[axis] // plan.stride for start in plan.starts_zyx}) for axis in range(3)]
         if len(plan.starts_zyx) != prod(map(len, axes)):
@@ -296,8 +334,8 @@ class MapMerger:
         weights = [axis_weight(size, plan.stride, edge_weight) for size in plan.window_zyx]
         self._pieces = [_axis_pieces(*axis) for axis in zip(axes, weights, plan.map_shape_zyx, strict=True)]
         self._cells = tuple(map(len, weights))
-        self._scores = np.zeros((n_classes, *plan.map_shape_zyx), dtype=np.float32)
-        self._offsets = np.zeros((3, *plan.map_shape_zyx), dtype=np.float32)
+        maps = (memory or MapMemory()).take((n_classes + 3, *plan.map_shape_zyx))
+        self._scores, self._offsets = maps[:n_classes], maps[n_classes:]
         self._temporary = np.empty(prod(self._cells), dtype=np.float32)
 
     def add(self, start_zyx: Size, scores: Output, offsets: Output) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tomopoint.data.picks import read_run_picks
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
+from tomopoint.pipeline import Particle
 from tomopoint.strict_json import build, read, reading
 from tomopoint.tasks.task import Hire, carry_out_all
 from tomopoint.training.checkpoints import (
@@ -222,7 +223,7 @@ def make_plan(
                 *(network.title, own.optimiser.warmup_steps, own.fit.steps, own.optimiser.learning_rate),
             )
     all_names = [run.name for run in Project(data_root).runs("train")]
-    counts = _count_labels(data_root, recipe) if is_stratified(recipe.folds) else None
+    counts = count_labels(data_root, recipe.particles) if is_stratified(recipe.folds) else None
     by_name = {fold.name: fold for fold in make_folds(all_names, recipe.folds, counts)}
     chosen = list(by_name) if folds is None else parse_fold_selection(folds, by_name)
     tasks = [
@@ -253,9 +254,9 @@ def make_plan(
     return TrainingPlan(recipe, recipe_name, data_root, out, tuple(tasks), records, tuple(extra), starts)
 
 
-def _count_labels(data_root: Path, recipe: Recipe) -> LabelCounts:
+def count_labels(data_root: Path, particles: Sequence[Particle]) -> LabelCounts:
     """Return how many labels every training run has of each particle; DataError as :func:`read_run_picks`."""
-    names = [particle.name for particle in recipe.particles]
+    names = [particle.name for particle in particles]
     known = [particle.name for particle in project_particles(data_root)]
     picks = {run.name: read_run_picks(run.picks_folder, names, known) for run in Project(data_root).runs("train")}
     return {run: {name: len(points) for name, points in own.items()} for run, own in picks.items()}

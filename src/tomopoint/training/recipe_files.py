@@ -115,7 +115,7 @@ def _on_base(
     except TomopointError as error:
         raise TomopointError(f"{source}, {BASE}: {error}") from error
     changes = {key: value for key, value in content.items() if key != BASE}
-    merged = _merge(below, changes)
+    merged = merge(below, changes)
     if isinstance(merged, dict) and isinstance(changes.get("networks"), list):
         by_title = {_title(item): item for item in below.get("networks") or []}
         merged["networks"] = [_changed_network(by_title.get(_title(item), {}), item) for item in changes["networks"]]
@@ -124,7 +124,7 @@ def _on_base(
 
 def _changed_network(base: Mapping[str, Any], changes: Any) -> Any:
     """Return a network on top of the base's; its learning rate replaces the base's, whichever way either says it."""
-    merged = _merge(base, changes)
+    merged = merge(base, changes)
     if not isinstance(merged, dict) or not isinstance(merged.get("optimiser"), dict):
         return merged
     if "learning_rate" in changes:
@@ -134,11 +134,11 @@ def _changed_network(base: Mapping[str, Any], changes: Any) -> Any:
     return merged
 
 
-def _merge(base: Any, changes: Any) -> Any:
+def merge(base: Any, changes: Any) -> Any:
     """Return `changes` on top of `base`: mappings are merged at any depth, everything else is replaced."""
     if not isinstance(base, Mapping) or not isinstance(changes, Mapping):
         return copy.deepcopy(changes)
-    return {**base, **{key: _merge(base.get(key), value) for key, value in changes.items()}}
+    return {**base, **{key: merge(base.get(key), value) for key, value in changes.items()}}
 
 
 def _title(network: Any) -> str | None:
@@ -169,7 +169,7 @@ def _with_own_options(content: Any) -> Any:
             )
         if rates[0] is not None and "optimiser" in own:
             own["optimiser"] = {**own["optimiser"], "learning_rate": rates[0]}
-        networks.append({**network, **{name: _merge(content.get(name) or {}, value) for name, value in own.items()}})
+        networks.append({**network, **{name: merge(content.get(name) or {}, value) for name, value in own.items()}})
     return {**content, "networks": networks}
 
 

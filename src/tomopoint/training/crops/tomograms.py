@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,29 @@ from tomopoint.data.picks import Points, read_run_picks
 from tomopoint.data.project import Project, Run
 from tomopoint.data.tomograms import TRAINING_VOXEL_TOLERANCE, TomogramInfo, describe_tomogram, read_tomogram
 from tomopoint.errors import DataError
+from tomopoint.pipeline import Normalisation, Particle
 from tomopoint.progress import track
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL
-from tomopoint.training.recipe import Recipe
+from tomopoint.training.recipe import CropOptions
+
+
+class DataOptions(Protocol):
+    """What a recipe of any kind says about the data: which particles, which reconstructions, and their scale."""
+
+    @property
+    def particles(self) -> tuple[Particle, ...]:
+        """What is labelled, in the order of the labels."""
+        ...
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """From raw values to network input."""
+        ...
+
+    @property
+    def crops(self) -> CropOptions:
+        """Of these the reconstructions."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +117,7 @@ class RunRecord:
         return digest.hexdigest()
 
 
-def describe_runs(root: Path, names: Iterable[str], recipe: Recipe) -> dict[str, RunRecord]:
+def describe_runs(root: Path, names: Iterable[str], recipe: DataOptions) -> dict[str, RunRecord]:
     """Read metadata and picks of training runs, and check all that can be checked without the volumes.
 
     Raises
@@ -116,7 +137,7 @@ def describe_runs(root: Path, names: Iterable[str], recipe: Recipe) -> dict[str,
     return records
 
 
-def read_tomograms(records: Mapping[str, RunRecord], recipe: Recipe) -> dict[str, TrainingTomogram]:
+def read_tomograms(records: Mapping[str, RunRecord], recipe: DataOptions) -> dict[str, TrainingTomogram]:
     """Read and normalise the volumes of all runs, once; folds share them.
 
     Raises
@@ -136,7 +157,7 @@ def read_tomograms(records: Mapping[str, RunRecord], recipe: Recipe) -> dict[str
     return runs
 
 
-def _particles(record: RunRecord, recipe: Recipe) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def _particles(record: RunRecord, recipe: DataOptions) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     points, labels = [], []
     for label, particle in enumerate(recipe.particles):
         for picks, own in ((record.picks_xyz_A, label), (record.uncertain_xyz_A, FIRST_BORDER_LABEL - label)):
