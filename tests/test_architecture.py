@@ -9,7 +9,19 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tomopoint"
 
-BASE = {"", "errors", "extras", "files", "processes", "progress", "command", "strict_json", "strict_yaml", "models"}
+BASE = {
+    "",
+    "errors",
+    "extras",
+    "files",
+    "processes",
+    "progress",
+    "command",
+    "locks",
+    "strict_json",
+    "strict_yaml",
+    "models",
+}
 ALLOWED = {
     "models": BASE,
     "pipeline": BASE,

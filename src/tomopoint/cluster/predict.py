@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from distributed import Client, KilledWorker, wait
@@ -20,6 +21,7 @@ from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.supervisor import LONGEST_OUTAGE_PAUSE, OUTAGES_BEFORE_FAILED, Standing
 from tomopoint.inference.worker import Job
+from tomopoint.locks import LockLost
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -223,7 +225,8 @@ class ClusterCrew:
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
         """Enter what a worker says into the log."""
         _, details = event
-        self.folder.log(details["event"], **{key: value for key, value in details.items() if key != "event"})
+        with suppress(LockLost):  # this thread is the client's: the main one finds out for itself
+            self.folder.log(details["event"], **{key: value for key, value in details.items() if key != "event"})
 
     def _warn(self, message: str) -> None:
         logger.warning("%s", message)

@@ -19,8 +19,8 @@ from pathlib import Path
 from tomopoint.errors import TomopointError
 from tomopoint.experiments.crew import Crew
 from tomopoint.experiments.experiment import Experiment, Material, variant_recipes
-from tomopoint.experiments.locks import alone_in
 from tomopoint.experiments.training import Hardware, Prepared, Result, Training, finished, open_training, prepare
+from tomopoint.locks import alone_in
 
 logger = logging.getLogger(__name__)
 
