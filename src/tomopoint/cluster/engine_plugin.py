@@ -6,9 +6,11 @@ and one to read ahead, as a worker of one machine has (:mod:`tomopoint.inference
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-from distributed import Worker, WorkerPlugin, get_worker, secede
+from distributed import Status, Worker, WorkerPlugin, get_worker, secede
 
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.data.tomograms import Tomogram
@@ -38,6 +40,10 @@ SLOT = "tomopoint-slot"
 
 SLOTS = 3
 """Of a worker."""
+
+IDLE_SECONDS = 300.0
+"""An engine that is dealt nothing for so long is closed, and loaded again if need be: its prediction's command may have
+been killed, which nobody tells the worker."""
 
 Load = Callable[[Path, str, int, Path | None], tuple[Engine, Pipeline]]
 """Like :func:`~tomopoint.inference.engines.load.load_engine`."""
@@ -98,12 +104,29 @@ class EnginePlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is not ty
 
     async def setup(self, worker: Worker) -> None:
         """Say how many runs the worker takes at a time."""
-        await worker.set_resources(**{SLOT: SLOTS})
+        if worker.state.total_resources.get(SLOT) != SLOTS:  # an earlier prediction may have said so
+            await worker.set_resources(**{SLOT: SLOTS})
+            # Tasks that no worker could take wait until a worker joins or goes on after a pause, and this one joined
+            # before it had said what it takes.
+            if worker.status == Status.running:
+                worker.status = Status.paused
+                worker.status = Status.running
+        self._caretaker = asyncio.create_task(self._end_what_idles())
 
     async def teardown(self, worker: Worker) -> None:
         """Let the stream end; the process goes on."""
+        self._caretaker.cancel()
+        await asyncio.to_thread(self._end, 0.0)  # not here: an engine may be loading, and the worker must be heard of
+
+    async def _end_what_idles(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_SECONDS / 10)
+            await asyncio.to_thread(self._end, IDLE_SECONDS)
+
+    def _end(self, idle_seconds: float) -> None:
+        """Let the stream end where it was dealt nothing for so long."""
         with self._lock:
-            if self._desk is not None:
+            if self._desk is not None and self._desk.idle_seconds >= idle_seconds:
                 self._desk.end()
                 self._desk = None
 
@@ -156,6 +179,7 @@ class _Desk:
         self._job, self._worker = job, worker
         self._dealt: dict[str, Future[Settled]] = {}
         self._inbox = Inbox()
+        self._last_deal = time.monotonic()
         threads = job.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
         try:
             self._engine, pipeline = load(job.model_path, job.provider, threads, job.record_path)
@@ -171,8 +195,14 @@ class _Desk:
     def is_over(self) -> bool:
         return not self._thread.is_alive()
 
+    @property
+    def idle_seconds(self) -> float:
+        """How long nothing was dealt; what is in work does not count, for it is done before the stream ends."""
+        return time.monotonic() - self._last_deal
+
     def deal(self, run: ReadableRun) -> Future[Settled]:
         """Put a run into the stream; once more where a task that was taken back is given again."""
+        self._last_deal = time.monotonic()
         settled: Future[Settled] = Future()
         self._dealt[run.name] = settled
         self._inbox.put(Deal(run))

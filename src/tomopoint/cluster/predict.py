@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
+from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,9 @@ TURN_SECONDS = 1.0
 SPARE = 1
 """Runs per worker that wait at the scheduler beyond what it takes at a time. The others wait here: whatever is assigned
 to a worker counts as suspicious when it dies."""
+
+FAREWELL_SECONDS = 5.0
+"""For workers to hear that a prediction has ended; one that does not ends its engine later by itself."""
 
 ENGINE_RETRIES = 3
 """So often a run goes to a worker again that has no engine: to another one, as a rule."""
@@ -108,7 +113,8 @@ class ClusterCrew:
             # What computes the graph, as the first worker finds out; and the engine for every worker, now or later.
             logger.info("waiting for a worker")
             job = self.client.submit(decide_engine, self.job, self.folder.path, pure=False).result()
-            self.client.register_plugin(EnginePlugin(self._name, job, self._load), name=self._name)
+            plugin = EnginePlugin(self._name, job, self._load)
+            self._tell_workers(lambda: self.client.register_plugin(plugin, name=self._name))
             while True:
                 # Deal as many runs as there are workers for.
                 is_time = self.budget.allows_another()
@@ -147,7 +153,23 @@ class ClusterCrew:
         finally:
             self.client.cancel(list(self._futures))
             self.client.unsubscribe_topic(TOPIC)
-            self.client.unregister_worker_plugin(self._name)
+            self._tell_workers(lambda: self.client.unregister_worker_plugin(self._name)).join(FAREWELL_SECONDS)
+
+    def _tell_workers(self, tell: Callable[[], Any]) -> threading.Thread:
+        """Let the scheduler tell all workers something, without waiting for one that is frozen or dies meanwhile.
+
+        What the scheduler was told once it tells every worker that comes later.
+        """
+
+        def run() -> None:
+            try:
+                tell()
+            except (OSError, RuntimeError, TimeoutError, ValueError, CancelledError) as error:
+                logger.debug("not every worker heard: %s", error)
+
+        thread = threading.Thread(target=run, name="tomopoint-tell", daemon=True)
+        thread.start()
+        return thread
 
     def _room(self) -> int:
         """Return how many runs may be with the scheduler: at least one, for workers that are still to come."""
