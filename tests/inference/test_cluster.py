@@ -116,8 +116,8 @@ def test_whatever_happens_to_workers_and_client_the_result_is_that_of_one_machin
 
     Nothing waits for a frozen worker but what the scheduler is told to wait for those that are silent.
     """
-    model = slow_blob_model if n_runs < 100 else blob_model
-    project, out, alone = blob_project(n_runs), tmp_path / "cluster", tmp_path / "alone"
+    model, shape_zyx = (slow_blob_model, (40, 50, 60)) if n_runs < 100 else (blob_model, (32, 48, 48))
+    project, out, alone = blob_project(n_runs, shape_zyx), tmp_path / "cluster", tmp_path / "alone"
     assert predict(data=project.root, model=model, out=alone, provider="cpu").ok
     file, add_worker = cluster
     for _ in range(4):

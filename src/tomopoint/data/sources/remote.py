@@ -77,7 +77,7 @@ class RemoteRun(FileRun):
     def _fetched(self, with_chunks: bool = True) -> Iterator[Path]:
         """Yield a copy of the store with its finest level alone; errors about it name the URL."""
         with tempfile.TemporaryDirectory(prefix="tomopoint-", ignore_cleanup_errors=True) as folder:
-            store = Path(folder) / self.path.name
+            store = Path(folder) / f"{self.name}.zarr"  # what is logged of it names the run
             try:
                 files = _RemoteFolder(self.url)
                 if not files.fetch(METADATA, store) & {".zattrs", "zarr.json"}:
