@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from tomopoint.cluster.scheduler import connected
 from tomopoint.errors import TomopointError
 from tomopoint.inference.command import predict
 from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.status import prediction_status
 
 Client = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'tomopoint[cluster]'").Client
 
@@ -141,6 +143,11 @@ def test_whatever_happens_to_workers_and_client_the_result_is_that_of_one_machin
     again = started(command(project, model, out, str(file)))
     wait_for(lambda: len(events(out, "prediction")) == 2, "a second start")
     worker = wait_for(lambda: (found := at_work(out, struck)) in pids and found, "a worker at work")
+    told = prediction_status(out)
+    assert told.is_held
+    assert told.holder.startswith(f"process {again.pid} on {socket.gethostname()}, since ")
+    assert {event.host for event in told.in_work} == {socket.gethostname()}
+    assert told.n_done >= n_before
     os.kill(pids[worker], signal.SIGKILL)
     late = add_worker()
     text, _ = again.communicate(timeout=PATIENCE_S * (1 + n_runs // 50))
@@ -151,6 +158,10 @@ def test_whatever_happens_to_workers_and_client_the_result_is_that_of_one_machin
     assert n_runs - len(second) >= n_before - 1  # at most the part that was being renamed when they were counted
     assert {path.name for path in (out / "parts").iterdir()} == {f"{run.name}.csv" for run in project.runs}
     assert_same(out, alone)
+    assert worker in {event["worker"] for event in events(out, "died")}
+    ended = prediction_status(out)
+    assert (ended.is_held, ended.n_done, ended.in_work, ended.left, ended.failed) == (False, n_runs, (), (), {})
+    assert ended.overall_rate > 0
     if n_runs >= 100:
         by_worker = {event["worker"] for event in events(out, "done")}
         assert len(by_worker - set(pids)) >= 1  # the late one, or those that nannies put in the place of the killed

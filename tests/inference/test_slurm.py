@@ -1,4 +1,4 @@
-"""Predictions whose workers are jobs of a real SLURM, where there is one (docs/cluster.md has how to start a small one)."""
+"""Predictions whose workers are jobs of a real SLURM, where there is one (docs/cluster.md: how to start one)."""
 
 import os
 import shutil

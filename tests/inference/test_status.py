@@ -134,6 +134,23 @@ def test_a_run_that_takes_minutes_is_told_with_its_windows(out, held, at):
     assert "windows" not in prediction_status(out).text()
 
 
+def test_workers_of_a_cluster_are_told_with_their_machines(out, held, at):
+    address = "tcp://10.0.0.7:4711"
+    log(out, (0, "prediction", start(RUNS[:30])))
+    log(out, *((10 + i, "begun", {"run": RUNS[i], "worker": address, "host": "node7"}) for i in range(14)))
+    finish(out, 100, "TS_0", "TS_1", worker=address)
+    log(out, (120, "died", {"worker": address, "runs": ["TS_2"], "message": "it is gone"}))
+    at(200)
+    status = prediction_status(out)
+    assert (status.n_done, len(status.in_work), len(status.left)) == (2, 11, 17)
+    assert status.overall_rate == pytest.approx(2 / 100 * 3600)
+    assert status.figures()["running"][0] == {"run": "TS_3", "worker": address, "since": NOW + 13, "host": "node7"}
+    text = status.text()
+    assert f"running  TS_3 (worker {address} on node7, since " in text
+    assert ", and 1 more\n" in text
+    assert f"worker {address} died over TS_2: it is gone" in text
+
+
 def test_times_are_local(out, monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 import time
 import traceback
@@ -32,6 +33,7 @@ from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.load import ON_THE_CPU, load_engine
 from tomopoint.inference.parts import write_part
 from tomopoint.inference.stream import Deal, Found, Inbox, TomogramStream
+from tomopoint.inference.supervisor import SECONDS_BETWEEN_WINDOWS
 from tomopoint.inference.worker import ENGINE_BROKE, Job, is_outage
 from tomopoint.pipeline import Pipeline
 
@@ -179,7 +181,7 @@ class _Desk:
         self._job, self._worker = job, worker
         self._dealt: dict[str, Future[Settled]] = {}
         self._inbox = Inbox()
-        self._last_deal = time.monotonic()
+        self._last_deal = self._windows_said = time.monotonic()
         threads = job.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
         try:
             self._engine, pipeline = load(job.model_path, job.provider, threads, job.record_path)
@@ -242,10 +244,13 @@ class _Desk:
         pass
 
     def begun(self, run: ReadableRun) -> None:
-        self._say("begun", run=run.name)
+        self._windows_said = time.monotonic()  # of the one run that is computed
+        self._say("begun", run=run.name, host=socket.gethostname())
 
     def window(self, run: ReadableRun, n_done: int, n_windows: int) -> None:
-        pass
+        if time.monotonic() - self._windows_said >= SECONDS_BETWEEN_WINDOWS:
+            self._windows_said = time.monotonic()
+            self._say("windows", run=run.name, n_done=n_done, n_windows=n_windows)
 
     def done(self, run: ReadableRun, found: Found) -> None:
         details: dict[str, Any] = {"n_picks": found.n_picks, "notes": found.notes}

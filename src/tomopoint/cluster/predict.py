@@ -98,6 +98,8 @@ class ClusterCrew:
         self._failed_once: set[str] = set()
         self._outages: Counter[str] = Counter()
         self._productive: set[str] = set()
+        self._workers: set[str] = set()
+        self._begun: dict[str, str] = {}
         self._name = f"tomopoint-{uuid.uuid4().hex[:12]}"
 
     @property
@@ -117,10 +119,9 @@ class ClusterCrew:
             self._tell_workers(lambda: self.client.register_plugin(plugin, name=self._name))
             while True:
                 # Deal as many runs as there are workers for.
+                room = self._room()
                 is_time = self.budget.allows_another()
-                while (
-                    is_time and time.monotonic() >= pause_until and self._waiting and len(self._futures) < self._room()
-                ):
+                while is_time and time.monotonic() >= pause_until and self._waiting and len(self._futures) < room:
                     self._submit(self._waiting.pop(next(iter(self._waiting))))
                 if not self._futures and not self._waiting and self._retry:
                     logger.warning("%d runs that failed are tried once more", len(self._retry))
@@ -172,9 +173,19 @@ class ClusterCrew:
         return thread
 
     def _room(self) -> int:
-        """Return how many runs may be with the scheduler: at least one, for workers that are still to come."""
-        n_workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
-        return max(1, n_workers * (SLOTS + SPARE))
+        """Return how many runs may be with the scheduler: at least one, for workers that are still to come.
+
+        Of workers that are gone, it is logged which runs they had begun.
+        """
+        workers = set(self.client.scheduler_info(n_workers=-1)["workers"])
+        for worker in self._workers - workers:
+            if runs := [run for run, its in list(self._begun.items()) if its == worker]:
+                message = "it is gone (killed, frozen, or its job at an end), and its runs go to others"
+                self.folder.log("died", worker=worker, runs=runs, message=message)
+                for run in runs:
+                    self._begun.pop(run, None)
+        self._workers = workers
+        return max(1, len(workers) * (SLOTS + SPARE))
 
     def _submit(self, run: ReadableRun) -> None:
         slots = SLOTS if run.name in self._alone else 1
@@ -202,6 +213,7 @@ class ClusterCrew:
 
     def _note(self, future: Future[Settled], run: ReadableRun) -> None:
         """Enter what became of a run into the log, and give it again where that may help."""
+        self._begun.pop(run.name, None)
         error = future.exception() if future.status != "finished" else None
         if isinstance(error, KilledWorker):
             self._worker_died_over(run, str(error.last_worker))
@@ -247,6 +259,8 @@ class ClusterCrew:
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
         """Enter what a worker says into the log."""
         _, details = event
+        if details["event"] == "begun":
+            self._begun[details["run"]] = details["worker"]
         with suppress(LockLost):  # this thread is the client's: the main one finds out for itself
             self.folder.log(details["event"], **{key: value for key, value in details.items() if key != "event"})
 

@@ -19,7 +19,7 @@ RECENT_RUNS = 20
 MAX_WARNINGS = 5
 
 MAX_LISTED = 10
-"""So many failed runs are named in the text; the figures name all."""
+"""So many runs that are in work, and that failed, are named in the text; the figures name all."""
 
 WARNINGS = ("warning", "engine_failed", "engine_broke", "died", "broke_down")
 """Events that tell of trouble which is not a run's."""
@@ -117,7 +117,10 @@ class Status:
             "n_runs": self.n_runs,
             "n_done": self.n_done,
             "running": [
-                {"run": e.run, "worker": e.worker, "since": e.time} | self._windows_of(e.run) for e in self.in_work
+                {"run": e.run, "worker": e.worker, "since": e.time}
+                | ({"host": e.host} if e.host else {})
+                | self._windows_of(e.run)
+                for e in self.in_work
             ],
             "failed": self.failed,
             "left": list(self.left),
@@ -144,7 +147,13 @@ class Status:
         lines.append(f"  done     {done}")
         if self.in_work:
             label = "stopped" if self.is_held is False else "running"
-            runs = [f"{e.run} (worker {e.worker}, since {_at(e.time)}{self._window_text(e.run)})" for e in self.in_work]
+            runs = [
+                f"{e.run} (worker {e.worker}{f' on {e.host}' if e.host else ''}, since {_at(e.time)}"
+                f"{self._window_text(e.run)})"
+                for e in self.in_work[:MAX_LISTED]
+            ]
+            if more := len(self.in_work) - len(runs):
+                runs.append(f"and {more} more")
             lines.append(f"  {label}  {', '.join(runs)}")
         if self.failed:
             lines.append(f"  failed   {len(self.failed)}")
