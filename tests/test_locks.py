@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from tomopoint import locks
 from tomopoint.errors import TomopointError
 from tomopoint.locks import LOCK, Holder, LockLost, Pace, _me, alone_in, is_held, locked, look
 
@@ -163,6 +164,28 @@ def test_of_two_that_take_over_a_silent_lock_one_wins(attempt, process, lock):
         taker.stdin.write("go\n")
         taker.stdin.flush()
     assert sorted(taker.stdout.readline() for taker in takers) == ["mine\n", "theirs\n"]
+
+
+@pytest.mark.parametrize("kind", ["dead", "silent"])
+def test_who_was_slow_to_take_over_takes_nothing_from_who_was_quick(kind, process, lock, monkeypatch):
+    """Between a taker's last look at the old holder and its removal another process takes the lock over."""
+    leave(lock, replace(_me(), began=0) if kind == "dead" else ELSEWHERE, age=1000)
+    quick, looks = [], []
+
+    def look_and_be_slow(path):
+        found = look(path)
+        looks.append(time.monotonic())
+        if not quick and (kind == "dead" or looks[-1] - looks[0] > QUICK.watch):
+            quick.append(hold(process, lock))
+        return found
+
+    monkeypatch.setattr(locks, "look", look_and_be_slow)
+    with locked(lock, wait=False, pace=replace(QUICK, stale=60.0)) as mine:
+        assert mine is None
+    assert look(lock).holder.pid == quick[0].pid
+    quick[0].stdin.write("still mine\n")
+    quick[0].stdin.flush()
+    assert quick[0].stdout.readline() == "written\n"
 
 
 def test_a_frozen_holder_loses_the_lock_and_notices_before_it_writes(process, tmp_path, lock):

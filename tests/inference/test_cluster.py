@@ -14,10 +14,14 @@ import pytest
 from tomopoint.cluster.scheduler import connected
 from tomopoint.errors import TomopointError
 from tomopoint.inference.command import predict
+from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.parts import PartOrigin
 from tomopoint.inference.status import prediction_status
+from tomopoint.inference.worker import Job
 
-Client = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'tomopoint[cluster]'").Client
+distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'tomopoint[cluster]'")
+Client = distributed.Client
 
 PATIENCE_S = 300
 """For anything that must happen on a busy machine."""
@@ -191,6 +195,38 @@ def test_a_run_that_cannot_be_read_fails_alone(blob_project, blob_model, tmp_pat
     assert list(result.figures["not_done"]) == [project.runs[1].name]
     assert result.figures["n_picks"] == 6  # three blobs in each of the others
     assert len(events(tmp_path / "out", "failed")) == 2  # it was tried once more
+
+
+LOADED, CLOSED = [], []
+
+
+def load_and_tell(*given):
+    engine, pipeline = load_engine(*given)
+    close = engine.close
+    engine.close = lambda: CLOSED.append(engine) or close()
+    LOADED.append(engine)
+    return engine, pipeline
+
+
+def test_an_engine_that_is_dealt_nothing_is_closed_and_loaded_again(blob_project, blob_model, tmp_path, monkeypatch):
+    """As where its prediction was killed, or hears of its next run late."""
+    engine_plugin = pytest.importorskip("tomopoint.cluster.engine_plugin")
+    monkeypatch.setattr(engine_plugin, "IDLE_SECONDS", 0.5)
+    project, parts = blob_project(2), tmp_path / "parts"
+    parts.mkdir()
+    job = Job(blob_model, "cpu", None, 1, parts, PartOrigin("ab" * 32, "denoised"))
+    here = {"n_workers": 1, "processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**here) as cluster, Client(cluster, set_as_default=False) as client:
+        client.register_plugin(engine_plugin.EnginePlugin("idle", job, load_and_tell), name="idle")
+        for n_before, run in enumerate(project.runs):
+            future = client.submit(
+                engine_plugin.predict_run, run, "idle", resources={engine_plugin.SLOT: 1}, pure=False
+            )
+            assert future.result(PATIENCE_S).message == ""
+            wait_for(lambda n=n_before: len(CLOSED) == n + 1, "the engine's end")
+    assert CLOSED == LOADED
+    assert len({id(engine) for engine in LOADED}) == 2
+    assert len(list(parts.iterdir())) == 2
 
 
 @pytest.mark.parametrize("where", ["local", "local:0", "slurm", "slurm:5-2", "tcp://127.0.0.1:1", "/no/such/file.json"])
