@@ -107,7 +107,9 @@ def at_work(out, but=()):
     """Return a worker that has begun a run and not ended it, by its address; None where none has."""
     open_runs = {}
     for event in PredictionFolder(out).events():
-        if event["event"] == "begun":
+        if event["event"] == "prediction":  # what an earlier call began nobody tells the end of
+            open_runs.clear()
+        elif event["event"] == "begun":
             open_runs[event["run"]] = event["worker"]
         elif event["event"] in ("done", "failed"):
             open_runs.pop(event["run"], None)
@@ -147,12 +149,12 @@ def test_whatever_happens_to_workers_and_client_the_result_is_that_of_one_machin
     again = started(command(project, model, out, str(file)))
     wait_for(lambda: len(events(out, "prediction")) == 2, "a second start")
     worker = wait_for(lambda: (found := at_work(out, struck)) in pids and found, "a worker at work")
-    told = prediction_status(out)
+    os.kill(pids[worker], signal.SIGKILL)
+    told = wait_for(lambda: (found := prediction_status(out)).in_work and found, "a run in work")
     assert told.is_held
     assert told.holder.startswith(f"process {again.pid} on {socket.gethostname()}, since ")
     assert {event.host for event in told.in_work} == {socket.gethostname()}
     assert told.n_done >= n_before
-    os.kill(pids[worker], signal.SIGKILL)
     late = add_worker()
     text, _ = again.communicate(timeout=PATIENCE_S * (1 + n_runs // 50))
     assert again.returncode == 0, text
@@ -162,7 +164,8 @@ def test_whatever_happens_to_workers_and_client_the_result_is_that_of_one_machin
     assert n_runs - len(second) >= n_before - 1  # at most the part that was being renamed when they were counted
     assert {path.name for path in (out / "parts").iterdir()} == {f"{run.name}.csv" for run in project.runs}
     assert_same(out, alone)
-    assert worker in {event["worker"] for event in events(out, "died")}
+    if n_runs < 100:  # of those that take milliseconds it may have had none at that moment
+        assert worker in {event["worker"] for event in events(out, "died")}
     ended = prediction_status(out)
     assert (ended.is_held, ended.n_done, ended.in_work, ended.left, ended.failed) == (False, n_runs, (), (), {})
     assert ended.overall_rate > 0
