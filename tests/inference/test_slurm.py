@@ -10,13 +10,15 @@ import pytest
 from tomopoint.inference.command import predict
 from tomopoint.inference.folder import PredictionFolder
 
+pytestmark = pytest.mark.slow
 
-def has_slurm():
+
+@pytest.fixture(autouse=True)
+def slurm():
     sinfo = shutil.which("sinfo")
-    return sinfo is not None and subprocess.run([sinfo, "-h"], capture_output=True, check=False).returncode == 0
+    if sinfo is None or subprocess.run([sinfo, "-h"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no SLURM answers here")
 
-
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not has_slurm(), reason="no SLURM answers here")]
 
 N_RUNS = 24
 LIFETIME_S = 5
