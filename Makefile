@@ -40,7 +40,7 @@ $(READY): pyproject.toml requirements.txt $(if $(filter-out $(SET_UP),$(RUNTIME)
 	@# Two builds of ONNX Runtime share one folder: where the other one is, both go, and the right one comes whole.
 	if $(BIN)/python -m pip show --quiet $(OTHER_RUNTIME) 2>/dev/null; then $(BIN)/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu; fi
 ifeq ($(RUNTIME),gpu)
-	extra=$$($(BIN)/python -c '$(EXTRA_OF_TORCH)') && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$$extra,train,lab,cluster,search,kit,dev]"
+	extra=$$($(BIN)/python -c '$(EXTRA_OF_TORCH)') && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$$extra,train,lab,cluster,cloud,search,kit,dev]"
 	@$(BIN)/python -c 'import torch; torch.version.cuda or print("this torch is a build without CUDA, so training would not use the GPU: make setup TORCH=... (CONTRIBUTING.md)")'
 else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

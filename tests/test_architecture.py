@@ -17,6 +17,7 @@ BASE = {
     "processes",
     "progress",
     "command",
+    "locks",
     "strict_json",
     "strict_yaml",
     "models",

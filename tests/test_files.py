@@ -70,7 +70,8 @@ def test_a_finished_file_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", replace)
     write_atomically(tmp_path / "part.csv", "text")
-    part = f".part.csv.{os.getpid()}.partial"
+    part = order[0][1]
+    assert part.startswith(f".part.csv.{os.getpid()}-")
     assert order == [("sync", part), ("rename", "part.csv"), ("sync", tmp_path.name)]
 
 

@@ -21,6 +21,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "view": ("napari", "qtpy", "magicgui"),
     "lab": ("starfile", "dynamotable", "imodmodel"),
     "cluster": ("dask", "distributed", "dask_jobqueue", "bokeh"),
+    "cloud": ("fsspec", "aiohttp", "s3fs"),
     "search": ("optuna",),
     "kit": ("jupytext", "nbformat", "nbclient", "ipykernel", "build", "hatchling", "wheel", "uv"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -31,7 +32,8 @@ def whole_or_absent(path: Path) -> Iterator[Path]:
     """
     check_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write the same file
+    # Several processes may write the same file, on several machines.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         yield temporary
         put_in_place(temporary, path)

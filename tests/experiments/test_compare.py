@@ -14,8 +14,8 @@ from training_data import PARTICLES
 from tomopoint.errors import TomopointError
 from tomopoint.experiments.command import compare
 from tomopoint.experiments.crew import LocalCrew
-from tomopoint.experiments.locks import alone_in
 from tomopoint.experiments.training import Training
+from tomopoint.locks import alone_in
 from tomopoint.training.checkpoints import load_record
 
 VARIANTS = {

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +14,14 @@ import pytest
 from tomopoint.cluster.scheduler import connected
 from tomopoint.errors import TomopointError
 from tomopoint.inference.command import predict
+from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.folder import PredictionFolder
+from tomopoint.inference.parts import PartOrigin
+from tomopoint.inference.status import prediction_status
+from tomopoint.inference.worker import Job
 
-pytest.importorskip("distributed", reason="Dask is not installed: pip install 'tomopoint[cluster]'")
+distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'tomopoint[cluster]'")
+Client = distributed.Client
 
 PATIENCE_S = 300
 """For anything that must happen on a busy machine."""
@@ -75,19 +81,97 @@ def alone(blob_project, slow_blob_model, tmp_path):
     return project, tmp_path / "alone"
 
 
-def test_a_killed_worker_and_a_frozen_one_cost_nothing_but_time(alone, slow_blob_model, tmp_path):
-    project, expected = alone
-    out = tmp_path / "cluster"
-    process = started(command(project, slow_blob_model, out, "local:3"))
-    wait_for(lambda: events(out, "begun"), "a run begun")
-    killed, frozen, *_ = wait_for(lambda: len(found := worker_processes(process.pid)) >= 3 and found, "three workers")
-    os.kill(killed, signal.SIGKILL)
-    os.kill(frozen, signal.SIGSTOP)
-    text, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, text
-    assert "8 of 8 runs predicted" in text
-    assert_same(out, expected)
-    assert not Path(f"/proc/{frozen}").exists()  # it ended with the command
+@pytest.fixture
+def cluster(tmp_path):
+    """Start a scheduler; yield its file, and what starts a worker of it, both as a person would."""
+    file, processes = tmp_path / "scheduler.json", []
+
+    def start(*words):
+        environment = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": TTL, "OMP_NUM_THREADS": "1"}
+        words = [sys.executable, "-m", "dask", *words, "--scheduler-file", file, "--dashboard-address", ":0"]
+        output = (tmp_path / "dask.txt").open("a")
+        one = subprocess.Popen(words, env=environment, stdout=output, stderr=output, start_new_session=True)
+        output.close()
+        processes.append(one)
+        return one
+
+    start("scheduler", "--host", "127.0.0.1", "--port", "0")
+    wait_for(file.exists, "a scheduler")
+    yield file, lambda: start("worker", "--nthreads", "1", "--local-directory", str(tmp_path))
+    for one in processes:
+        os.killpg(one.pid, signal.SIGKILL)
+        one.wait()
+
+
+def at_work(out, but=()):
+    """Return a worker that has begun a run and not ended it, by its address; None where none has."""
+    open_runs = {}
+    for event in PredictionFolder(out).events():
+        if event["event"] == "prediction":  # what an earlier call began nobody tells the end of
+            open_runs.clear()
+        elif event["event"] == "begun":
+            open_runs[event["run"]] = event["worker"]
+        elif event["event"] in ("done", "failed"):
+            open_runs.pop(event["run"], None)
+    return next((worker for worker in reversed(open_runs.values()) if worker not in but), None)
+
+
+@pytest.mark.parametrize("n_runs", [12, pytest.param(200, marks=pytest.mark.slow)])
+def test_whatever_happens_to_workers_and_client_the_result_is_that_of_one_machine(
+    n_runs, cluster, blob_project, blob_model, slow_blob_model, tmp_path
+):
+    """Of four workers two are killed and one is frozen, all at work; one comes late; the client is killed and goes on.
+
+    Nothing waits for a frozen worker but what the scheduler is told to wait for those that are silent.
+    """
+    model, shape_zyx = (slow_blob_model, (40, 50, 60)) if n_runs < 100 else (blob_model, (32, 48, 48))
+    project, out, alone = blob_project(n_runs, shape_zyx), tmp_path / "cluster", tmp_path / "alone"
+    assert predict(data=project.root, model=model, out=alone, provider="cpu").ok
+    file, add_worker = cluster
+    for _ in range(4):
+        add_worker()
+    with Client(scheduler_file=str(file), set_as_default=False) as client:
+        client.wait_for_workers(4, timeout=PATIENCE_S)
+        pids = client.run(os.getpid)
+
+    first = started(command(project, model, out, str(file)))
+    struck = []
+    for kind in (signal.SIGKILL, signal.SIGSTOP):
+        worker = wait_for(lambda: at_work(out, struck), "a worker at work")
+        os.kill(pids[worker], kind)
+        struck.append(worker)
+    wait_for(lambda: len(events(out, "done")) >= n_runs // 4, "a quarter of the runs")
+    first.kill()
+    first.communicate()
+    n_before = len(list((out / "parts").glob("[!.]*.csv")))
+    assert n_runs // 4 <= n_before < n_runs
+
+    again = started(command(project, model, out, str(file)))
+    wait_for(lambda: len(events(out, "prediction")) == 2, "a second start")
+    worker = wait_for(lambda: (found := at_work(out, struck)) in pids and found, "a worker at work")
+    os.kill(pids[worker], signal.SIGKILL)
+    told = wait_for(lambda: (found := prediction_status(out)).in_work and found, "a run in work")
+    assert told.is_held
+    assert told.holder.startswith(f"process {again.pid} on {socket.gethostname()}, since ")
+    assert {event.host for event in told.in_work} == {socket.gethostname()}
+    assert told.n_done >= n_before
+    late = add_worker()
+    text, _ = again.communicate(timeout=PATIENCE_S * (1 + n_runs // 50))
+    assert again.returncode == 0, text
+    assert f"{n_runs} of {n_runs} runs predicted" in text
+    assert late.poll() is None
+    second = events(out, "prediction")[1]["runs"]
+    assert n_runs - len(second) >= n_before - 1  # at most the part that was being renamed when they were counted
+    assert {path.name for path in (out / "parts").iterdir()} == {f"{run.name}.csv" for run in project.runs}
+    assert_same(out, alone)
+    if n_runs < 100:  # of those that take milliseconds it may have had none at that moment
+        assert worker in {event["worker"] for event in events(out, "died")}
+    ended = prediction_status(out)
+    assert (ended.is_held, ended.n_done, ended.in_work, ended.left, ended.failed) == (False, n_runs, (), (), {})
+    assert ended.overall_rate > 0
+    if n_runs >= 100:
+        by_worker = {event["worker"] for event in events(out, "done")}
+        assert len(by_worker - set(pids)) >= 1  # the late one, or those that nannies put in the place of the killed
 
 
 def test_a_client_that_is_interrupted_goes_on_where_it_was(alone, slow_blob_model, tmp_path):
@@ -114,6 +198,38 @@ def test_a_run_that_cannot_be_read_fails_alone(blob_project, blob_model, tmp_pat
     assert list(result.figures["not_done"]) == [project.runs[1].name]
     assert result.figures["n_picks"] == 6  # three blobs in each of the others
     assert len(events(tmp_path / "out", "failed")) == 2  # it was tried once more
+
+
+LOADED, CLOSED = [], []
+
+
+def load_and_tell(*given):
+    engine, pipeline = load_engine(*given)
+    close = engine.close
+    engine.close = lambda: CLOSED.append(engine) or close()
+    LOADED.append(engine)
+    return engine, pipeline
+
+
+def test_an_engine_that_is_dealt_nothing_is_closed_and_loaded_again(blob_project, blob_model, tmp_path, monkeypatch):
+    """As where its prediction was killed, or hears of its next run late."""
+    engine_plugin = pytest.importorskip("tomopoint.cluster.engine_plugin")
+    monkeypatch.setattr(engine_plugin, "IDLE_SECONDS", 0.5)
+    project, parts = blob_project(2), tmp_path / "parts"
+    parts.mkdir()
+    job = Job(blob_model, "cpu", None, 1, parts, PartOrigin("ab" * 32, "denoised"))
+    here = {"n_workers": 1, "processes": False, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**here) as cluster, Client(cluster, set_as_default=False) as client:
+        client.register_plugin(engine_plugin.EnginePlugin("idle", job, load_and_tell), name="idle")
+        for n_before, run in enumerate(project.runs):
+            future = client.submit(
+                engine_plugin.predict_run, run, "idle", resources={engine_plugin.SLOT: 1}, pure=False
+            )
+            assert future.result(PATIENCE_S).message == ""
+            wait_for(lambda n=n_before: len(CLOSED) == n + 1, "the engine's end")
+    assert CLOSED == LOADED
+    assert len({id(engine) for engine in LOADED}) == 2
+    assert len(list(parts.iterdir())) == 2
 
 
 @pytest.mark.parametrize("where", ["local", "local:0", "slurm", "slurm:5-2", "tcp://127.0.0.1:1", "/no/such/file.json"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -14,6 +17,7 @@ from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tables import read_pick_table
 from tomopoint.errors import TomopointError
 from tomopoint.inference.command import predict, status, verify
+from tomopoint.inference.folder import PredictionFolder
 
 SIGMA_A = 30.04
 """Of the blobs that the graph finds: three of its voxels."""
@@ -134,3 +138,27 @@ def test_a_bad_file_costs_no_other(tmp_path, blob_model):
     assert "is truncated" in result.figures["not_done"]["bad"]
     check(read_pick_table(tmp_path / "out" / "submission.csv"), {"good": 0.0})
     assert replace(result, ok=True).figures["read"]["good"] == "MRC, float32, voxels of 10.012 A, protein is dark"
+
+
+def test_stores_behind_a_url_give_the_bytes_of_those_on_the_disk(blob_project, blob_model, tmp_path):
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed: pip install 'tomopoint[cloud]'")
+    project, stores = blob_project(3), tmp_path / "stores"
+    stores.mkdir()
+    for run in project.runs:
+        run.tomogram_path().rename(stores / f"{run.name}.zarr")
+    assert predict(data=stores, model=blob_model, out=tmp_path / "disk", provider="cpu").ok
+    words = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(stores)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            url = server.stdout.readline().split("(")[1].split("/)")[0]
+            done = predict(data=Path(url), model=blob_model, out=tmp_path / "url", provider="cpu")
+            assert done.ok
+            assert done.figures["n_picks"] == 9
+            again = predict(data=Path(f"{url}/*.zarr"), model=blob_model, out=tmp_path / "url", provider="cpu")
+            assert again.ok  # another word for the same place: nothing is done twice
+        finally:
+            server.terminate()
+    for name in ("picks.csv", "submission.csv"):
+        assert (tmp_path / "url" / name).read_bytes() == (tmp_path / "disk" / name).read_bytes()
+    begun = [event["run"] for event in PredictionFolder(tmp_path / "url").events() if event["event"] == "begun"]
+    assert sorted(begun) == sorted(run.name for run in project.runs)

@@ -1,13 +1,14 @@
 """What a prediction is at, from the files that it leaves: every state of folder, log and lock, written for real."""
 
-import fcntl
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tomopoint.__main__ import main
 from tomopoint.errors import DataError
 from tomopoint.inference.events import read_events
-from tomopoint.inference.folder import LOCK_NAME, PredictionFolder
+from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.status import is_at_work, prediction_status
 
 NOW = 1_800_000_000.0
@@ -54,14 +55,14 @@ def begin(seconds, run, worker=0):
 def held(out):
     """Hold the folder from another process, as a prediction does."""
     code = (
-        "import fcntl, sys, time\n"
-        "stream = open(sys.argv[1], 'w')\n"
-        "fcntl.flock(stream, fcntl.LOCK_EX)\n"
-        "print('held', flush=True)\n"
-        "time.sleep(600)\n"
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from tomopoint.inference.folder import PredictionFolder\n"
+        "with PredictionFolder(Path(sys.argv[1])).held():\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
     )
-    words = [sys.executable, "-c", code, str(out / LOCK_NAME)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         yield holder
         holder.kill()
@@ -69,10 +70,11 @@ def held(out):
 
 @pytest.fixture
 def at(monkeypatch):
-    """Set the clock of those who ask to some seconds from NOW."""
+    """Set the clock of a status to some seconds from NOW; locks go by the machine's."""
 
     def set_clock(seconds):
-        monkeypatch.setattr(time, "time", lambda: NOW + seconds)
+        clock = SimpleNamespace(time=lambda: NOW + seconds, localtime=time.localtime, strftime=time.strftime)
+        monkeypatch.setattr("tomopoint.inference.status.time", clock)
 
     return set_clock
 
@@ -132,6 +134,23 @@ def test_a_run_that_takes_minutes_is_told_with_its_windows(out, held, at):
     assert "windows" not in prediction_status(out).text()
 
 
+def test_workers_of_a_cluster_are_told_with_their_machines(out, held, at):
+    address = "tcp://10.0.0.7:4711"
+    log(out, (0, "prediction", start(RUNS[:30])))
+    log(out, *((10 + i, "begun", {"run": RUNS[i], "worker": address, "host": "node7"}) for i in range(14)))
+    finish(out, 100, "TS_0", "TS_1", worker=address)
+    log(out, (120, "died", {"worker": address, "runs": ["TS_2"], "message": "it is gone"}))
+    at(200)
+    status = prediction_status(out)
+    assert (status.n_done, len(status.in_work), len(status.left)) == (2, 11, 17)
+    assert status.overall_rate == pytest.approx(2 / 100 * 3600)
+    assert status.figures()["running"][0] == {"run": "TS_3", "worker": address, "since": NOW + 13, "host": "node7"}
+    text = status.text()
+    assert f"running  TS_3 (worker {address} on node7, since " in text
+    assert ", and 1 more\n" in text
+    assert f"worker {address} died over TS_2: it is gone" in text
+
+
 def test_times_are_local(out, monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
@@ -171,8 +190,7 @@ def test_before_the_first_run_there_is_no_rate(out, held, at):
 
 
 def test_a_dead_prediction(out, at):
-    """Killed: it left its lock's file, which nobody holds, and a run that was begun."""
-    (out / LOCK_NAME).touch()
+    """Killed: it left a run that was begun."""
     log(out, (0, "prediction", start(RUNS[:4])))
     finish(out, 100, "TS_0")
     assert "1 of 4; runs per hour: 36.0 since the start" in prediction_status(out).text()
@@ -202,16 +220,25 @@ def test_a_killed_process_holds_nothing(out, held):
     assert is_at_work(out) is False
 
 
-def test_asking_leaves_the_lock_and_disturbs_nobody_who_asks(out):
+def test_asking_changes_nothing(out, held):
+    def files():
+        return sorted((str(path), path.stat().st_ino) for path in out.rglob("*"))
+
+    before = files()
+    assert is_at_work(out) is True
+    assert files() == before
+    held.kill()
+    held.wait()
     assert is_at_work(out) is False
-    assert not (out / LOCK_NAME).exists()
-    (out / LOCK_NAME).touch(mode=0o444)
-    with (out / LOCK_NAME).open() as other:
-        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)  # somebody else who asks
-        assert is_at_work(out) is False
-    with (out / LOCK_NAME).open() as prediction:
-        fcntl.flock(prediction, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nothing was kept
-        assert is_at_work(out) is True
+    assert files() == before
+
+
+def test_who_is_at_work_and_where_is_told(out, held):
+    log(out, (0, "prediction", start()))
+    status = prediction_status(out)
+    assert status.holder.startswith(f"process {held.pid} on {socket.gethostname()}, since ")
+    assert status.holder in status.text().splitlines()[0]
+    assert status.figures()["holder"] == status.holder
 
 
 def test_a_prediction_that_ended(out, at):

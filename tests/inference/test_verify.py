@@ -1,6 +1,5 @@
 """A submission is verified against real files: one fault at a time is put into a good prediction's folder."""
 
-import fcntl
 import json
 import shutil
 from dataclasses import replace
@@ -18,6 +17,7 @@ from tomopoint.data.selection import select_picks
 from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tables import passing, write_submission
 from tomopoint.errors import DataError
+from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.parts import PartOrigin, load_part, read_part, write_part
 from tomopoint.inference.verify import verify_submission
 from tomopoint.pipeline import COMPETITION_PARTICLES, Pipeline
@@ -591,8 +591,7 @@ def test_the_command(root, out, capsys):
 
 def test_what_a_prediction_is_still_writing_is_not_compared(root, out):
     (out / "submission.csv").write_text("id,experiment,particle_type,x,y,z\n")  # as where it has just begun
-    with (out / ".lock").open("w") as prediction:
-        fcntl.flock(prediction, fcntl.LOCK_EX)
+    with PredictionFolder(out).held():
         found = verify(root)
         assert found.ok
         assert found.unchecked == (

@@ -6,9 +6,12 @@ and one to read ahead, as a worker of one machine has (:mod:`tomopoint.inference
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-from distributed import Worker, WorkerPlugin, get_worker, secede
+from distributed import Status, Worker, WorkerPlugin, get_worker, secede
 
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.data.tomograms import Tomogram
@@ -30,6 +33,7 @@ from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.inference.engines.load import ON_THE_CPU, load_engine
 from tomopoint.inference.parts import write_part
 from tomopoint.inference.stream import Deal, Found, Inbox, TomogramStream
+from tomopoint.inference.supervisor import SECONDS_BETWEEN_WINDOWS
 from tomopoint.inference.worker import ENGINE_BROKE, Job, is_outage
 from tomopoint.pipeline import Pipeline
 
@@ -38,6 +42,10 @@ SLOT = "tomopoint-slot"
 
 SLOTS = 3
 """Of a worker."""
+
+IDLE_SECONDS = 300.0
+"""An engine that is dealt nothing for so long is closed, and loaded again if need be: its prediction's command may have
+been killed, which nobody tells the worker."""
 
 Load = Callable[[Path, str, int, Path | None], tuple[Engine, Pipeline]]
 """Like :func:`~tomopoint.inference.engines.load.load_engine`."""
@@ -98,12 +106,29 @@ class EnginePlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is not ty
 
     async def setup(self, worker: Worker) -> None:
         """Say how many runs the worker takes at a time."""
-        await worker.set_resources(**{SLOT: SLOTS})
+        if worker.state.total_resources.get(SLOT) != SLOTS:  # an earlier prediction may have said so
+            await worker.set_resources(**{SLOT: SLOTS})
+            # Tasks that no worker could take wait until a worker joins or goes on after a pause, and this one joined
+            # before it had said what it takes.
+            if worker.status == Status.running:
+                worker.status = Status.paused
+                worker.status = Status.running
+        self._caretaker = asyncio.create_task(self._end_what_idles())
 
     async def teardown(self, worker: Worker) -> None:
         """Let the stream end; the process goes on."""
+        self._caretaker.cancel()
+        await asyncio.to_thread(self._end, 0.0)  # not here: an engine may be loading, and the worker must be heard of
+
+    async def _end_what_idles(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_SECONDS / 10)
+            await asyncio.to_thread(self._end, IDLE_SECONDS)
+
+    def _end(self, idle_seconds: float) -> None:
+        """Let the stream end where it was dealt nothing for so long."""
         with self._lock:
-            if self._desk is not None:
+            if self._desk is not None and self._desk.idle_seconds >= idle_seconds:
                 self._desk.end()
                 self._desk = None
 
@@ -156,6 +181,7 @@ class _Desk:
         self._job, self._worker = job, worker
         self._dealt: dict[str, Future[Settled]] = {}
         self._inbox = Inbox()
+        self._last_deal = self._windows_said = time.monotonic()
         threads = job.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
         try:
             self._engine, pipeline = load(job.model_path, job.provider, threads, job.record_path)
@@ -171,8 +197,14 @@ class _Desk:
     def is_over(self) -> bool:
         return not self._thread.is_alive()
 
+    @property
+    def idle_seconds(self) -> float:
+        """How long nothing was dealt; what is in work does not count, for it is done before the stream ends."""
+        return time.monotonic() - self._last_deal
+
     def deal(self, run: ReadableRun) -> Future[Settled]:
         """Put a run into the stream; once more where a task that was taken back is given again."""
+        self._last_deal = time.monotonic()
         settled: Future[Settled] = Future()
         self._dealt[run.name] = settled
         self._inbox.put(Deal(run))
@@ -212,10 +244,13 @@ class _Desk:
         pass
 
     def begun(self, run: ReadableRun) -> None:
-        self._say("begun", run=run.name)
+        self._windows_said = time.monotonic()  # of the one run that is computed
+        self._say("begun", run=run.name, host=socket.gethostname())
 
     def window(self, run: ReadableRun, n_done: int, n_windows: int) -> None:
-        pass
+        if time.monotonic() - self._windows_said >= SECONDS_BETWEEN_WINDOWS:
+            self._windows_said = time.monotonic()
+            self._say("windows", run=run.name, n_done=n_done, n_windows=n_windows)
 
     def done(self, run: ReadableRun, found: Found) -> None:
         details: dict[str, Any] = {"n_picks": found.n_picks, "notes": found.notes}

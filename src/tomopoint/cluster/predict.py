@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
+from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from distributed import Client, KilledWorker, wait
@@ -20,6 +23,7 @@ from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.folder import PredictionFolder
 from tomopoint.inference.supervisor import LONGEST_OUTAGE_PAUSE, OUTAGES_BEFORE_FAILED, Standing
 from tomopoint.inference.worker import Job
+from tomopoint.locks import LockLost
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -30,6 +34,9 @@ TURN_SECONDS = 1.0
 SPARE = 1
 """Runs per worker that wait at the scheduler beyond what it takes at a time. The others wait here: whatever is assigned
 to a worker counts as suspicious when it dies."""
+
+FAREWELL_SECONDS = 5.0
+"""For workers to hear that a prediction has ended; one that does not ends its engine later by itself."""
 
 ENGINE_RETRIES = 3
 """So often a run goes to a worker again that has no engine: to another one, as a rule."""
@@ -91,6 +98,8 @@ class ClusterCrew:
         self._failed_once: set[str] = set()
         self._outages: Counter[str] = Counter()
         self._productive: set[str] = set()
+        self._workers: set[str] = set()
+        self._begun: dict[str, str] = {}
         self._name = f"tomopoint-{uuid.uuid4().hex[:12]}"
 
     @property
@@ -106,13 +115,13 @@ class ClusterCrew:
             # What computes the graph, as the first worker finds out; and the engine for every worker, now or later.
             logger.info("waiting for a worker")
             job = self.client.submit(decide_engine, self.job, self.folder.path, pure=False).result()
-            self.client.register_plugin(EnginePlugin(self._name, job, self._load), name=self._name)
+            plugin = EnginePlugin(self._name, job, self._load)
+            self._tell_workers(lambda: self.client.register_plugin(plugin, name=self._name))
             while True:
                 # Deal as many runs as there are workers for.
+                room = self._room()
                 is_time = self.budget.allows_another()
-                while (
-                    is_time and time.monotonic() >= pause_until and self._waiting and len(self._futures) < self._room()
-                ):
+                while is_time and time.monotonic() >= pause_until and self._waiting and len(self._futures) < room:
                     self._submit(self._waiting.pop(next(iter(self._waiting))))
                 if not self._futures and not self._waiting and self._retry:
                     logger.warning("%d runs that failed are tried once more", len(self._retry))
@@ -145,12 +154,38 @@ class ClusterCrew:
         finally:
             self.client.cancel(list(self._futures))
             self.client.unsubscribe_topic(TOPIC)
-            self.client.unregister_worker_plugin(self._name)
+            self._tell_workers(lambda: self.client.unregister_worker_plugin(self._name)).join(FAREWELL_SECONDS)
+
+    def _tell_workers(self, tell: Callable[[], Any]) -> threading.Thread:
+        """Let the scheduler tell all workers something, without waiting for one that is frozen or dies meanwhile.
+
+        What the scheduler was told once it tells every worker that comes later.
+        """
+
+        def run() -> None:
+            try:
+                tell()
+            except (OSError, RuntimeError, TimeoutError, ValueError, CancelledError) as error:
+                logger.debug("not every worker heard: %s", error)
+
+        thread = threading.Thread(target=run, name="tomopoint-tell", daemon=True)
+        thread.start()
+        return thread
 
     def _room(self) -> int:
-        """Return how many runs may be with the scheduler: at least one, for workers that are still to come."""
-        n_workers = len(self.client.scheduler_info(n_workers=-1)["workers"])
-        return max(1, n_workers * (SLOTS + SPARE))
+        """Return how many runs may be with the scheduler: at least one, for workers that are still to come.
+
+        Of workers that are gone, it is logged which runs they had begun.
+        """
+        workers = set(self.client.scheduler_info(n_workers=-1)["workers"])
+        for worker in self._workers - workers:
+            if runs := [run for run, its in list(self._begun.items()) if its == worker]:
+                message = "it is gone (killed, frozen, or its job at an end), and its runs go to others"
+                self.folder.log("died", worker=worker, runs=runs, message=message)
+                for run in runs:
+                    self._begun.pop(run, None)
+        self._workers = workers
+        return max(1, len(workers) * (SLOTS + SPARE))
 
     def _submit(self, run: ReadableRun) -> None:
         slots = SLOTS if run.name in self._alone else 1
@@ -178,6 +213,7 @@ class ClusterCrew:
 
     def _note(self, future: Future[Settled], run: ReadableRun) -> None:
         """Enter what became of a run into the log, and give it again where that may help."""
+        self._begun.pop(run.name, None)
         error = future.exception() if future.status != "finished" else None
         if isinstance(error, KilledWorker):
             self._worker_died_over(run, str(error.last_worker))
@@ -223,7 +259,10 @@ class ClusterCrew:
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
         """Enter what a worker says into the log."""
         _, details = event
-        self.folder.log(details["event"], **{key: value for key, value in details.items() if key != "event"})
+        if details["event"] == "begun":
+            self._begun[details["run"]] = details["worker"]
+        with suppress(LockLost):  # this thread is the client's: the main one finds out for itself
+            self.folder.log(details["event"], **{key: value for key, value in details.items() if key != "event"})
 
     def _warn(self, message: str) -> None:
         logger.warning("%s", message)

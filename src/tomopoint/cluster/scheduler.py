@@ -141,7 +141,7 @@ def _queue(kind: str, least: int, most: int | None) -> Iterator[Any]:
         import dask_jobqueue
     except ImportError as error:
         raise TomopointError(f"--cluster {kind} needs dask-jobqueue, which is not installed; {INSTALL}") from error
-    if most is not None and most < max(least, 1):
+    if (least if most is None else most) < max(least, 1):
         raise TomopointError(
             f"--cluster {kind}:{least}-{most}: the second number must not be less than the first, or 0"
         )
@@ -153,8 +153,6 @@ def _queue(kind: str, least: int, most: int | None) -> Iterator[Any]:
             f"jobqueue.{kind} in ~/.config/dask/jobqueue.yaml (docs/cluster.md)"
         ) from error
     with closing(cluster):
-        if most is None:
-            cluster.scale(jobs=least)
-        else:
-            cluster.adapt(minimum_jobs=least, maximum_jobs=most)
+        # A fixed number, too: what is only scaled is not submitted again when jobs end, at their time limit or before.
+        cluster.adapt(minimum_jobs=least, maximum_jobs=least if most is None else most)
         yield cluster

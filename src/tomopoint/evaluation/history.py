@@ -218,7 +218,7 @@ def _judge_out_of_fold(training_folder: Path, validation: Mapping[str, Any], pip
 @dataclass(frozen=True)
 class _Done:
     run: str
-    worker: int
+    worker: int | str
     n_picks: int
     seconds: float
     read_seconds: float

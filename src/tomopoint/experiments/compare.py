@@ -19,8 +19,8 @@ from pathlib import Path
 from tomopoint.baselines.recipe import BaselineRecipe
 from tomopoint.errors import TomopointError
 from tomopoint.experiments.experiment import BASE_NAME, Experiment, Material, variant_recipes
-from tomopoint.experiments.locks import alone_in
 from tomopoint.experiments.training import Hardware, Prepared, Result, Training, finished, open_training, prepare
+from tomopoint.locks import alone_in
 from tomopoint.tasks.task import Hire, carried_out
 from tomopoint.training.recipe import Recipe
 

@@ -29,9 +29,9 @@ import numpy as np
 from tomopoint.errors import TomopointError
 from tomopoint.evaluation.epochs import METRICS
 from tomopoint.experiments.experiment import Material, same_training
-from tomopoint.experiments.locks import LOCK, locked
 from tomopoint.experiments.space import Dimension, Value, changes_of
 from tomopoint.experiments.training import Hardware, Result, Training, open_training, prepare
+from tomopoint.locks import LOCK, locked
 from tomopoint.strict_json import shown
 from tomopoint.tasks.task import Failed, Hire
 from tomopoint.training.recipe import Recipe

@@ -76,7 +76,8 @@ def predict(
     ----------
     data
         Project folder, the one that holds train/ and test/. Or tomograms of your own: a file, a folder or a quoted
-        pattern of .mrc, .mrcs or .rec; an OME-Zarr store or a folder of them; a copick project; VoxelSpacing folders.
+        pattern of .mrc, .mrcs or .rec; an OME-Zarr store or a folder of them, also behind a URL (s3://, https://); a
+        copick project; VoxelSpacing folders.
     model
         The graph, ensemble.onnx; or the name of a model that comes with the package, see tomopoint models.
     out

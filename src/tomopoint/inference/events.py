@@ -27,7 +27,9 @@ class Event:
     run, runs
         What it is about; of ``"prediction"`` those that were to be done.
     worker
-        Which one tells.
+        Which one tells: its number, or in a cluster its address.
+    host
+        Of ``"begun"`` in a cluster: the name of the worker's machine.
     n_runs
         Of ``"prediction"``: how many were asked for, done before or not.
     limit_s
@@ -46,7 +48,8 @@ class Event:
     event: str
     run: str = ""
     runs: tuple[str, ...] = ()
-    worker: int | None = None
+    worker: int | str | None = None
+    host: str = ""
     n_runs: int = 0
     limit_s: float | None = None
     graph_sha256: str = ""

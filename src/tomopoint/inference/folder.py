@@ -2,7 +2,7 @@
 
 ::
 
-    .lock               held (flock) by the one prediction that works here
+    .lock/              held by the one prediction that works here
     prediction.json     the data and the graph that the parts were made from
     parts/<run>.csv     picks of a run, all above the floor; its presence means the run is done
     log.jsonl           one event per line
@@ -15,20 +15,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.files import write_atomically
 from tomopoint.inference.events import read_events
+from tomopoint.locks import PACE, Lock, Pace, alone_in
 from tomopoint.pipeline import PIPELINE_NAME
 from tomopoint.strict_json import Malformed, parse, read, reading
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 SUBMISSION_NAME = "submission.csv"
 
-LOCK_NAME = ".lock"
 RECORD_NAME = "prediction.json"
 
 RESERVE_NAME = ".reserve"
@@ -49,9 +48,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PredictionFolder:
-    """Paths and protocol of a prediction's folder."""
+    """Paths and protocol of a prediction's folder.
+
+    Attributes
+    ----------
+    path
+        Of the folder.
+    lock
+        By which it is held, see :meth:`held`; None: it is only read.
+    """
 
     path: Path
+    lock: Lock | None = None
 
     @property
     def submission_path(self) -> Path:
@@ -84,8 +92,8 @@ class PredictionFolder:
         return self.path / RESERVE_NAME
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the folder and hold it: no second prediction works in it. The lock ends with the process, however.
+    def held(self, pace: Pace = PACE) -> Iterator[PredictionFolder]:
+        """Make the folder and hold it; yield it as what it is written through: no second prediction works in it.
 
         Raises
         ------
@@ -93,18 +101,19 @@ class PredictionFolder:
             Another prediction works here.
         """
         self.parts_path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / LOCK_NAME, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise TomopointError(
-                    f"another prediction works in {self.path} (`tomopoint status {self.path}`); wait for its end, or "
-                    "choose another --out"
-                ) from error
-            yield
-        finally:
-            os.close(descriptor)
+        with alone_in(self.path, "another prediction", pace) as lock:
+            yield replace(self, lock=lock)
+
+    def check(self) -> None:
+        """Make sure that the folder is still held, before anything in it is replaced.
+
+        Raises
+        ------
+        LockLost
+            Another prediction took over, while this one was frozen.
+        """
+        if self.lock is not None:
+            self.lock.check()
 
     def enter(self, identity: dict[str, Any], origin: PartOrigin) -> dict[str, Path]:
         """Return the parts that are there, by run; those that are damaged are removed, to be made again.
@@ -150,8 +159,10 @@ class PredictionFolder:
     def log(self, event: str, **details: Any) -> None:
         """Append one event in a single write.
 
-        A log that cannot be written (a full disk) costs no run: it is said once more on standard error.
+        A log that cannot be written (a full disk) costs no run: it is said once more on standard error. LockLost is
+        raised as by :meth:`check`.
         """
+        self.check()
         line = json.dumps({"time": round(time.time(), 3), "event": event, **details}) + "\n"
         try:
             handle = os.open(self.log_path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)

@@ -33,6 +33,7 @@ from tomopoint.inference.supervisor import Standing, Supervisor
 from tomopoint.inference.tiles import TilePlan
 from tomopoint.inference.worker import Job
 from tomopoint.inference.worker_process import Patience
+from tomopoint.locks import LockLost
 from tomopoint.models.box import is_in_box
 from tomopoint.pipeline import Pipeline
 from tomopoint.progress import Progress
@@ -147,12 +148,13 @@ def predict_runs(
         `model_path` is no graph with a Pipeline.
     TomopointError
         `out` holds picks of another graph or of other data, or another prediction works there.
+    LockLost
+        Another prediction took `out` over, while this process was frozen.
     """
     started = time.monotonic() if options.started is None else options.started
     pipeline = read_pipeline(model_path)
     gpus = [] if options.provider in ON_THE_CPU else find_gpus()
-    folder = PredictionFolder(out)
-    with folder.held():
+    with PredictionFolder(out).held() as folder:
         # What is done already, and what is to be done.
         origin = PartOrigin(sha256_of(model_path), options.tomo_type or pipeline.tomo_type)
         identity: dict[str, Any] = {"graph": origin.graph_sha256, "tomogram type": origin.tomo_type}
@@ -204,6 +206,8 @@ def predict_runs(
             with terminated_like_interrupted(), Progress("predict", len(todo)) as progress:
                 for standing in crew.settle():
                     progress.show(standing.n_done, standing.text)
+        except LockLost:
+            raise  # another prediction joins
         except KeyboardInterrupt as error:
             ended_by = error
         except Exception as error:
@@ -231,7 +235,7 @@ def predict_runs(
             tuple(outcomes),
             n_picks,
             counts,
-            folder,
+            PredictionFolder(out),  # held no longer
             seconds,
             budget.mean_cost,
             crew.n_productive,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +10,8 @@ from typing import Any
 
 from tomopoint.errors import DataError
 from tomopoint.inference.events import LAST_MOMENT, Event, last_call, read_events
-from tomopoint.inference.folder import LOCK_NAME, SUBMISSION_NAME, PredictionFolder
+from tomopoint.inference.folder import SUBMISSION_NAME, PredictionFolder
+from tomopoint.locks import LOCK, is_held, look
 
 RECENT_RUNS = 20
 """The rate at present is that of so many runs, the last that were done."""
@@ -20,7 +19,7 @@ RECENT_RUNS = 20
 MAX_WARNINGS = 5
 
 MAX_LISTED = 10
-"""So many failed runs are named in the text; the figures name all."""
+"""So many runs that are in work, and that failed, are named in the text; the figures name all."""
 
 WARNINGS = ("warning", "engine_failed", "engine_broke", "died", "broke_down")
 """Events that tell of trouble which is not a run's."""
@@ -38,6 +37,8 @@ class Status:
         When this was told.
     is_held
         Whether a process works in the folder; None where its file system does not tell.
+    holder
+        Which one, since when; empty where none does.
     started, joined
         When it was last started, and when that call wrote its submission; None: not yet.
     n_runs, n_done
@@ -65,6 +66,7 @@ class Status:
     folder: Path
     now: float
     is_held: bool | None
+    holder: str
     started: float
     joined: float | None
     n_runs: int
@@ -109,12 +111,16 @@ class Status:
         return {
             "folder": str(self.folder),
             "is_held": self.is_held,
+            "holder": self.holder,
             "started": self.started,
             "joined": self.joined,
             "n_runs": self.n_runs,
             "n_done": self.n_done,
             "running": [
-                {"run": e.run, "worker": e.worker, "since": e.time} | self._windows_of(e.run) for e in self.in_work
+                {"run": e.run, "worker": e.worker, "since": e.time}
+                | ({"host": e.host} if e.host else {})
+                | self._windows_of(e.run)
+                for e in self.in_work
             ],
             "failed": self.failed,
             "left": list(self.left),
@@ -141,7 +147,13 @@ class Status:
         lines.append(f"  done     {done}")
         if self.in_work:
             label = "stopped" if self.is_held is False else "running"
-            runs = [f"{e.run} (worker {e.worker}, since {_at(e.time)}{self._window_text(e.run)})" for e in self.in_work]
+            runs = [
+                f"{e.run} (worker {e.worker}{f' on {e.host}' if e.host else ''}, since {_at(e.time)}"
+                f"{self._window_text(e.run)})"
+                for e in self.in_work[:MAX_LISTED]
+            ]
+            if more := len(self.in_work) - len(runs):
+                runs.append(f"and {more} more")
             lines.append(f"  {label}  {', '.join(runs)}")
         if self.failed:
             lines.append(f"  failed   {len(self.failed)}")
@@ -184,7 +196,7 @@ class Status:
         if self.is_held is None:
             return f"started {since}; its file system does not tell whether anybody works on it"
         if self.is_held:
-            return f"at work {since}"
+            return f"at work {since}; {self.holder}" if self.holder else f"at work {since}"
         return (
             f"nobody works on it; what was started {_at(self.started)} ended without writing its submission (was it "
             "killed?): the same `tomopoint predict` command again goes on from here"
@@ -206,6 +218,7 @@ def prediction_status(out: Path) -> Status:
     """
     folder = PredictionFolder(out)
     is_held = is_at_work(out)  # before the rest: what ends in between is then said to be at work, not dead
+    seen = look(out / LOCK) if is_held else None
     call = last_call(read_events(folder.log_path))
     if not call:
         kind = "tells of no prediction" if folder.log_path.is_file() else "is not there"
@@ -236,6 +249,7 @@ def prediction_status(out: Path) -> Status:
         folder=out,
         now=time.time(),
         is_held=is_held,
+        holder="" if seen is None else seen.text(),
         started=start.time,
         joined=joined[-1] if joined else None,
         n_runs=start.n_runs,
@@ -254,26 +268,14 @@ def prediction_status(out: Path) -> Status:
 
 
 def is_at_work(out: Path) -> bool | None:
-    """Whether a prediction holds the folder; None where its file system does not tell.
+    """Whether a prediction holds the folder, here or on another machine; None where its file system does not tell.
 
-    The lock is tried for, shared, and given back at once: two who ask at a time do not take each other for a
-    prediction, and network file systems lend a shared lock on what is only read.
+    Nothing is changed. Where another machine's prediction gives no sign of life, it is looked on for a while.
     """
     try:
-        descriptor = os.open(out / LOCK_NAME, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
+        return is_held(out / LOCK)
     except OSError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _rate(times: Sequence[float]) -> float | None:

@@ -40,6 +40,11 @@ def join_parts(
         one class per place.
     troubles : list
         One sentence for each part that was damaged since it was written, and where ``picks.csv`` could not be written.
+
+    Raises
+    ------
+    LockLost
+        See :meth:`~tomopoint.inference.folder.PredictionFolder.check`.
     """
     tables, troubles = [], []
     for path in parts:
@@ -50,6 +55,7 @@ def join_parts(
             continue
         tables += [table] if len(table) else []
     picks = pd.concat(tables, ignore_index=True) if tables else empty_pick_table()
+    folder.check()
     folder.reserve_path.unlink(missing_ok=True)
     counts = _submit(picks, pipeline, folder.submission_path)
     try:

@@ -1,8 +1,8 @@
 """From one word to tomograms: what ``--data`` may be, and what it turned out to be.
 
 A project in the competition's layout; a file, a folder or a quoted pattern of MRC files; an OME-Zarr store or a folder
-of them; a copick project; the ``VoxelSpacing*`` folders of a run, or of many. What could be meant in two ways is
-refused.
+of them; a copick project; the ``VoxelSpacing*`` folders of a run, or of many; stores behind a URL. What could be meant
+in two ways is refused.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from tomopoint.data.mrc import MRC_SUFFIXES, VOXELS_A, is_mrc
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, RUNS_FOLDER, SPLITS, STATIC, VOXEL_PREFIX, Project, Run
 from tomopoint.data.reading import Reading
 from tomopoint.data.sources.copick import copick_candidates, find_config
+from tomopoint.data.sources.remote import RemoteRun, find_remote, url_of
 from tomopoint.data.sources.run import FileRun, ReadableRun
 from tomopoint.data.sources.tree import Candidate, Choice, candidates, choose, is_tree, spacing_folders, visible
 from tomopoint.data.tomograms import voxel_size_of
@@ -26,11 +28,16 @@ from tomopoint.files import PLAIN_NAME, is_plain_name
 
 ACCEPTED = (
     "--data takes the folder that holds train/ and test/, a copick project, a folder with VoxelSpacing* folders, or a "
-    f"file, a folder or a quoted pattern of {', '.join(MRC_SUFFIXES)} or OME-Zarr (.zarr)"
+    f"file, a folder or a quoted pattern of {', '.join(MRC_SUFFIXES)} or OME-Zarr (.zarr), the latter also as a URL"
 )
+
+MAX_DESCRIBED = 3
+"""So many stores behind a URL are asked for their metadata, until one answers, before the work begins."""
 
 MAX_HEADERS = 64
 """Voxel sizes are looked up of so many files, to be told before the work begins."""
+
+OneFile = TypeVar("OneFile", bound=FileRun)
 
 FROM_FILES = "file"
 """Stands for the reconstruction where files do not say which it is."""
@@ -81,8 +88,14 @@ class Found:
         return [self._one(name.strip()) for name in names.split(",")]
 
     def file(self, name: str, usual: str) -> FileRun:
-        """Return a run as the one file that is read, of a project's the `usual` one; DataError as :meth:`named`."""
-        return _as_file(self._one(name), self.tomo_type or usual)
+        """Return a run as the one file that is read, of a project's the `usual` one; DataError as :meth:`named`.
+
+        Nor are there files of what is behind a URL.
+        """
+        run = self._one(name)
+        if isinstance(run, RemoteRun):
+            raise DataError(f"{run.url} is not on this machine's disks, as this command needs it; download it first")
+        return _as_file(run, self.tomo_type or usual)
 
     def _one(self, name: str) -> Run | FileRun:
         for run in self.tomograms:
@@ -128,8 +141,11 @@ def find_tomograms(data: Path, split: str, choice: Choice | None = None, stated_
         of the files has a voxel size.
     """
     choice = choice or Choice()
+    url = url_of(data)
     if stated_A is not None and not VOXELS_A[0] <= stated_A <= VOXELS_A[1]:
         raise DataError(f"--voxel-size must lie in [{VOXELS_A[0]:g}, {VOXELS_A[1]:g}] Angstrom, got {stated_A:g}")
+    if url is not None:
+        return _remote(url, choice, stated_A)
     if not data.exists() and glob.has_magic(str(data)):
         paths = [Path(path) for path in sorted(glob.glob(str(data), recursive=True))]
         if not paths:
@@ -203,13 +219,34 @@ def _is_store(folder: Path) -> bool:
     return folder.suffix == ".zarr" or any((folder / name).exists() for name in (".zgroup", ".zattrs", "zarr.json"))
 
 
-def _files(data: Path, paths: Sequence[Path], choice: Choice, stated_A: float | None) -> Found:
-    """Return files as runs that are called like them."""
+def _remote(url: str, choice: Choice, stated_A: float | None) -> Found:
+    """Return stores behind a URL; DataError where not one of the first can be described."""
+    _check_unambiguous(url, choice)
+    runs = _distinct(find_remote(url, stated_A))
+    errors = []
+    for run in runs[:MAX_DESCRIBED]:
+        try:
+            size = f"{run.describe(FROM_FILES).voxel_A:.3f} A{' as stated' if stated_A else ''}"
+        except DataError as error:
+            errors.append(error)
+        else:
+            what = f"{url}: {len(runs)} OME-Zarr store{'s' if len(runs) > 1 else ''}, voxels of {size}"
+            return Found(Path(url), runs, FROM_FILES, f"{what} in {run.name}" if len(runs) > 1 else what)
+    raise errors[0]
+
+
+def _check_unambiguous(data: Path | str, choice: Choice) -> None:
+    """Refuse a choice among the tomograms of a run where there is one for each."""
     for option, value in (("--tomo-type", choice.tomo_type), ("--voxel-spacing", choice.voxel_spacing)):
         if value is not None:
             raise DataError(
                 f"{option} chooses among the tomograms of a run, and {data} has one file per run; leave it out"
             )
+
+
+def _files(data: Path, paths: Sequence[Path], choice: Choice, stated_A: float | None) -> Found:
+    """Return files as runs that are called like them."""
+    _check_unambiguous(data, choice)
     for path in paths:
         if not is_mrc(path) and not _is_store(path):
             raise DataError(f"{path} is neither an MRC file nor an OME-Zarr store; {ACCEPTED}")
@@ -242,8 +279,8 @@ def _run_name(path: Path) -> str:
     return name.removesuffix(".ome")
 
 
-def _distinct(runs: Sequence[FileRun]) -> tuple[FileRun, ...]:
-    by_name: dict[str, FileRun] = {}
+def _distinct(runs: Sequence[OneFile]) -> tuple[OneFile, ...]:
+    by_name: dict[str, OneFile] = {}
     for run in sorted(runs, key=lambda run: run.name):
         if not is_plain_name(run.name):
             raise DataError(f"{run.path} gives a run called {run.name!r}; rename it, the name must be {PLAIN_NAME}")
