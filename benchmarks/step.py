@@ -28,10 +28,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
+from tomopoint.processes import keep_freed_memory
 from tomopoint.training.losses.build import build_loss
 from tomopoint.training.losses.points import collate
 from tomopoint.training.on_cpu.choice import Stated, Way, fastest_way, prepare
-from tomopoint.training.on_cpu.memory import keep_freed_memory
 from tomopoint.training.recipe import LossOptions
 
 STRIDE, BATCH, CROP, N_POINTS, WARM_UP, REPEATS, PROFILED = 2, 2, 64, 12, 2, 7, 1

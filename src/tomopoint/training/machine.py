@@ -13,8 +13,8 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from tomopoint.errors import TomopointError
+from tomopoint.processes import keep_freed_memory
 from tomopoint.training.on_cpu.choice import Stated
-from tomopoint.training.on_cpu.memory import keep_freed_memory
 from tomopoint.training.recipe import Precision
 
 Device = Literal["auto", "cpu", "cuda"]

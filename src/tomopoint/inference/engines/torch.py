@@ -9,6 +9,7 @@ import torch
 
 from tomopoint.errors import EngineError
 from tomopoint.inference.engines.engine import Array
+from tomopoint.processes import keep_freed_memory
 
 
 class TorchEngine:
@@ -34,6 +35,8 @@ class TorchEngine:
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise EngineError(f"device {device!r} is not there; use 'cpu' or a machine with an NVIDIA GPU")
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.module = module.to(self.device).float().eval()
 
     def infer(self, windows: Array) -> tuple[Array, Array]:
