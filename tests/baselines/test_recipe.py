@@ -71,8 +71,12 @@ def test_the_method_decides_the_sphere():
 def test_a_recipe_that_was_given_to_the_other_command_names_the_right_one(tmp_path):
     folder = tmp_path / "slices"
     load_baseline("detector").save(folder / "recipe.yaml")
-    with pytest.raises(TomopointError, match=r"slices/recipe\.yaml is the recipe of a 2-D baseline, which `tomopoint b"):
+    with pytest.raises(
+        TomopointError, match=r"slices/recipe\.yaml is the recipe of a 2-D baseline, which `tomopoint b"
+    ):
         load_ensemble([folder])  # as validate and export do
     load_recipe("narrow").save(tmp_path / "narrow.yaml")
-    with pytest.raises(TomopointError, match=r"narrow\.yaml is a recipe of 3-D networks; train it with `tomopoint train"):
+    with pytest.raises(
+        TomopointError, match=r"narrow\.yaml is a recipe of 3-D networks; train it with `tomopoint train"
+    ):
         load_baseline(str(tmp_path / "narrow.yaml"))
