@@ -50,7 +50,7 @@ ONLY_ENGINES_IMPORT = {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "p
 NEVER_IN_THE_KERNEL_PATH = ("torch", "monai", "lightning", "pytorch_lightning", "onnx", "matplotlib", "jupytext")
 COMMAND_LINE_ONLY = (
     *("distributed", "dask", "cyclopts", "attr", "attrs", "docstring_parser", "rich", "rich_rst", "markdown_it"),
-    "pygments",
+    *("pygments", "fsspec", "aiohttp"),
 )
 KERNEL_PATH = ("kaggle.inputs", "kaggle.submit", "kaggle.engine_kernel", "inference", "data", "pipeline")
 HEAVY = (

@@ -12,10 +12,10 @@ time of change is the holder's heartbeat::
 * A *holder* sets the time of its file, again and again and before it writes what is shared. Where the file is gone, it
   was taken for dead and has lost the lock.
 
-A holder on this machine is dead when its process is. One on another machine is, when it was silent for long by the
-clock that sets the times of files, and stays so while it is watched by one's own. No clocks of two machines are
-compared to decide that: one that goes wrong delays a takeover and brings about none. Each look opens the file, upon
-which NFS asks the server.
+A holder on this machine is dead when its process is. One on another machine, or one that is frozen here, is taken for
+dead when it was silent for long by the clock that sets the times of files, and stays so while it is watched by one's
+own. No clocks of two machines are compared to decide that: one that goes wrong delays a takeover and brings about
+none. Each look opens the file, upon which NFS asks the server.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from tomopoint.errors import TomopointError
 from tomopoint.strict_json import Malformed, build, parse, read_bytes
 
 LOCK = ".lock"
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class Holder:
     host, pid
         The machine's name, and the process.
     machine
-        The boot of the machine and the process numbers' namespace: where `pid` means the same process.
+        The boot of the machine and the process numbers' namespace: where `pid` means the same process. Empty: unknown.
     began
         When the process began, in the kernel's ticks: numbers are given again.
     since
@@ -101,7 +103,7 @@ class Holder:
     @property
     def is_here(self) -> bool:
         """Whether its process can be looked up on this machine."""
-        return self.machine == _machine()
+        return self.machine != "" and self.machine == _machine()
 
     @property
     def is_dead(self) -> bool:
@@ -260,13 +262,17 @@ def look(path: Path) -> Sighting | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     for file in files:
-        with suppress(FileNotFoundError):
+        try:
             content, beat = read_bytes(file), file.stat().st_mtime  # opened first, so that the time is the server's
-            try:
-                holder: Holder | None = build(Holder, parse(content), to_float=True)
-            except Malformed:
-                holder = None
-            return Sighting(file, beat, holder)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):  # removed since it was listed
+                continue
+            raise
+        try:
+            holder: Holder | None = build(Holder, parse(content), to_float=True)
+        except Malformed:
+            holder = None
+        return Sighting(file, beat, holder)
     return None
 
 
@@ -339,7 +345,8 @@ def _put(own: Path, path: Path) -> bool:
         own.rename(path)
     except OSError as error:
         if error.errno == errno.ENOTDIR:  # the plain file that earlier versions locked
-            path.unlink(missing_ok=True)
+            with suppress(IsADirectoryError):  # somebody was quick
+                path.unlink(missing_ok=True)
         elif error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             with suppress(OSError):  # left empty by who gave it back; not every file system renames over it
                 path.rmdir()
@@ -354,9 +361,14 @@ def _me() -> Holder:
 
 
 def _machine() -> str:
-    """Return what no two places share whose process numbers mean different processes: boots, containers."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    """Return what no two places share whose process numbers mean different processes: boots, containers.
+
+    Empty where the kernel does not tell, as in some sandboxes: processes there are those of another machine.
+    """
+    try:
+        return f"{BOOT_ID.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def _began(pid: int) -> int | None:

@@ -6,7 +6,8 @@ import yaml
 from tomopoint.baselines.recipe import BaselineRecipe
 from tomopoint.baselines.recipe_files import baseline_from_dict, load_baseline
 from tomopoint.errors import TomopointError
-from tomopoint.training.recipe_files import recipes_folder
+from tomopoint.training.recipe_files import load_recipe, recipes_folder
+from tomopoint.validation.ensemble_folder import load_ensemble
 
 CROPS = {"crops": {"size_zyx": [5, 64, 64]}}
 
@@ -65,3 +66,17 @@ def test_the_method_decides_the_sphere():
     assert baseline_from_dict({"method": "detector", **CROPS}, "it").radius_factor == 1.3
     assert baseline_from_dict({"method": "segmenter", **CROPS}, "it").radius_factor == 0.7
     assert isinstance(load_baseline("segmenter"), BaselineRecipe)
+
+
+def test_a_recipe_that_was_given_to_the_other_command_names_the_right_one(tmp_path):
+    folder = tmp_path / "slices"
+    load_baseline("detector").save(folder / "recipe.yaml")
+    with pytest.raises(
+        TomopointError, match=r"slices/recipe\.yaml is the recipe of a 2-D baseline, which `tomopoint b"
+    ):
+        load_ensemble([folder])  # as validate and export do
+    load_recipe("narrow").save(tmp_path / "narrow.yaml")
+    with pytest.raises(
+        TomopointError, match=r"narrow\.yaml is a recipe of 3-D networks; train it with `tomopoint train"
+    ):
+        load_baseline(str(tmp_path / "narrow.yaml"))

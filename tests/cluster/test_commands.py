@@ -131,7 +131,7 @@ def test_a_member_whose_worker_is_killed_goes_on_to_the_weights_of_one_machine(
         assert load_record(tmp_path / f"fold{fold}" / "segresnet").weights_sha256 == record.weights_sha256
 
 
-def test_held_out_runs_are_predicted_as_on_one_machine(two_workers, trained, tmp_path):
+def test_held_out_runs_are_predicted_as_on_one_machine(two_workers, trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path / "run")
     other = tmp_path / "other"
     shutil.copytree(trained, other)
@@ -143,6 +143,11 @@ def test_held_out_runs_are_predicted_as_on_one_machine(two_workers, trained, tmp
     assert len(tables) == 3
     for table in tables:
         assert (tmp_path / "run" / "validation" / table.name).read_bytes() == table.read_bytes()
+
+    # What is predicted asks for no cluster.
+    monkeypatch.setattr("tomopoint.cluster.hiring.connected", None)
+    again = validate([tmp_path / "run"], device="cpu", cluster=two_workers.scheduler_address)
+    assert again.figures["score"] == found.figures["score"]
 
 
 def test_a_run_that_cannot_be_predicted_is_named_and_the_others_are(two_workers, trained, data, tmp_path):

@@ -12,7 +12,10 @@ import dask
 import pytest
 from probe_tasks import Probe
 
+from tomopoint.cluster.employment import employed
 from tomopoint.cluster.hiring import hired
+from tomopoint.cluster.plugins import n_threads, offer
+from tomopoint.cluster.task_plugin import TOPIC, TaskPlugin
 from tomopoint.tasks.process import ProcessDied, TaskProcess
 from tomopoint.tasks.task import Failed, carried_out, carry_out_all
 
@@ -134,7 +137,10 @@ CLIENT = """
 import sys
 from pathlib import Path
 from probe_tasks import Probe
+from tomopoint.cluster.employment import employed
 from tomopoint.cluster.hiring import hired
+from tomopoint.cluster.plugins import n_threads, offer
+from tomopoint.cluster.task_plugin import TOPIC, TaskPlugin
 from tomopoint.tasks.task import carry_out_all
 
 if __name__ == "__main__":
@@ -222,3 +228,61 @@ def test_a_process_ends_whose_worker_is_frozen(tmp_path):
 
 async def _declare_gpu(dask_worker):
     await dask_worker.set_resources(GPU=1)
+
+
+def test_a_process_that_ended_while_it_had_no_task_costs_the_next_task_no_try(two_workers, tmp_path):
+    """As one does whose worker has nothing for it for a minute."""
+    first, *others = (Probe(label, tmp_path) for label in "abcd")
+    with hired(two_workers.scheduler_address, "cpu") as crew:
+        assert carry_out_all([first], crew, "try") == {}
+        ((pid, _),) = processes_of(first)
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not is_alive(pid), "the end of a process")
+        assert carry_out_all(others, crew, "try") == {}
+    assert [len(processes_of(probe)) for probe in others] == [1, 1, 1]
+
+
+def test_a_worker_computes_with_its_own_threads_whatever_the_nanny_says_and_retires_undisturbed():
+    from distributed import Client, LocalCluster
+
+    options = {"threads_per_worker": 3, "dashboard_address": ":0", "silence_logs": "ERROR"}
+    with LocalCluster(n_workers=1, **options) as cluster, Client(cluster, set_as_default=False) as client:
+        ((said, threads),) = client.run(_threads).values()
+        assert (said, threads) == ("1", 3)
+        assert list(client.run(_listed_threads).values()) == [5]
+        assert list(client.run(_offer_while, status="running").values()) == ["running"]
+        assert list(client.run(_offer_while, status="closing_gracefully").values()) == ["closing_gracefully"]
+
+
+def _threads(dask_worker):
+    return os.environ["OMP_NUM_THREADS"], n_threads(dask_worker)
+
+
+def _listed_threads(dask_worker):
+    os.environ["OMP_NUM_THREADS"] = "5,2"
+    return n_threads(dask_worker)
+
+
+async def _offer_while(dask_worker, status):
+    dask_worker._status = type(dask_worker.status)[status]  # alone: nothing is begun that follows from it
+    await offer(dask_worker, {f"probe-{status}": 1})
+    return dask_worker.status.name
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt(), ValueError("a bug")])
+def test_why_a_command_ends_is_not_hidden_by_a_cluster_that_is_gone(reason):
+    from distributed import Client, LocalCluster
+
+    options = {"n_workers": 1, "dashboard_address": ":0", "silence_logs": "ERROR"}
+    with LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client:
+        with pytest.raises(type(reason)) as raised:
+            _lose(client, reason)
+        assert raised.value is reason
+
+
+def _lose(client, reason):
+    futures = {}
+    with employed(client, TaskPlugin("probe", Path.cwd()), TOPIC, print, futures):
+        futures[client.submit(time.sleep, 60)] = None
+        client.close()
+        raise reason

@@ -1,11 +1,14 @@
 """Stores behind a URL: over HTTP from a server of this machine, in the memory of this process, and what goes wrong."""
 
+import fcntl
 import functools
 import http.server
 import math
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -185,3 +188,18 @@ def test_unknown_protocols_and_missing_packages_are_named():
     ):
         done = subprocess.run([sys.executable, "-c", code, url, package], capture_output=True, text=True, check=True)
         assert done.stdout == f"{url} needs {package}, which is not installed: pip install {fix}\n", done.stderr
+
+
+def test_what_killed_processes_left_of_stores_is_removed_and_what_is_held_is_not(served, tmp_path, monkeypatch):
+    _, url, _ = served
+    place = tmp_path / "tmp"
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    for name in ("tomopoint-store-left", "tomopoint-store-held", "tomopoint-store-new", "others"):
+        (place / name / "TS_9.zarr").mkdir(parents=True)
+        if "new" not in name:
+            os.utime(place / name, (0, 0))
+    descriptor = os.open(place / "tomopoint-store-held", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    find_tomograms(Path(f"{url}/TS_0.zarr"), "test")
+    os.close(descriptor)
+    assert sorted(path.name for path in place.iterdir()) == ["others", "tomopoint-store-held", "tomopoint-store-new"]

@@ -13,9 +13,11 @@ from training_data import PARTICLES
 
 from tomopoint.errors import TomopointError
 from tomopoint.experiments.command import compare
+from tomopoint.experiments.compare import run_comparison
 from tomopoint.experiments.crew import LocalCrew
-from tomopoint.experiments.training import Training
-from tomopoint.locks import alone_in
+from tomopoint.experiments.experiment import Material, load_experiment
+from tomopoint.experiments.training import Hardware, Training
+from tomopoint.locks import LOCK, LockLost, alone_in
 from tomopoint.training.checkpoints import load_record
 
 VARIANTS = {
@@ -193,3 +195,18 @@ def test_a_2d_baseline_is_compared_with_the_base_on_the_same_runs(data, write, t
     path = write(baselines={"slices": changed}, seeds=[3], folds=[0, 1], steps=4)
     with pytest.raises(TomopointError, match=r"slices, seed 3: .* fit\.steps differ"):
         compare(path, data=data, out=out)
+
+
+def test_a_comparison_that_lost_its_folder_notes_nothing_more(data, write, tmp_path):
+    """As one that was frozen until another took over."""
+    path = write(variants={"still": VARIANTS["still"]}, seeds=[0], folds=[0], steps=2)
+    out, crew = tmp_path / "out", LocalCrew(1)
+
+    def hire():
+        next((out / LOCK).iterdir()).unlink()
+        return crew
+
+    material = Material(load_experiment(path), path, PARTICLES)
+    with pytest.raises(LockLost, match="nothing more is written here"):
+        run_comparison(material, data, out, hire, Hardware("cpu"))
+    assert not (out / "variants/still/seed0/result.json").exists()  # the second was not begun

@@ -177,3 +177,17 @@ def test_a_search_says_when_it_ends(data, write, tmp_path):
     assert (over.figures["trials"], over.figures["best"]) == ("no trial", None)
     assert (tmp_path / "out" / "report.html").exists()
     assert not (tmp_path / "out" / "best.yaml").exists()
+
+
+def test_a_search_that_has_nothing_to_train_hires_nobody(data, write, tmp_path):
+    path = write(space=SPACE, folds=[1])
+    one = asked(path, data, tmp_path / "out")
+    study = open_study(one)
+    study.tell(study.ask(), 0.5)
+
+    def hire():
+        raise AssertionError("a crew was hired")
+
+    assert len(run_search(one, Limits(trials=1), hire).get_trials()) == 1
+    with pytest.raises(AssertionError, match="a crew was hired"):
+        run_search(one, Limits(trials=2), hire)

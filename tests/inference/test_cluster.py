@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tomopoint.cluster.scheduler import connected
-from tomopoint.errors import TomopointError
+from tomopoint.errors import EngineError, TomopointError
 from tomopoint.inference.command import predict
 from tomopoint.inference.engines.load import load_engine
 from tomopoint.inference.folder import PredictionFolder
@@ -230,6 +230,22 @@ def test_an_engine_that_is_dealt_nothing_is_closed_and_loaded_again(blob_project
     assert CLOSED == LOADED
     assert len({id(engine) for engine in LOADED}) == 2
     assert len(list(parts.iterdir())) == 2
+
+
+def load_with(model_path, provider, threads, record_path):
+    raise EngineError(f"{threads} threads")
+
+
+def test_an_engine_takes_the_threads_of_its_worker(blob_project, blob_model, tmp_path):
+    """Of one that was started as anybody starts one: its nanny says OMP_NUM_THREADS=1."""
+    engine_plugin = pytest.importorskip("tomopoint.cluster.engine_plugin")
+    (run,) = blob_project(1).runs
+    job = Job(blob_model, "cpu", None, 0, tmp_path, PartOrigin("ab" * 32, "denoised"))
+    options = {"n_workers": 1, "threads_per_worker": 3, "dashboard_address": ":0", "silence_logs": "ERROR"}
+    with distributed.LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client:
+        client.register_plugin(engine_plugin.EnginePlugin("threads", job, load_with), name="threads")
+        with pytest.raises(EngineError, match="has no engine: 3 threads"):
+            client.submit(engine_plugin.predict_run, run, "threads", pure=False).result(PATIENCE_S)
 
 
 @pytest.mark.parametrize("where", ["local", "local:0", "slurm", "slurm:5-2", "tcp://127.0.0.1:1", "/no/such/file.json"])

@@ -42,6 +42,8 @@ def load_baseline(name_or_path: str, known: Sequence[Particle] = COMPETITION_PAR
 
 def baseline_from_dict(content: Any, source: str, known: Sequence[Particle] = COMPETITION_PARTICLES) -> BaselineRecipe:
     """Build a recipe from parsed YAML; `known` are the particles of the project, `source` names it in errors."""
+    if isinstance(content, Mapping) and "networks" in content:
+        raise TomopointError(f"{source} is a recipe of 3-D networks; train it with `tomopoint train --recipe`")
     try:
         if isinstance(content, dict):
             stated = content.get("particles", [particle.name for particle in known])

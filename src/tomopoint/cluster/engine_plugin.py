@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-from distributed import Status, Worker, WorkerPlugin, get_worker, secede
+from distributed import Worker, WorkerPlugin, get_worker, secede
 
+from tomopoint.cluster.plugins import n_threads, offer
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.data.tomograms import Tomogram
 from tomopoint.errors import EngineError, TomopointError, machine_fault
@@ -106,13 +107,7 @@ class EnginePlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is not ty
 
     async def setup(self, worker: Worker) -> None:
         """Say how many runs the worker takes at a time."""
-        if worker.state.total_resources.get(SLOT) != SLOTS:  # an earlier prediction may have said so
-            await worker.set_resources(**{SLOT: SLOTS})
-            # Tasks that no worker could take wait until a worker joins or goes on after a pause, and this one joined
-            # before it had said what it takes.
-            if worker.status == Status.running:
-                worker.status = Status.paused
-                worker.status = Status.running
+        await offer(worker, {SLOT: SLOTS})
         self._caretaker = asyncio.create_task(self._end_what_idles())
 
     async def teardown(self, worker: Worker) -> None:
@@ -182,8 +177,8 @@ class _Desk:
         self._dealt: dict[str, Future[Settled]] = {}
         self._inbox = Inbox()
         self._last_deal = self._windows_said = time.monotonic()
-        threads = job.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
         try:
+            threads = job.threads or n_threads(worker)
             self._engine, pipeline = load(job.model_path, job.provider, threads, job.record_path)
         except Exception as error:
             raise EngineError(f"{worker.address} has no engine: {error}") from error

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
-from asyncio import CancelledError
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from distributed import Client, KilledWorker, wait
-from distributed.client import FIRST_COMPLETED
+from distributed import Client, KilledWorker
 
+from tomopoint.cluster.employment import completed, employed
 from tomopoint.cluster.engine_plugin import SLOT, SLOTS, TOPIC, EnginePlugin, Load, Settled, decide_engine, predict_run
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.errors import EngineError
@@ -34,9 +32,6 @@ TURN_SECONDS = 1.0
 SPARE = 1
 """Runs per worker that wait at the scheduler beyond what it takes at a time. The others wait here: whatever is assigned
 to a worker counts as suspicious when it dies."""
-
-FAREWELL_SECONDS = 5.0
-"""For workers to hear that a prediction has ended; one that does not ends its engine later by itself."""
 
 ENGINE_RETRIES = 3
 """So often a run goes to a worker again that has no engine: to another one, as a rule."""
@@ -109,14 +104,12 @@ class ClusterCrew:
 
     def settle(self) -> Iterator[Standing]:
         """Work until every run is settled, the time is up, or no worker has an engine; yield what has moved."""
-        self.client.subscribe_topic(TOPIC, self._hear)
+        # What computes the graph, as the first worker finds out; and the engine for every worker, now or later.
+        logger.info("waiting for a worker")
+        job = self.client.submit(decide_engine, self.job, self.folder.path, pure=False).result()
+        plugin = EnginePlugin(self._name, job, self._load)
         n_settled, pause_until = 0, 0.0
-        try:
-            # What computes the graph, as the first worker finds out; and the engine for every worker, now or later.
-            logger.info("waiting for a worker")
-            job = self.client.submit(decide_engine, self.job, self.folder.path, pure=False).result()
-            plugin = EnginePlugin(self._name, job, self._load)
-            self._tell_workers(lambda: self.client.register_plugin(plugin, name=self._name))
+        with employed(self.client, plugin, TOPIC, self._hear, self._futures):
             while True:
                 # Deal as many runs as there are workers for.
                 room = self._room()
@@ -140,7 +133,7 @@ class ClusterCrew:
 
                 # Hear what became of them.
                 outages = sum(self._outages.values())
-                for future in self._completed():
+                for future in completed(self.client, self._futures, TURN_SECONDS):
                     self._note(future, self._futures.pop(future))
                     if self.why_broken:
                         return
@@ -151,26 +144,6 @@ class ClusterCrew:
                 if n_settled < len(self.notes) + len(self.failed):
                     n_settled = len(self.notes) + len(self.failed)
                     yield Standing(n_settled, f"{n_settled} of {self._n_runs} runs")
-        finally:
-            self.client.cancel(list(self._futures))
-            self.client.unsubscribe_topic(TOPIC)
-            self._tell_workers(lambda: self.client.unregister_worker_plugin(self._name)).join(FAREWELL_SECONDS)
-
-    def _tell_workers(self, tell: Callable[[], Any]) -> threading.Thread:
-        """Let the scheduler tell all workers something, without waiting for one that is frozen or dies meanwhile.
-
-        What the scheduler was told once it tells every worker that comes later.
-        """
-
-        def run() -> None:
-            try:
-                tell()
-            except (OSError, RuntimeError, TimeoutError, ValueError, CancelledError) as error:
-                logger.debug("not every worker heard: %s", error)
-
-        thread = threading.Thread(target=run, name="tomopoint-tell", daemon=True)
-        thread.start()
-        return thread
 
     def _room(self) -> int:
         """Return how many runs may be with the scheduler: at least one, for workers that are still to come.
@@ -199,17 +172,6 @@ class ClusterCrew:
             pure=False,
         )
         self._futures[future] = run
-
-    def _completed(self) -> list[Future[Settled]]:
-        """Return what is finished, after at most a turn."""
-        if not self._futures:
-            time.sleep(TURN_SECONDS)
-            return []
-        try:
-            with self.client.as_current():
-                return list(wait(list(self._futures), timeout=TURN_SECONDS, return_when=FIRST_COMPLETED).done)
-        except TimeoutError:
-            return []
 
     def _note(self, future: Future[Settled], run: ReadableRun) -> None:
         """Enter what became of a run into the log, and give it again where that may help."""

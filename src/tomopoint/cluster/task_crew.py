@@ -6,14 +6,15 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal
 
-from distributed import Client, KilledWorker, wait
-from distributed.client import FIRST_COMPLETED
+from distributed import Client, KilledWorker
 
+from tomopoint.cluster.employment import completed, employed
 from tomopoint.cluster.task_plugin import GPU, SLOT, TOPIC, TaskPlugin, carry_out
 from tomopoint.tasks.process import ProcessDied
 from tomopoint.tasks.task import Failed, TaskT
@@ -61,22 +62,18 @@ class TaskCrew(Generic[TaskT]):
         self._begun: dict[Future[Any], _Begun[TaskT]] = {}
         self._heard: set[str] = set()
         self._name = f"tomopoint-{uuid.uuid4().hex[:12]}"
+        self._stack = ExitStack()
 
     def __enter__(self) -> TaskCrew[TaskT]:
-        self.client.subscribe_topic(TOPIC, self._hear)
-        self.client.register_plugin(TaskPlugin(self._name, Path.cwd()), name=self._name)
+        self._stack.enter_context(
+            employed(self.client, TaskPlugin(self._name, Path.cwd()), TOPIC, self._hear, self._begun)
+        )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.client.cancel(list(self._begun))
-            self.client.unsubscribe_topic(TOPIC)
-            self.client.unregister_worker_plugin(self._name)
-        except Exception as fault:
-            # What is gone needs no end, and why this process ends must not be hidden by it.
-            logger.debug("the cluster was gone before its tasks were ended", exc_info=fault)
+        self._stack.close()
 
     @property
     def at_work(self) -> list[TaskT]:
@@ -105,7 +102,7 @@ class TaskCrew(Generic[TaskT]):
         deadline = time.monotonic() + seconds
         done: list[Future[Any]] = []
         while not done and (left := deadline - time.monotonic()) > 0:
-            done = self._completed(min(left, TURN_SECONDS))
+            done = completed(self.client, self._begun, min(left, TURN_SECONDS))
         for future in done:
             begun = self._begun.pop(future)
             if isinstance(self._error_of(future), KilledWorker) and begun.key not in self._heard:
@@ -130,16 +127,6 @@ class TaskCrew(Generic[TaskT]):
             carry_out, task, self._name, key=key, resources=resources, retries=DEATHS, pure=False
         )
         self._begun[future] = _Begun(task, key)
-
-    def _completed(self, seconds: float) -> list[Future[Any]]:
-        if not self._begun:
-            time.sleep(seconds)
-            return []
-        try:
-            with self.client.as_current():
-                return list(wait(list(self._begun), timeout=seconds, return_when=FIRST_COMPLETED).done)
-        except TimeoutError:
-            return []
 
     def _error_of(self, future: Future[Any]) -> BaseException | None:
         return None if future.status in ("finished", "cancelled") else future.exception()

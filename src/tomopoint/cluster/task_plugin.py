@@ -6,14 +6,14 @@ given up, when the worker ends. And one that dies, of its memory or of a library
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from pathlib import Path
 from typing import Any, cast
 
-from distributed import Status, Worker, WorkerPlugin, get_worker
+from distributed import Worker, WorkerPlugin, get_worker
 
+from tomopoint.cluster.plugins import n_threads, offer
 from tomopoint.inference.engines.gpus import find_gpus
 from tomopoint.tasks.process import ProcessDied, TaskProcess
 from tomopoint.tasks.task import Task
@@ -66,10 +66,7 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is not type
         resources = {SLOT: 1}
         if find_gpus() and GPU not in worker.state.total_resources:
             resources[GPU] = 1
-        await worker.set_resources(**resources)
-        # Dask looked for tasks that wait for these when the worker came, which had none then: let it look again.
-        worker.status = Status.paused
-        worker.status = Status.running
+        await offer(worker, resources)
 
     async def teardown(self, worker: Worker) -> None:
         """End the process."""
@@ -89,9 +86,11 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is not type
         """
         worker = self._worker
         with self._lock:
+            if self._process is not None and not self._process.is_alive:  # it had no task for longer than its patience
+                self._process.kill()
+                self._process = None
             if self._process is None:
-                threads = max(int(os.environ.get("OMP_NUM_THREADS") or 0), worker.state.nthreads)
-                self._process = TaskProcess(threads, PATIENCE_SECONDS, self.folder)
+                self._process = TaskProcess(n_threads(worker), PATIENCE_SECONDS, self.folder)
             process, self._is_busy = self._process, True
         key = worker.get_current_task()
         worker.log_event(TOPIC, {"key": key, "where": f"{worker.address} on {socket.gethostname()}"})

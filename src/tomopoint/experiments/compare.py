@@ -84,6 +84,8 @@ def run_comparison(material: Material, data: Path, out: Path, hire: Hire[Trainin
     TomopointError
         A variant that is no recipe, changes nothing or is there twice; data or folds that do not fit; a folder that
         belongs to another recipe or other data, or that another process works in. Nothing has been trained then.
+    LockLost
+        Another comparison took `out` over, while this process was frozen.
     """
     experiment, variants = material.experiment, variant_recipes(material)
     recipes: dict[str, Recipe | BaselineRecipe] = {
@@ -107,7 +109,7 @@ def run_comparison(material: Material, data: Path, out: Path, hire: Hire[Trainin
             )
 
     found = Comparison(experiment, data, particles, trainings, {name: {} for name in recipes})
-    with alone_in(out):
+    with alone_in(out) as lock:
         # All that can be found wrong without training is found here.
         prepared: dict[Training, Prepared] = {}
         for name, recipe in recipes.items():
@@ -143,6 +145,7 @@ def run_comparison(material: Material, data: Path, out: Path, hire: Hire[Trainin
         name_of = {training: name for name, training in waiting}
         with hire() as crew:
             for training, answer in carried_out(list(name_of), crew):
+                lock.check()
                 n_done += 1
                 if isinstance(answer, Result):
                     found.results[name_of[training]][training.seed] = answer

@@ -33,7 +33,7 @@ from tomopoint.experiments.space import Dimension, Value, changes_of
 from tomopoint.experiments.training import Hardware, Result, Training, open_training, prepare
 from tomopoint.locks import LOCK, locked
 from tomopoint.strict_json import shown
-from tomopoint.tasks.task import Failed, Hire
+from tomopoint.tasks.task import Crew, Failed, Hire
 from tomopoint.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def run_search(search: Search, limits: Limits, hire: Hire[Training]) -> optuna.S
     search, limits
         What is searched, and for how long.
     hire
-        Makes the crew that trains.
+        Makes the crew that trains, once there is a trial to train.
 
     Raises
     ------
@@ -160,10 +160,13 @@ def run_search(search: Search, limits: Limits, hire: Hire[Training]) -> optuna.S
     deadline = None if limits.hours is None else time.monotonic() + 3600 * limits.hours
     running: list[_Running] = []
     failures = 0
-    with ExitStack() as locks, hire() as crew:
+    crew: Crew[Training] | None = None
+    with ExitStack() as locks, ExitStack() as hired:  # who trains is stopped before trials are given back
         while True:
             # Begin trials: interrupted ones first.
-            while not (is_over := deadline is not None and time.monotonic() >= deadline) and crew.has_room:
+            while not (is_over := deadline is not None and time.monotonic() >= deadline) and (
+                crew is None or crew.has_room
+            ):
                 begun = _next_trial(search, study, limits)
                 if begun is None:
                     break
@@ -177,8 +180,9 @@ def run_search(search: Search, limits: Limits, hire: Hire[Training]) -> optuna.S
                     continue
                 running.append(begun)
                 logger.info("%s: %s", begun.training.label, _told(search, begun))
+                crew = crew or hired.enter_context(hire())
                 crew.begin(begun.training)
-            if is_over or not running:
+            if is_over or not running or crew is None:
                 break
 
             # Hear what has ended; and of the others, whether they are worth going on with.

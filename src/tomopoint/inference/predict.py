@@ -58,7 +58,8 @@ def predict_volume(
 
 
 OUTPUTS_BEHIND = 3
-"""Outputs of the engine that wait to be merged, or are merged, while it goes on: 57 MB each of the winner's window."""
+"""Outputs of the engine that wait to be merged, or are merged, while it goes on: 57 MB for each of the
+winner's windows, of which a call may take several."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,11 @@ class TaskProcess:
         """Its number."""
         return self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def begin(self, task: Task) -> None:
         """Hand it a task."""
         self.task = task

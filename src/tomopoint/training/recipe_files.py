@@ -70,6 +70,11 @@ def load_changed(base: str, changes: Mapping[str, Any], source: str, known: Sequ
 
 def recipe_from_dict(content: Any, source: str, known: Sequence[Particle] = COMPETITION_PARTICLES) -> Recipe:
     """Build a recipe from parsed YAML; `source` names it in errors (see :func:`load_recipe`)."""
+    if isinstance(content, Mapping) and "method" in content and "networks" not in content:
+        raise TomopointError(
+            f"{source} is the recipe of a 2-D baseline, which `tomopoint baseline` trains and validates in one; it is "
+            "never exported, and needs no `train`, `validate` or `export`"
+        )
     try:
         return build(Recipe, _with_particles(_with_own_options(content), known), to_float=True)
     except (Malformed, TomopointError) as error:

@@ -6,6 +6,7 @@ import json
 import logging
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -89,12 +90,13 @@ def validate(
     from tomopoint.pipeline import PIPELINE_NAME, Pipeline
     from tomopoint.training.machine import Machine
     from tomopoint.validation.ensemble_folder import RESULT, load_ensemble, save_ensemble
-    from tomopoint.validation.out_of_fold import predict_held_out, predict_held_out_run
+    from tomopoint.validation.out_of_fold import is_held_out_run_there, predict_held_out, predict_held_out_run
     from tomopoint.validation.result import calibrated, parse_thresholds, validation_text
     from tomopoint.validation.run_task import ByCrew
-    from tomopoint.validation.score_maps import fit_score_maps, predict_kinds, runs_of_all_kinds
+    from tomopoint.validation.score_maps import are_kinds_there, fit_score_maps, predict_kinds, runs_of_all_kinds
     from tomopoint.validation.validated import state_of
     from tomopoint.validation.weights import (
+        are_candidates_there,
         choose_weights,
         judged_candidates,
         parse_weights,
@@ -159,29 +161,29 @@ def validate(
         if cluster is not None:
             from tomopoint.cluster.hiring import hired
 
-            crew = stack.enter_context(hired(cluster, device))
-            by_crew = ByCrew(crew, tuple(folders), out, project.root, device)
+            hire = partial(hired, cluster, device)
+            by_crew = ByCrew(hire, stack, ensemble, project, tuple(folders), out, device)
         held_out_names = [held_out.name for held_out in ensemble.held_out]
 
         # What makes scores of several kinds comparable, then how much each network counts. What a crew has predicted
         # is read back from its files.
         if score_maps == "out-of-fold" and len(ensemble.of_kinds) > 1:
             if by_crew:
-                by_crew.predict(predict_kinds, pipeline, runs_of_all_kinds(ensemble), "score maps")
+                by_crew.predict(predict_kinds, are_kinds_there, pipeline, runs_of_all_kinds(ensemble), "score maps")
             fitted = fit_score_maps(ensemble, pipeline, project, processor)
             pipeline = replace(pipeline, score_maps=fitted.score_maps)
             logger.info("%s", fitted.text)
         if weights == "out-of-fold":
             if by_crew:
                 judged_candidates(ensemble)  # says at once where there is nothing to choose
-                by_crew.predict(predict_candidates, pipeline, held_out_names, "weights")
+                by_crew.predict(predict_candidates, are_candidates_there, pipeline, held_out_names, "weights")
             chosen = choose_weights(ensemble, pipeline, project, processor, calibration_options)
             pipeline = replace(pipeline, members=with_weights(pipeline.members, ensemble.siblings, chosen.shares))
             logger.info("weights: %s", chosen.reason)
 
         # Predict every held-out run, and choose thresholds on all of these picks.
         if by_crew:
-            by_crew.predict(predict_held_out_run, pipeline, held_out_names, "validate")
+            by_crew.predict(predict_held_out_run, is_held_out_run_there, pipeline, held_out_names, "validate")
         picks, records = predict_held_out(ensemble, pipeline, project, processor)
     truth = ensemble.read_truth(project)
     calibration = calibrate(truth, picks, ensemble.groups, pipeline.particles, calibration_options)

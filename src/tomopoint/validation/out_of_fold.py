@@ -101,6 +101,11 @@ def predict_held_out_run(
     write_atomically(path.with_suffix(".json"), json.dumps(record) + "\n")
 
 
+def is_held_out_run_there(ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, name: str) -> bool:
+    """Tell whether :func:`predict_held_out_run` has nothing to do."""
+    return _record_of(*_picks_file(ensemble, pipeline, project, ensemble.run_named(name))) is not None
+
+
 def _picks_file(
     ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, held_out: HeldOutRun
 ) -> tuple[Path, dict[str, Any]]:

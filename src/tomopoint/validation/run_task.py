@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError
 from tomopoint.pipeline import Pipeline
-from tomopoint.tasks.task import Crew, carry_out_all
+from tomopoint.tasks.task import Crew, Hire, carry_out_all
 from tomopoint.training.machine import Device, Machine
 from tomopoint.validation.ensemble_folder import EnsembleFolder, load_ensemble
 
 Predict = Callable[[EnsembleFolder, Pipeline, Project, str, str], Any]
 """Predicts the run of a name on ``"cpu"`` or ``"cuda"``, and leaves files that make it return at once the next time."""
+
+IsThere = Callable[[EnsembleFolder, Pipeline, Project, str], bool]
+"""Whether those files are there."""
 
 
 @dataclass(frozen=True)
@@ -53,38 +57,48 @@ class RunTask:
         self.predict(ensemble, self.pipeline, Project(self.data), processor, self.label)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ByCrew:
-    """A crew that predicts runs of an ensemble.
+    """A crew that predicts runs of an ensemble, hired once there is one to predict.
 
     Attributes
     ----------
-    crew
-        Who.
-    folders, out, data, device
+    hire, hired
+        Makes the crew; the context that it ends with.
+    ensemble, project
+        The networks and the runs, as this process sees them.
+    folders, out, device
         As of a :class:`RunTask`.
     """
 
-    crew: Crew[RunTask]
+    hire: Hire[RunTask]
+    hired: ExitStack
+    ensemble: EnsembleFolder
+    project: Project
     folders: tuple[Path, ...]
     out: Path | None
-    data: Path
     device: Device
+    _crew: Crew[RunTask] | None = None
 
-    def predict(self, predict: Predict, pipeline: Pipeline, names: Sequence[str], what: str) -> None:
-        """Let every run be predicted.
+    def predict(self, predict: Predict, is_there: IsThere, pipeline: Pipeline, names: Sequence[str], what: str) -> None:
+        """Let every run be predicted that is not there.
 
         Raises
         ------
         TomopointError
             Some could not be; the others are.
         """
-        tasks = [RunTask(name, predict, self.folders, self.out, pipeline, self.data, self.device) for name in names]
-        failed = carry_out_all(tasks, self.crew, what)
+        missing = [name for name in names if not is_there(self.ensemble, pipeline, self.project, name)]
+        if not missing:
+            return
+        self._crew = self._crew or self.hired.enter_context(self.hire())
+        root = self.project.root
+        tasks = [RunTask(name, predict, self.folders, self.out, pipeline, root, self.device) for name in missing]
+        failed = carry_out_all(tasks, self._crew, what)
         if failed:
             name, reason = next(iter(failed.items()))
             raise TomopointError(
-                f"{what}: {len(failed)} of {len(names)} runs could not be predicted, {name} among them: {reason}"
+                f"{what}: {len(failed)} of {len(missing)} runs could not be predicted, {name} among them: {reason}"
             )
 
 

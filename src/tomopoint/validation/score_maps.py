@@ -139,6 +139,13 @@ def predict_kinds(
     }
 
 
+def are_kinds_there(ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, name: str) -> bool:
+    """Tell whether :func:`predict_kinds` has nothing to do."""
+    kinds = _members_by_kind(ensemble, name).items()
+    files = (_file_of_kind(ensemble, pipeline, project, name, kind, members) for kind, members in kinds)
+    return all(_read_picks(path, made_with) is not None for path, made_with, _ in files)
+
+
 def _members_by_kind(ensemble: EnsembleFolder, name: str) -> dict[MemberKind, list[int]]:
     """Return the networks of every kind that never saw a run."""
     members = ensemble.run_named(name).members
@@ -155,14 +162,11 @@ def _picks_of_kind(
     members: Sequence[int],
 ) -> pd.DataFrame:
     """Return the best local maxima of one kind in one run, made now or by an earlier call."""
-    store = project.run(name, "train").tomogram_path(ensemble.tomo_type)
-    own = pipeline_of(members, pipeline)
-    own = replace(own, score_maps=(), decoding=replace(own.decoding, floor=FLOOR, max_picks=MAX_PICKS))
-    made_with = {"pipeline_sha256": own.digest, "tomogram": identity_of(store)}
-    path = ensemble.folder / FOLDER / SUBFOLDER / f"{name}-{kind}.json"
+    path, made_with, own = _file_of_kind(ensemble, pipeline, project, name, kind, members)
     found = _read_picks(path, made_with)
     if found is not None:
         return found
+    store = project.run(name, "train").tomogram_path(ensemble.tomo_type)
     with closing(engine_of(ensemble, members, own, device)) as engine:
         picks = predict_tomogram(read_tomogram(store), engine, own)
     rows = {
@@ -171,6 +175,17 @@ def _picks_of_kind(
     }
     write_atomically(path, json.dumps({"made_with": made_with, "picks": rows}) + "\n")
     return picks
+
+
+def _file_of_kind(
+    ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, name: str, kind: str, members: Sequence[int]
+) -> tuple[Path, dict[str, str], Pipeline]:
+    """Return where picks of one kind in one run belong, what they must have been made with, and by which Pipeline."""
+    store = project.run(name, "train").tomogram_path(ensemble.tomo_type)
+    own = pipeline_of(members, pipeline)
+    own = replace(own, score_maps=(), decoding=replace(own.decoding, floor=FLOOR, max_picks=MAX_PICKS))
+    made_with = {"pipeline_sha256": own.digest, "tomogram": identity_of(store)}
+    return ensemble.folder / FOLDER / SUBFOLDER / f"{name}-{kind}.json", made_with, own
 
 
 def _read_picks(path: Path, made_with: Mapping[str, str]) -> pd.DataFrame | None:

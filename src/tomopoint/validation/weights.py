@@ -22,6 +22,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,14 +247,8 @@ def predict_candidates(
     store = project.run(name, "train").tomogram_path(ensemble.tomo_type)
     siblings = {title: [i for i in members if i in held_out.members] for title, members in ensemble.siblings.items()}
     present = {title: members for title, members in siblings.items() if members}
-    folder = ensemble.folder / FOLDER / SUBFOLDER
-    paths = [folder / f"{name}-{index}.csv" for index in range(len(candidates))]
     whole = pipeline_of(held_out.members, pipeline)
-    content = {
-        "pipeline_sha256": whole.digest,
-        "tomogram": identity_of(store),
-        "candidates": candidates,
-    }
+    paths, content = _files_of_candidates(ensemble, pipeline, project, name)
     if record_if_done(paths[-1], content) is None:
         paths[-1].with_suffix(".json").unlink(missing_ok=True)
         tomogram = read_tomogram(store)
@@ -270,6 +265,26 @@ def predict_candidates(
             write_pick_table(picks.assign(experiment=name), path)
         write_atomically(paths[-1].with_suffix(".json"), json.dumps(content) + "\n")
     return [read_pick_table(path).loc[:, list(PICK_COLUMNS)] for path in paths]
+
+
+def are_candidates_there(ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, name: str) -> bool:
+    """Tell whether :func:`predict_candidates` has nothing to do."""
+    paths, content = _files_of_candidates(ensemble, pipeline, project, name)
+    return record_if_done(paths[-1], content) is not None
+
+
+def _files_of_candidates(
+    ensemble: EnsembleFolder, pipeline: Pipeline, project: Project, name: str
+) -> tuple[list[Path], dict[str, Any]]:
+    """Return where one run's picks for every candidate belong, and what they must have been made with."""
+    candidates = judged_candidates(ensemble)
+    folder = ensemble.folder / FOLDER / SUBFOLDER
+    content = {
+        "pipeline_sha256": pipeline_of(ensemble.run_named(name).members, pipeline).digest,
+        "tomogram": identity_of(project.run(name, "train").tomogram_path(ensemble.tomo_type)),
+        "candidates": candidates,
+    }
+    return [folder / f"{name}-{index}.csv" for index in range(len(candidates))], content
 
 
 def averaged(

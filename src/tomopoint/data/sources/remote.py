@@ -9,13 +9,18 @@ consolidated metadata.
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import math
+import os
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +38,12 @@ MAX_CHUNKS = 1 << 17
 
 CHUNKS_AT_A_TIME = 64
 """Fetched beside each other and then written, so that so many are in memory."""
+
+PREFIX = "tomopoint-store-"
+"""Of the names of folders that stores are fetched into."""
+
+ABANDONED_SECONDS = 3600.0
+"""Folders that are older and that no process holds are removed."""
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.IGNORECASE)
 
@@ -76,8 +87,8 @@ class RemoteRun(FileRun):
     @contextmanager
     def _fetched(self, with_chunks: bool = True) -> Iterator[Path]:
         """Yield a copy of the store with its finest level alone; errors about it name the URL."""
-        with tempfile.TemporaryDirectory(prefix="tomopoint-", ignore_cleanup_errors=True) as folder:
-            store = Path(folder) / f"{self.name}.zarr"  # what is logged of it names the run
+        with _temporary_folder() as folder:
+            store = folder / f"{self.name}.zarr"  # what is logged of it names the run
             try:
                 files = _RemoteFolder(self.url)
                 if not files.fetch(METADATA, store) & {".zattrs", "zarr.json"}:
@@ -97,6 +108,38 @@ class RemoteRun(FileRun):
                 yield store
             except DataError as error:
                 raise DataError(str(error).replace(str(store), self.url)) from error.__cause__
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Yield a folder of this machine that is gone afterwards; if this process is killed, with the next one's first.
+
+    A process holds its folder by a lock of the kernel, which ends with it.
+    """
+    _remove_abandoned(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # no locks here: then only its age protects it
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield Path(folder)
+        finally:
+            os.close(descriptor)
+
+
+@cache
+def _remove_abandoned(place: Path) -> None:
+    """Remove what killed processes left behind; once per process."""
+    for folder in place.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # it is somebody else's, it is gone, or a living process holds it
+            if time.time() - folder.stat().st_mtime < ABANDONED_SECONDS:
+                continue
+            descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def find_remote(url: str, stated_A: float | None = None) -> list[RemoteRun]:

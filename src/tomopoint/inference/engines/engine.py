@@ -43,8 +43,8 @@ class Engine(Protocol):
         offsets
             ``(B, 3, D/s, H/s, W/s)`` float32, voxels, channels z, y, x.
 
-        Both may be float16, too. They are the caller's from now on: he merges them while the next call is under way,
-        which must not touch them.
+        Both may be float16, too. They are the caller's from now on: he merges them while the next calls are under
+        way, which must not touch them.
         """
         ...
 

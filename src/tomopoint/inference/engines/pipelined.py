@@ -27,8 +27,8 @@ BATCHES_PER_CALL = 3
 
 The device idles between calls, while the host copies the last outputs out and the next windows in: an estimated 5 to
 10 ms where a batch takes a hundred or more, of which a call of three pays a third per batch, 2 to 3 percent, and one of
-eight 1 percent. The outputs of two calls are in memory at a time, one being computed and one merged: with windows of
-192x256x256 each batch more takes 110 MB. And progress is told once per call.
+eight 1 percent. The outputs of four calls are in memory at a time, one being computed and three merged or waiting for
+it: with windows of 192x256x256 each batch more takes 220 MB. And progress is told once per call.
 """
 
 logger = logging.getLogger(__name__)
