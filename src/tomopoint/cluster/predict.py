@@ -153,8 +153,7 @@ class ClusterCrew:
         workers = set(self.client.scheduler_info(n_workers=-1)["workers"])
         for worker in self._workers - workers:
             if runs := [run for run, its in list(self._begun.items()) if its == worker]:
-                message = "it is gone (killed, frozen, or its job at an end), and its runs go to others"
-                self.folder.log("died", worker=worker, runs=runs, message=message)
+                self._log_gone(worker, runs)
                 for run in runs:
                     self._begun.pop(run, None)
         self._workers = workers
@@ -218,12 +217,19 @@ class ClusterCrew:
         self._retry[run.name] = run
         logger.warning("workers died while they had %s: it is tried once more at the end, alone", run.name)
 
+    def _log_gone(self, worker: str, runs: list[str]) -> None:
+        message = "it is gone (killed, frozen, or its job at an end), and its runs go to others"
+        self.folder.log("died", worker=worker, runs=runs, message=message)
+
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
         """Enter what a worker says into the log."""
         _, details = event
-        if details["event"] == "begun":
-            self._begun[details["run"]] = details["worker"]
         with suppress(LockLost):  # this thread is the client's: the main one finds out for itself
+            if details["event"] == "begun":
+                before = self._begun.get(details["run"], details["worker"])
+                self._begun[details["run"]] = details["worker"]
+                if before != details["worker"]:  # another has it before anybody looked who is there
+                    self._log_gone(before, [details["run"]])
             self.folder.log(details["event"], **{key: value for key, value in details.items() if key != "event"})
 
     def _warn(self, message: str) -> None:
