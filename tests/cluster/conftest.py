@@ -21,6 +21,18 @@ def workers_find_probes():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Compute in this process as the two workers do: sums of several threads round otherwise."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def two_workers():
     """Return a cluster of two workers with one thread each, started as anybody starts one."""

@@ -107,7 +107,7 @@ def contents(folder):
 
 
 def test_simulated_runs_have_the_bytes_of_one_machine(two_workers, tmp_path):
-    simulate(tmp_path / "alone", **RUNS, workers=1)
+    simulate(tmp_path / "alone", **RUNS, workers=2)
     simulate(tmp_path / "cluster", **{**RUNS, "train_runs": 1}, cluster=two_workers.scheduler_address)
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "cluster" / "simulation").iterdir()}
     assert len(done) == 2
