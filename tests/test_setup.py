@@ -67,13 +67,13 @@ def test_without_a_driver_the_cpu_build_and_nothing_the_second_time(setup):
 def test_beside_a_driver_the_build_for_the_cuda_of_torch(setup, cuda, extra):
     assert setup(cuda=cuda, tool=True) == [
         "install torch==2.13.0",
-        f"install -e .[{extra},train,lab,cluster,search,kit,dev]",
+        f"install -e .[{extra},train,lab,cluster,cloud,search,kit,dev]",
     ]
 
 
 def test_what_is_said_goes_before_what_is_found(setup):
     assert setup("setup", "GPU=0", tool=True) == CPU
-    assert setup("setup", "GPU=1", cuda="13.0")[-1] == "install -e .[gpu,train,lab,cluster,search,kit,dev]"
+    assert setup("setup", "GPU=1", cuda="13.0")[-1] == "install -e .[gpu,train,lab,cluster,cloud,search,kit,dev]"
 
 
 def test_a_change_is_noticed_and_the_other_build_goes_first(setup):
@@ -81,7 +81,7 @@ def test_a_change_is_noticed_and_the_other_build_goes_first(setup):
     assert setup("setup", "GPU=0") == CPU
     gone = "uninstall onnxruntime onnxruntime-gpu"
     changed = setup(cuda="13.0", installed=["onnxruntime"], tool=True)
-    assert changed == ["install torch==2.13.0", gone, "install -e .[gpu,train,lab,cluster,search,kit,dev]"]
+    assert changed == ["install torch==2.13.0", gone, "install -e .[gpu,train,lab,cluster,cloud,search,kit,dev]"]
     assert setup("setup", "GPU=0", installed=["onnxruntime-gpu"], tool=True) == [CPU[0], gone, CPU[1]]
     assert setup("setup", "GPU=0", installed=["onnxruntime"]) == []
     assert setup("setup", "GPU=0", "TORCH=torch==2.12.1") == ["install torch==2.12.1", CPU[1]]
@@ -94,7 +94,7 @@ def test_other_targets_keep_what_was_set_up(setup):
     assert setup(".venv/.ready", tool=True) == []
     assert (
         setup(".venv/.ready", "GPU=1", cuda="13.0", tool=True)[-1]
-        == "install -e .[gpu,train,lab,cluster,search,kit,dev]"
+        == "install -e .[gpu,train,lab,cluster,cloud,search,kit,dev]"
     )
 
 
@@ -106,7 +106,7 @@ def test_openvino_comes_with_the_cpu_on_x86_only():
     assert requirement.marker.evaluate({"platform_machine": "x86_64"})
     assert not requirement.marker.evaluate({"platform_machine": "aarch64"})
     asked = [line for line in (CHECKOUT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
-    assert asked == ["-e .[cpu,openvino,train,lab,cluster,search,kit,dev]"]  # what `make setup` installs without a GPU
+    assert asked == ["-e .[cpu,openvino,train,lab,cluster,cloud,search,kit,dev]"]  # what `make setup` installs without a GPU
 
 
 def test_a_setting_that_is_neither_is_refused(setup, tmp_path):
