@@ -106,7 +106,9 @@ def test_openvino_comes_with_the_cpu_on_x86_only():
     assert requirement.marker.evaluate({"platform_machine": "x86_64"})
     assert not requirement.marker.evaluate({"platform_machine": "aarch64"})
     asked = [line for line in (CHECKOUT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
-    assert asked == ["-e .[cpu,openvino,train,lab,cluster,cloud,search,kit,dev]"]  # what `make setup` installs without a GPU
+    assert asked == [
+        "-e .[cpu,openvino,train,lab,cluster,cloud,search,kit,dev]"
+    ]  # what `make setup` installs without a GPU
 
 
 def test_a_setting_that_is_neither_is_refused(setup, tmp_path):
