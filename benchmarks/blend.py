@@ -6,7 +6,8 @@ Per seed both recipes train all their networks on all their folds, the same numb
 runs. Each is validated alone; then both together: with scores as they come, with score maps, and with maps and weights
 out of fold. Every average is scored on runs that none of its networks has seen, at the thresholds that its validation
 chose: what a user would get. A blend averages more networks than either part, so `detection twice` is the fair
-comparison: the first recipe trained once more, from other weights, and averaged with itself.
+comparison: the first recipe trained once more, from other weights, and averaged with itself. `fused picks` needs no
+common graph: the picks of both parts as `tomopoint fuse` makes one table of them, calibrated out of fold.
 
 All scores are simulated. What is simulated, trained or validated is not made again; the last line is one JSON object.
 """
@@ -22,20 +23,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from one_network import CLASSES, kept, predict_test_runs, recipe_of_steps
 from tomopoint.command import parse_zyx
-from tomopoint.data.tables import passing
-from tomopoint.evaluation.score import score_picks
+from tomopoint.data.tables import passing, read_pick_table, write_pick_table
+from tomopoint.evaluation.score import TruthMapping, score_picks
 from tomopoint.inference.engines.torch import TorchEngine
 from tomopoint.networks.ensemble import Ensemble
+from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 from tomopoint.simulate.options import SimulationOptions
 from tomopoint.simulate.project import ProjectPlan, write_project
 from tomopoint.training.recipe_files import load_recipe
-from tomopoint.validation.validated import load_validated
+from tomopoint.validation.validated import ValidatedEnsemble, load_validated
 
 SHAPE = "128,320,320"
 N_TRAIN, N_TEST, DATA_SEED = 8, 6, 61
@@ -61,6 +66,7 @@ ARMS = (
     Arm("blend, score maps", (FIRST, SECOND)),
     Arm("blend, score maps and weights", (FIRST, SECOND), ("--weights", "out-of-fold")),
 )
+FUSED = "fused picks"
 
 
 @dataclass(frozen=True)
@@ -88,38 +94,66 @@ def tomopoint(*words: object) -> None:
 
 
 def measure(setting: Setting, seed: int) -> dict[str, Any]:
-    """Train, validate and score everything of one seed; or read what an earlier call found."""
-    asked = {**asdict(setting), "out": "", "seed": seed, "data seed": DATA_SEED, "arms": [asdict(arm) for arm in ARMS]}
+    """Train, validate and score everything of one seed, but for what an earlier call found."""
+    asked = {**asdict(setting), "out": "", "seed": seed, "data seed": DATA_SEED}
     asked["networks"] = [asdict(load_recipe(recipe)) for recipe in setting.recipes]
-    return kept(setting.out / "seeds", str(seed), asked, lambda folder: _measure(setting, seed, folder))
+    seeds = setting.out / "seeds"
+    trained = seeds / kept(seeds, str(seed), asked, lambda folder: train(setting, seed, folder))["folder"]
+    arms = trained / "arms"
+    found = {arm.title: kept(arms, arm.title, asdict(arm), partial(score, setting, arm, trained)) for arm in ARMS}
+    return {**found, FUSED: kept(arms, FUSED, {}, partial(score_fused, setting, trained))}
 
 
-def _measure(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
+def train(setting: Setting, seed: int, folder: Path) -> dict[str, Any]:
+    """Train what is averaged, and say where."""
     first, second = setting.recipes
     for place, (name, recipe) in enumerate(zip(TRAININGS, (first, second, first), strict=True)):
         path = folder / f"{name}.yaml"
         own = replace(load_recipe(recipe), seed=seed + place * SEED_STEP)
         recipe_of_steps(own, setting.steps).save(path)
         tomopoint("train", "--data", setting.data, "--recipe", path, "--out", folder / name, "--device", "cpu")
-    return {arm.title: score(setting, arm, folder) for arm in ARMS}
+    return {"folder": folder.name}
 
 
-def score(setting: Setting, arm: Arm, folder: Path) -> dict[str, Any]:
+def score(setting: Setting, arm: Arm, trained: Path, folder: Path) -> dict[str, Any]:
     """Validate an average, and score it on runs that no network has seen."""
-    trained = [folder / name for name in arm.trained]
-    several = () if len(trained) == 1 else ("--out", folder / arm.title.replace(", ", "-").replace(" ", "-"))
-    tomopoint("validate", *trained, *several, *arm.options, "--device", "cpu")
-    merged = load_validated([several[1]] if several else trained)
-    engine = TorchEngine(Ensemble.of_pipeline(merged.networks, merged.pipeline), merged.pipeline.tiling.window_zyx)
-    truth, picks = predict_test_runs(setting.data, engine, merged.pipeline)
-    found = score_picks(truth, passing(picks, merged.pipeline.thresholds), merged.pipeline.particles)
+    parts = [trained / name for name in arm.trained]
+    several = () if len(parts) == 1 else ("--out", folder / "validated")
+    tomopoint("validate", *parts, *several, *arm.options, "--device", "cpu")
+    merged = load_validated([several[1]] if several else parts)
     weights = {m.kind: merged.pipeline.class_weights(m) for m in merged.pipeline.members}
-    return {
-        "f4": found.score,
-        "per_class": {name: item.f_beta for name, item in found.per_class.items()},
-        "networks": len(merged.networks),
-        "weights": weights,
-    }
+    figures = score_at_thresholds(*picks_of_test_runs(setting, merged), merged.pipeline)
+    return {**figures, "networks": len(merged.networks), "weights": weights}
+
+
+def score_fused(setting: Setting, trained: Path, folder: Path) -> dict[str, Any]:
+    """Fuse the picks of both parts, whose scores and thresholds come of runs held out from their networks."""
+    networks = 0
+    for name in (FIRST, SECOND):
+        merged = load_validated([trained / name])
+        truth, picks = picks_of_test_runs(setting, merged)
+        held_out = [read_pick_table(path) for path in sorted((trained / name / "validation").glob("*.csv"))]
+        (folder / name).mkdir(exist_ok=True)
+        write_pick_table(pd.concat([picks, *held_out], ignore_index=True), folder / name / "picks.csv")
+        merged.pipeline.save(folder / name / PIPELINE_NAME)
+        networks += len(merged.networks)
+    out = folder / "out"
+    tomopoint("fuse", folder / FIRST, folder / SECOND, "--truth", setting.data / "train", "--out", out)
+    fused = read_pick_table(out / "picks.csv")
+    of_test = fused[fused["experiment"].isin(truth)]
+    return {**score_at_thresholds(truth, of_test, Pipeline.load(out / PIPELINE_NAME)), "networks": networks}
+
+
+def picks_of_test_runs(setting: Setting, merged: ValidatedEnsemble) -> tuple[TruthMapping, pd.DataFrame]:
+    """Return the truth of the runs that no network has seen, and what an ensemble finds in them."""
+    engine = TorchEngine(Ensemble.of_pipeline(merged.networks, merged.pipeline), merged.pipeline.tiling.window_zyx)
+    return predict_test_runs(setting.data, engine, merged.pipeline)
+
+
+def score_at_thresholds(truth: TruthMapping, picks: pd.DataFrame, pipeline: Pipeline) -> dict[str, Any]:
+    """Simulated F4, in all and by particle."""
+    found = score_picks(truth, passing(picks, pipeline.thresholds), pipeline.particles)
+    return {"f4": found.score, "per_class": {name: item.f_beta for name, item in found.per_class.items()}}
 
 
 def print_table(found: Mapping[int, dict[str, Any]], seeds: Sequence[int]) -> None:
@@ -127,16 +161,16 @@ def print_table(found: Mapping[int, dict[str, Any]], seeds: Sequence[int]) -> No
     columns = ["average", "networks", *(f"seed {seed}" for seed in seeds), "mean", "gain over detection", *CLASSES]
     print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     table: dict[str, Any] = {}
-    for arm in ARMS:
-        own = [found[seed][arm.title] for seed in seeds]
+    for title in found[seeds[0]]:
+        own = [found[seed][title] for seed in seeds]
         scores = [figures["f4"] for figures in own]
         gains = [figures["f4"] - found[seed][ARMS[0].title]["f4"] for figures, seed in zip(own, seeds, strict=True)]
         spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
-        gain = "" if arm is ARMS[0] else f"{statistics.mean(gains):+.3f} (sd {spread:.3f})"
+        gain = "" if title == ARMS[0].title else f"{statistics.mean(gains):+.3f} (sd {spread:.3f})"
         classes = [f"{statistics.mean(figures['per_class'][name] for figures in own):.3f}" for name in CLASSES]
-        cells = [arm.title, str(own[0]["networks"]), *(f"{value:.3f}" for value in scores)]
+        cells = [title, str(own[0]["networks"]), *(f"{value:.3f}" for value in scores)]
         print(f"| {' | '.join([*cells, f'{statistics.mean(scores):.3f}', gain, *classes])} |")
-        table[arm.title] = {"scores": scores, "gains": gains, "weights": [figures["weights"] for figures in own]}
+        table[title] = {"scores": scores, "gains": gains, "weights": [figures.get("weights") for figures in own]}
     print(json.dumps({"simulated": True, "arms": table}))
 
 

@@ -1,4 +1,6 @@
-"""What holds for all tests: nothing is left in the home of whoever runs them."""
+"""What holds for all tests: nothing is left in the home of whoever runs them, and Ctrl-C reaches what they start."""
+
+import signal
 
 import pytest
 
@@ -12,3 +14,13 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_engine, "cache_folder", lambda: folder)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Let processes that tests start hear of Ctrl-C.
+
+    A script starts what it puts into the background with Ctrl-C ignored, which programs hand on.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
