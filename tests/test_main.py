@@ -151,7 +151,7 @@ def test_choices_are_shown_and_nothing_else_is_taken(words, choices, capsys, mon
     listed = ", ".join(f'"{choice}"' for choice in choices)
     assert f'Invalid value "whatever" for {words[-1]}. Choose from: {listed}.' in err
     monkeypatch.setenv("COLUMNS", "400")
-    assert f"[choices: {', '.join(choices)}]" in run(capsys, words[0], "--help")[1]
+    assert f"[choices: {', '.join(choices)}]" in plain(run(capsys, words[0], "--help")[1])
 
 
 def test_defaults_are_shown_as_one_types_them(capsys, monkeypatch):
