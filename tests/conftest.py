@@ -24,3 +24,10 @@ def interruptible():
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)  # there is no such hook without pytest-xdist
+def pytest_testnodedown(node, error):
+    """Say how a process of pytest-xdist died: below 0 is a signal."""
+    if error:
+        print(f"\n{node.gateway.id} ended with exit status {node.gateway._io.popen.wait(20)}", flush=True)

@@ -103,6 +103,10 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(data, wri
         ),
         ({"variants": {"pairs": {"folds": "pairs-2"}}, "folds": [0]}, "holds out other runs than the base"),
         ({"variants": {"few": {"particles": [vars(PARTICLES[0])]}}}, "finds other particles than the base"),
+        (
+            {"variants": {"coarse": {"stride": 16}}},
+            "coarse, seed 0: segresnet: .* has feature maps at strides 1, .*, not",
+        ),
     ):
         with pytest.raises(TomopointError, match=message):
             compare(write(**content), data=data, out=out, device="cpu")

@@ -49,6 +49,12 @@ def build_network(config: NetworkConfig, n_classes: int, stride: int) -> PointNe
     return PointNetwork(backbone, _build_head(full, backbone.features, n_classes, stride), n_classes, stride)
 
 
+def check_network(config: NetworkConfig, n_classes: int, stride: int) -> None:
+    """Raise what :func:`build_network` raises, without memory for weights."""
+    with torch.device("meta"):
+        build_network(config, n_classes, stride)
+
+
 _BACKBONES: Mapping[str, Callable[[NetworkConfig, int], Backbone]] = {
     "segresnet": SegResNetBackbone,
     "heatmap": SegResNetBackbone,

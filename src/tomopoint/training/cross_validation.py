@@ -17,6 +17,7 @@ from tomopoint.data.picks import read_run_picks
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
+from tomopoint.networks.build import check_network
 from tomopoint.pipeline import Particle
 from tomopoint.strict_json import build, read, reading
 from tomopoint.tasks.task import Hire, carry_out_all
@@ -201,10 +202,14 @@ def make_plan(
     DataError
         Anything wrong with the project or with `folds`.
     TomopointError
-        Weights to start from that are not there or do not fit. Several processes are given a time limit, or weights
-        that move only after some steps.
+        A network that cannot be built, as one without feature maps at the stride. Weights to start from that are not
+        there or do not fit. Several processes are given a time limit, or weights that move only after some steps.
     """
     for index, network in enumerate(recipe.networks):
+        try:
+            check_network(network, len(recipe.particles), recipe.stride)
+        except TomopointError as error:
+            raise TomopointError(f"{network.title}: {error}") from error
         own = recipe.for_network(index)
         if own.fit.max_minutes and Processes.from_environment().count > 1:
             raise TomopointError(

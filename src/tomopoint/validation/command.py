@@ -26,7 +26,7 @@ def validate(
     weights: str = "equal",
     score_maps: Literal["out-of-fold", "none"] = "out-of-fold",
     views: str = "1",
-    view_merge: Literal["mean", "gmean", "max"] = "mean",
+    view_merge: Literal["mean", "gmean", "max"] = "max",
     offset_average: Literal["mean", "score"] = "mean",
     window: str | None = None,
     overlap: str | None = None,
