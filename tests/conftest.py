@@ -1,6 +1,7 @@
 """What holds for all tests: nothing is left in the home of whoever runs them, and Ctrl-C reaches what they start."""
 
 import signal
+import sys
 
 import pytest
 
@@ -30,4 +31,4 @@ def interruptible():
 def pytest_testnodedown(node, error):
     """Say how a process of pytest-xdist died: below 0 is a signal."""
     if error:
-        print(f"\n{node.gateway.id} ended with exit status {node.gateway._io.popen.wait(20)}", flush=True)
+        sys.stderr.write(f"\n{node.gateway.id} ended with exit status {node.gateway._io.popen.wait(20)}\n")
