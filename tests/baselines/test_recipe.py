@@ -28,7 +28,7 @@ def test_a_file_changes_its_base(tmp_path):
     recipe = load_baseline(str(path))
     assert (recipe.detector.box, recipe.detector.loss, recipe.crops) == (
         "constant",
-        "focal",
+        "bce",
         load_baseline("detector").crops,
     )
     assert [particle.name for particle in recipe.particles] == ["ribosome"]
@@ -63,7 +63,7 @@ def test_unknown_names_list_the_recipes():
 
 
 def test_the_method_decides_the_sphere():
-    assert baseline_from_dict({"method": "detector", **CROPS}, "it").radius_factor == 1.3
+    assert baseline_from_dict({"method": "detector", **CROPS}, "it").radius_factor == 1.0
     assert baseline_from_dict({"method": "segmenter", **CROPS}, "it").radius_factor == 0.7
     assert isinstance(load_baseline("segmenter"), BaselineRecipe)
 

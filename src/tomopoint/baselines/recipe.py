@@ -93,8 +93,8 @@ class DetectorOptions:
     """
 
     box: Box = "sphere"
-    radius_factor: float = 1.3
-    loss: BoxLoss = "focal"
+    radius_factor: float = 1.0
+    loss: BoxLoss = "bce"
     focal_gamma: float = 2.0
     focal_alpha: float = 0.25
     box_weight: float = 1.0
