@@ -3,14 +3,16 @@ sm_75 build.
 
 Half SegResNet, half DynUNet, at the winner's widths; with `--segmentation` also the six networks of the recipe
 `winner-segmentation`, in float16 alone (in float32 they do not fit into one file). Heads are spread so that scores and
-offsets use their range (fresh ones answer almost constant maps, on which any graph agrees). Each precision runs in a
-process of its own:
+offsets use their range (fresh ones answer almost constant maps, on which any graph agrees), and batch norms have the
+statistics of a simulated tomogram (with those of white noise an EfficientNet's activations grow from block to block,
+beyond what float16 holds). Each precision runs in a process of its own:
 
 * at `--window`, the Pipeline's default unless given, the graph is made and counted, and the hours of the competition
-  are projected. In float16 it then goes through TensorRT-RTX's parser and compiler for a T4, which needs no GPU
-  (float32 convolutions it cannot compile);
+  are projected;
 * at `--compare`, which is smaller because PyTorch and ONNX Runtime compute all of it on the CPU, it is exported whole
-  and compared with PyTorch, on a window cut from a simulated tomogram, whose statistics are those of real ones.
+  and compared with PyTorch, on a window cut from a simulated tomogram, whose statistics are those of real ones;
+* in float16 the graph of `--window` then goes through TensorRT-RTX's parser and compiler for a T4, which needs no GPU
+  (float32 convolutions it cannot compile).
 
 With `--count-only` the graph is made and counted, and neither compiled nor compared.
 
@@ -31,7 +33,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tomopoint.command import parse_zyx
 from tomopoint.data.project import Project
@@ -41,7 +43,7 @@ from tomopoint.export.engine_build import BuildOptions, build_plan
 from tomopoint.export.graph import Graph
 from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.graph_form import graph_form
-from tomopoint.export.onnx_export import ExportOptions, export_merged
+from tomopoint.export.onnx_export import ExportOptions, export_merged, reference_windows
 from tomopoint.inference.cost import n_windows
 from tomopoint.inference.engines.tensorrt_module import load_tensorrt
 from tomopoint.inference.tiles import choose_tiling
@@ -62,26 +64,26 @@ VOXEL_A = 10.0124
 Size = tuple[int, int, int]
 
 
-def random_network(config: NetworkConfig, seed: int) -> PointNetwork:
+def random_network(config: NetworkConfig, seed: int, windows: Tensor) -> PointNetwork:
     torch.manual_seed(seed)
     network = build_network(config, len(COMPETITION_PARTICLES), stride=2).requires_grad_(False)
     for parameter in network.head.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=SPREAD / parameter[0].numel() ** 0.5)
-    if config.has_batch_norm:  # statistics of what they see, as training gives them
+    if config.has_batch_norm:  # statistics of tomograms, as training gives them
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm3d):
                 layer.momentum = 1.0
-        network.train()(torch.randn(2, 1, 64, 64, 64))
+        network.train()(windows)
     return network.eval()
 
 
 def measure(given: argparse.Namespace) -> dict[str, object]:
+    """Make and count the graph at `--window`, keep it where it is to be built, and compare it at `--compare`."""
     precision, window_zyx = given.precision, parse_zyx("window", given.window)
     configs = tuple(NetworkConfig(name) for _ in range(given.folds) for name in ARCHITECTURES)
     if given.segmentation:
         configs += tuple(network.architecture for network in load_recipe("winner-segmentation").networks)
-    networks = tuple(random_network(config, seed) for seed, config in enumerate(configs))
     members = tuple(
         Member(f"fold{k // 2}", config.title, (), None, f"{k:064x}", kind=config.kind)
         for k, config in enumerate(configs)
@@ -89,19 +91,20 @@ def measure(given: argparse.Namespace) -> dict[str, object]:
     pipeline = Pipeline(
         COMPETITION_PARTICLES, VOXEL_A, tiling=choose_tiling([window_zyx], 1, window_zyx), members=members
     )
-    with TemporaryDirectory() as name:
-        full = count_and_build(networks, pipeline, precision, None if given.count_only else Path(name) / "full.onnx")
-    sizes = {
-        "networks": len(networks),
-        "parameters_million": round(sum(p.numel() for n in networks for p in n.parameters()) / 1e6, 1),
-    }
-    if given.count_only:
-        return {**sizes, **full, "peak_gigabytes": round(peak_gigabytes(), 2)}
     compare_zyx = parse_zyx("compare", given.compare)
+    smaller = replace(pipeline, tiling=choose_tiling([compare_zyx], 1, compare_zyx))
     with TemporaryDirectory() as name:
         folder = Path(name)
         options = ExportOptions(precision=precision, tomogram_path=simulated_tomogram(folder, compare_zyx))
-        smaller = replace(pipeline, tiling=choose_tiling([compare_zyx], 1, compare_zyx))
+        windows = torch.from_numpy(reference_windows(smaller, replace(options, batch=2)))
+        networks = tuple(random_network(config, seed, windows) for seed, config in enumerate(configs))
+        sizes = {
+            "networks": len(networks),
+            "parameters_million": round(sum(p.numel() for n in networks for p in n.parameters()) / 1e6, 1),
+        }
+        full = count(networks, pipeline, precision, given.keep)
+        if given.count_only:
+            return {**sizes, **full, "peak_gigabytes": round(peak_gigabytes(), 2)}
         report = export_merged(ValidatedEnsemble(networks, smaller, configs), folder / "ensemble.onnx", options)
         return {
             **sizes,
@@ -113,27 +116,24 @@ def measure(given: argparse.Namespace) -> dict[str, object]:
         }
 
 
-def count_and_build(
-    networks: tuple[PointNetwork, ...], pipeline: Pipeline, precision: str, path: Path | None
+def count(
+    networks: tuple[PointNetwork, ...], pipeline: Pipeline, precision: str, keep: Path | None
 ) -> dict[str, object]:
-    """Count the whole graph at the Pipeline's window, print its hours; with a path, compile it where RTX can."""
+    """Count the whole graph at the Pipeline's window, print its hours; write it where it is to be kept."""
     start = time.monotonic()
     graph = Graph(graph_form(Ensemble(networks).eval(), precision), pipeline.tiling.window_zyx, 1)
     cost = cost_of(graph.model, pipeline, precision, 1)
     seconds = time.monotonic() - start
     print(f"{len(networks)} networks, {precision}\n{format_projections(cost, pipeline)}", file=sys.stderr)
     print(time_warning(cost, pipeline) or "no warning", file=sys.stderr, flush=True)
-    figures: dict[str, object] = {
+    if keep is not None:
+        graph.save(keep)
+    return {
         "cost": asdict(cost),
         "windows_per_tomogram": n_windows(pipeline, COMPETITION.shape_zyx),
         "hours": {p.runtime: round(p.hours, 2) for p in project(cost, pipeline)},
         "graph_seconds": round(seconds, 1),
     }
-    if precision == "fp16" and path is not None:
-        graph.save(path)
-        del graph
-        figures["sm_75"] = build_for_t4(path)
-    return figures
 
 
 def simulated_tomogram(folder: Path, window_zyx: Size) -> Path:
@@ -152,6 +152,7 @@ def build_for_t4(path: Path) -> dict[str, object]:
         "parse_seconds": round(plan.parse_seconds, 2),
         "build_seconds": round(plan.build_seconds, 1),
         "plan_megabytes": round(plan.n_bytes / 1e6, 1),
+        "build_peak_gigabytes": round(peak_gigabytes(), 2),
     }
 
 
@@ -167,16 +168,31 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "fp16"))
     parser.add_argument("--segmentation", action="store_true", help="with the winner's six segmentation networks")
     parser.add_argument("--count-only", action="store_true", help="neither compile nor compare the graph")
+    parser.add_argument("--keep", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.precision:
-        print(json.dumps(measure(given)))
+    if given.build or given.measure:
+        print(json.dumps(build_for_t4(given.build) if given.build else measure(given)))
         return
     results = {}
-    for precision in ("fp16",) if given.segmentation else ("fp32", "fp16"):
-        words = [sys.executable, __file__, *sys.argv[1:], "--precision", precision]
-        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-        results[precision] = json.loads(done.stdout.splitlines()[-1])
+    for precision in [given.precision] if given.precision else ["fp16"] if given.segmentation else ["fp32", "fp16"]:
+        with TemporaryDirectory() as name:
+            path = Path(name) / "full.onnx"
+            builds = precision == "fp16" and not given.count_only
+            results[precision] = in_process(
+                *sys.argv[1:], "--measure", "--precision", precision, *(("--keep", str(path)) if builds else ())
+            )
+            if builds:
+                results[precision]["sm_75"] = in_process("--build", str(path))
     print(json.dumps({"window_zyx": given.window, "compare_window_zyx": given.compare, **results}))
+
+
+def in_process(*words: str) -> dict[str, object]:
+    """Return what this script prints last with these words."""
+    done = subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 if __name__ == "__main__":

@@ -367,6 +367,10 @@ class Pipeline:
         named = replace(self, members=tuple(members))
         return replace(named, decoding=replace(self.decoding, refine_peaks=not named.predicts_offsets))
 
+    def with_views(self, views: Sequence[str], merge: str) -> Pipeline:
+        """Return a copy that merges these views; of one there is nothing to merge, so its ``view_merge`` stays."""
+        return replace(self, views=tuple(views), view_merge=merge if len(views) > 1 else "mean")
+
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: two pipelines are equal exactly if their digests are."""

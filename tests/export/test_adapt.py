@@ -53,6 +53,29 @@ def test_a_new_window_with_old_thresholds_is_said(small, tmp_path):
     assert "its thresholds were chosen in another window" in result.text
 
 
+def test_views_are_merged_by_their_maximum_unless_told_otherwise(small, tmp_path):
+    """Two views in the graph are what the graph of one says of the volume and of its turned copy, merged."""
+    one, two, mean = (tmp_path / f"{name}.onnx" for name in ("one", "two", "mean"))
+    assert "with other views: predict" in adapt(small, out=one, window="32,32,32", views="1").text
+    adapt(one, out=two, views="identity,rot180")
+    adapt(two, out=mean, views="2", view_merge="mean")
+    assert (read_pipeline(one).views, read_pipeline(one).view_merge) == (("identity",), "mean")
+    assert (read_pipeline(two).views, read_pipeline(two).view_merge) == (("identity", "rot180"), "max")
+    assert (read_pipeline(mean).views, read_pipeline(mean).view_merge) == (("identity", "flip_x_flip_z"), "mean")
+
+    volume = np.random.default_rng(0).standard_normal((1, 1, 32, 32, 32), dtype=np.float32)
+    scores = {}
+    for path, asked in ((one, volume), (two, volume), (one, volume[..., ::-1, ::-1].copy())):
+        engine = OnnxEngine(path, provider="cpu")
+        scores[path.stem, len(scores)] = engine.infer(asked)[0]
+        engine.close()
+    straight, merged, turned = scores.values()
+    # each network's highest is taken before networks are averaged: not below the highest of the averages
+    assert (merged >= np.maximum(straight, turned[..., ::-1, ::-1]) - 2e-3).all()
+    assert (merged <= straight + turned[..., ::-1, ::-1] + 2e-3).all()
+    assert np.abs(merged - straight).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -60,6 +83,7 @@ def test_a_new_window_with_old_thresholds_is_said(small, tmp_path):
         ({"window": "30,32,32"}, "multiples of 4|multiples of 8"),
         ({"thresholds": "spike=0.5"}, "spike"),
         ({"shape": "0,10,10"}, "shape"),
+        ({"views": "3"}, "--views 3"),
     ],
 )
 def test_what_cannot_be_adapted(small, tmp_path, options, sentence):

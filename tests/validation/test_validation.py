@@ -105,6 +105,18 @@ def test_adopted_thresholds_leave_no_scores_of_other_ones(validated, tmp_path):
     assert not (folder / "validation.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "merge"),
+    [({}, "mean"), ({"view_merge": "gmean"}, "mean"), ({"views": "4"}, "max"), ({"views": "flip_x"}, "mean")]
+    + [({"views": "2", "view_merge": merge}, merge) for merge in ("mean", "gmean")],
+)
+def test_several_views_are_merged_by_their_maximum_unless_told_otherwise(validated, tmp_path, options, merge):
+    folder = tmp_path / "copy"
+    shutil.copytree(validated[0], folder)
+    validate([folder], thresholds=str(validated[0] / "pipeline.json"), **options)
+    assert Pipeline.load(folder / "pipeline.json").view_merge == merge
+
+
 def test_counts_choose_as_many_picks_as_asked(validated, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(validated[0], folder)

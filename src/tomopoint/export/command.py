@@ -88,11 +88,13 @@ def adapt(
     shape: str | None = None,
     machine: Literal["t4", "cpu"] = "t4",
     window: str | None = None,
+    views: str | None = None,
+    view_merge: Literal["mean", "gmean", "max"] = "max",
     thresholds: str = "",
 ) -> CommandResult:
-    """Write a graph again with another window, or other thresholds, from the networks in it.
+    """Write a graph again with another window, views, or other thresholds, from the networks in it.
 
-    For tomograms of another shape, for a CPU, or with the thresholds of tomopoint tune. Nothing
+    For tomograms of another shape, for a CPU, for more views, or with the thresholds of tomopoint tune. Nothing
     is trained; the new graph is compared with PyTorch, as by tomopoint export.
 
     Parameters
@@ -107,9 +109,14 @@ def adapt(
         What computes it, with --shape: t4, up to 192x256x256 voxels at once; cpu, up to 192x352x352.
     window
         Network input in voxels, as z,y,x, instead.
+    views
+        Views to merge, as their number (1, 2, 4, 8, 16) or by name, e.g. identity,flip_x,rot90: better and so many
+        times slower.
+    view_merge
+        How scores of one network in several views are merged: mean, gmean (their geometric mean) or max.
     thresholds
-        E.g. ribosome=0.3,thyroglobulin=0.2, or thresholds.json of tomopoint tune; the others stay. Scores are a little
-        others in another window, so thresholds are best chosen for it.
+        E.g. ribosome=0.3,thyroglobulin=0.2, or thresholds.json of tomopoint tune; the others stay. Scores are others
+        in another window, and in other views, so thresholds are best chosen for them.
     """
     from dataclasses import replace
 
@@ -122,9 +129,10 @@ def adapt(
     from tomopoint.inference.reference import REFERENCE_NAME
     from tomopoint.inference.tiles import MACHINES, choose_tiling
     from tomopoint.models.box import find_model
+    from tomopoint.networks.views import parse_views
 
-    if not (shape or window or thresholds):
-        raise EngineError("nothing is to be changed; give --shape or --window, --thresholds, or both")
+    if not (shape or window or views or thresholds):
+        raise EngineError("nothing is to be changed; give --shape or --window, --views, --thresholds, or several")
     model = find_model(model)
     for path in (out, out.with_name(REFERENCE_NAME)):
         check_output(path, [model, *([Path(thresholds)] if thresholds and "=" not in thresholds else [])])
@@ -136,19 +144,23 @@ def adapt(
         window_zyx = None if window is None else parse_zyx("window", window)
         tiling = choose_tiling(shapes, divisor, window_zyx, largest=MACHINES[machine])
         pipeline = replace(pipeline, tiling=replace(tiling, edge_weight=pipeline.tiling.edge_weight))
+    if views:
+        pipeline = pipeline.with_views(parse_views(views), view_merge)
     report = export_merged(replace(rebuilt, pipeline=pipeline), out, ExportOptions(**how_exported(model)))
     lines = [f"{report.path}: {report.n_bytes / 1e6:.1f} MB", format_table(report.rows)]
     if shape:
         lines.append(tomogram_cost(pipeline, report.cost, parse_zyx("shape", shape)).text())
-    if (shape or window) and not thresholds:
+    if (shape or window or views) and not thresholds:
+        elsewhere = " and ".join(["in another window"] * bool(shape or window) + ["with other views"] * bool(views))
         lines.append(
-            "its thresholds were chosen in another window: predict runs of which the truth is known, "
-            "`tomopoint tune`, and give thresholds.json to this command"
+            f"its thresholds were chosen {elsewhere}: predict runs of which the truth is known, `tomopoint tune`, and "
+            "give thresholds.json to this command"
         )
     figures = {
         "model": str(report.path),
         "onnx_sha256": report.onnx_sha256,
         "window_zyx": list(pipeline.tiling.window_zyx),
+        "views": list(pipeline.views),
         "thresholds": pipeline.thresholds,
         "parity": [row.to_dict() for row in report.rows],
     }

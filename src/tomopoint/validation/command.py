@@ -119,7 +119,6 @@ def validate(
     shapes = [describe_tomogram(project.run(n, "train").tomogram_path(ensemble.tomo_type)).shape_zyx for n in names]
     window_zyx = None if window is None else parse_zyx("window", window)
     overlap_zyx = None if overlap is None else parse_zyx("overlap", overlap)
-    looks = parse_views(views)
     pipeline = Pipeline(
         particles=ensemble.particles,
         voxel_A=ensemble.records[0].voxel_A,
@@ -127,10 +126,9 @@ def validate(
         normalisation=ensemble.records[0].normalisation,
         tiling=choose_tiling(shapes, ensemble.divisor, window_zyx, overlap_zyx, MACHINES[machine]),
         tomo_type=ensemble.tomo_type,
-        views=looks,
-        view_merge=view_merge if len(looks) > 1 else "mean",  # which is not written: of one there is nothing to merge
         offset_average=offset_average,
-    ).of_members(ensemble.members)
+    )
+    pipeline = pipeline.with_views(parse_views(views), view_merge).of_members(ensemble.members)
     if weights not in ("equal", "out-of-fold"):
         shares = parse_weights(weights, ensemble)
         pipeline = replace(pipeline, members=with_weights(pipeline.members, ensemble.siblings, shares))
