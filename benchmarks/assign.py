@@ -24,7 +24,7 @@ from tomopoint.training.losses.assignment import LevelMaps, assign
 from tomopoint.training.losses.cell_boxes import PointList
 from tomopoint.training.losses.detection import DetectionLoss
 from tomopoint.training.losses.points import PointBatch, collate
-from tomopoint.training.recipe import AssignmentOptions
+from tomopoint.training.options.losses import AssignmentOptions
 
 BATCH, N_POINTS, N_CLASSES, STRIDE = 4, 60, 6, 2
 CROP_ZYX = (96, 128, 128)

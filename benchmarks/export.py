@@ -64,7 +64,8 @@ VOXEL_A = 10.0124
 Size = tuple[int, int, int]
 
 
-def random_network(config: NetworkConfig, seed: int, windows: Tensor) -> PointNetwork:
+def random_network(config: NetworkConfig, seed: int, windows: Tensor | None = None) -> PointNetwork:
+    """Return a network with spread heads; windows (B,1,D,H,W) of a tomogram are for its batch norms, if it has any."""
     torch.manual_seed(seed)
     network = build_network(config, len(COMPETITION_PARTICLES), stride=2).requires_grad_(False)
     for parameter in network.head.parameters():
@@ -74,6 +75,7 @@ def random_network(config: NetworkConfig, seed: int, windows: Tensor) -> PointNe
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm3d):
                 layer.momentum = 1.0
+        assert windows is not None
         network.train()(windows)
     return network.eval()
 

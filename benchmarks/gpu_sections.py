@@ -233,7 +233,8 @@ def _make_step(size: Size, kind: str, dtype: torch.dtype, layout: torch.memory_f
     from tomopoint.pipeline import COMPETITION_PARTICLES
     from tomopoint.training.losses.build import build_loss
     from tomopoint.training.optimisation import parameter_groups
-    from tomopoint.training.recipe import LossOptions, OptimiserOptions
+    from tomopoint.training.options.fitting import OptimiserOptions
+    from tomopoint.training.options.losses import LossOptions
 
     device, options = _device(), OptimiserOptions()
     network = _network(size, kind, 0).train().to(device, memory_format=layout)  # type: ignore[call-overload]
@@ -267,7 +268,7 @@ def _loader(size: Size, batch_size: int) -> DataLoader[CropBatch]:
     from tomopoint.training.crops.dataset import CropDataset, EpochSampler, collate_crops
     from tomopoint.training.crops.tomograms import TrainingTomogram
     from tomopoint.training.machine import Machine
-    from tomopoint.training.recipe import AugmentationOptions, CropOptions
+    from tomopoint.training.options.crops import AugmentationOptions, CropOptions
 
     rng, shape = np.random.default_rng(0), size.tomogram_zyx
     volume = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).half()

@@ -32,7 +32,7 @@ from tomopoint.processes import keep_freed_memory
 from tomopoint.training.losses.build import build_loss
 from tomopoint.training.losses.points import collate
 from tomopoint.training.on_cpu.choice import Stated, Way, fastest_way, prepare
-from tomopoint.training.recipe import LossOptions
+from tomopoint.training.options.losses import LossOptions
 
 STRIDE, BATCH, CROP, N_POINTS, WARM_UP, REPEATS, PROFILED = 2, 2, 64, 12, 2, 7, 1
 RADII_VOX = (5.993, 8.989, 14.982, 12.984, 13.484, 6.492)

@@ -26,7 +26,8 @@ from tomopoint.training.fit import MemberTask, fit_member
 from tomopoint.training.losses.build import build_loss
 from tomopoint.training.machine import Machine
 from tomopoint.training.on_cpu.choice import Stated, Way, fastest_way, prepare
-from tomopoint.training.recipe import AugmentationOptions, CropOptions, Recipe
+from tomopoint.training.options.crops import AugmentationOptions, CropOptions
+from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import load_recipe
 
 VOXEL_A = 10.012

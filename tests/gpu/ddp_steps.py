@@ -16,7 +16,7 @@ from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.training.losses.build import build_loss
 from tomopoint.training.losses.points import collate
-from tomopoint.training.recipe import LossOptions
+from tomopoint.training.options.losses import LossOptions
 
 CONFIG = NetworkConfig("segresnet", init_filters=8, blocks_down=(1, 1, 1), class_width=8, offset_width=8, dropout=0.0)
 RADII_VOX = (6.0, 12.0)

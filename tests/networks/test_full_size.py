@@ -8,7 +8,7 @@ from tomopoint.networks.build import build_network
 from tomopoint.networks.config import NetworkConfig
 from tomopoint.training.losses.build import build_loss
 from tomopoint.training.losses.points import collate
-from tomopoint.training.recipe import LossOptions
+from tomopoint.training.options.losses import LossOptions
 
 RADII_VOX = (5.993, 8.989, 14.982, 12.984, 13.484, 6.492)
 

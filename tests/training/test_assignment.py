@@ -10,7 +10,7 @@ from tomopoint.training.losses.assignment import LevelMaps
 from tomopoint.training.losses.assignment import assign as assign_levels
 from tomopoint.training.losses.cell_boxes import PointList, cell_boxes
 from tomopoint.training.losses.points import PADDING_LABEL, PointBatch, collate
-from tomopoint.training.recipe import AssignmentOptions
+from tomopoint.training.options.losses import AssignmentOptions
 
 STRIDE = 2
 

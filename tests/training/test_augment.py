@@ -22,7 +22,7 @@ from tomopoint.training.crops.instances import (
 from tomopoint.training.crops.resample import CropTransform, rotation_matrix
 from tomopoint.training.crops.tomograms import TrainingTomogram
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL
-from tomopoint.training.recipe import AugmentationOptions, CropOptions
+from tomopoint.training.options.crops import AugmentationOptions, CropOptions
 
 RADII_VOX = (3.0, 6.0)
 FLOAT32 = 1e-5

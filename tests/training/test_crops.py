@@ -10,7 +10,7 @@ from training_data import make_run
 from tomopoint.errors import DataError
 from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset, EpochSampler, collate_crops
 from tomopoint.training.crops.sampler import OVERHANG, CropSampler
-from tomopoint.training.recipe import AugmentationOptions, CropOptions
+from tomopoint.training.options.crops import AugmentationOptions, CropOptions
 
 SIZE = (16, 24, 32)
 SHAPE = (40, 70, 160)

@@ -11,7 +11,7 @@ from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset
 from tomopoint.training.losses.detection import DetectionLoss
 from tomopoint.training.losses.heatmap import HeatmapLoss
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL, collate
-from tomopoint.training.recipe import CropOptions
+from tomopoint.training.options.crops import CropOptions
 
 RADII = (6.0, 10.0)
 MAP = (8, 8, 8)

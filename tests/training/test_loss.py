@@ -15,7 +15,7 @@ from tomopoint.training.losses.build import build_loss
 from tomopoint.training.losses.detection import DetectionLoss
 from tomopoint.training.losses.heatmap import HeatmapLoss
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL, PointBatch, collate
-from tomopoint.training.recipe import LossOptions
+from tomopoint.training.options.losses import LossOptions
 
 STRIDE = 2
 RADII_VOX = (2.5, 4.0, 6.0)

@@ -22,7 +22,7 @@ from tomopoint.training.optimisation import (
     to_average,
     to_training_point,
 )
-from tomopoint.training.recipe import FitOptions, OptimiserOptions
+from tomopoint.training.options.fitting import FitOptions, OptimiserOptions
 
 FIT = FitOptions(epochs=10, steps_per_epoch=10, averaging="none")
 OPTIMISER = OptimiserOptions(warmup_steps=20, final_share=0.01)

@@ -18,7 +18,8 @@ from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describ
 from tomopoint.training.crops.tomograms import read_tomograms
 from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL
-from tomopoint.training.recipe import CropOptions, Recipe
+from tomopoint.training.options.crops import CropOptions
+from tomopoint.training.recipe import Recipe
 
 RECIPE = Recipe(particles=PARTICLES, folds="kfold-2", crops=CropOptions((96, 64, 64)))
 

@@ -14,13 +14,9 @@ from tomopoint.data.folds import make_folds
 from tomopoint.errors import TomopointError
 from tomopoint.networks.build import build_network
 from tomopoint.training.checkpoints import load_record
-from tomopoint.training.recipe import (
-    AugmentationOptions,
-    FitOptions,
-    NetworkRecipe,
-    OptimiserOptions,
-    Recipe,
-)
+from tomopoint.training.options.crops import AugmentationOptions
+from tomopoint.training.options.fitting import FitOptions, OptimiserOptions
+from tomopoint.training.recipe import NetworkRecipe, Recipe
 from tomopoint.training.recipe_files import differences, load_recipe, recipe_from_dict, recipes_folder
 
 NAMES = (

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tomopoint.training.crops.resample import CropTransform, draw_transform, inside, resample, rotation_matrix
-from tomopoint.training.recipe import AugmentationOptions
+from tomopoint.training.options.crops import AugmentationOptions
 
 SIZE = (32, 36, 40)
 SHAPE = (70, 80, 90)

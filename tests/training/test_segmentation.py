@@ -18,7 +18,9 @@ from tomopoint.training.losses.cell_boxes import PointList
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL, PointBatch, collate
 from tomopoint.training.losses.segmentation import target_map
 from tomopoint.training.optimisation import build_average
-from tomopoint.training.recipe import CropOptions, FitOptions, LossOptions, SegmentationOptions
+from tomopoint.training.options.crops import CropOptions
+from tomopoint.training.options.fitting import FitOptions
+from tomopoint.training.options.losses import LossOptions, SegmentationOptions
 from tomopoint.training.recipe_files import recipe_from_dict
 
 SIZE = (12, 16, 8)

@@ -16,7 +16,7 @@ from tomopoint.errors import TomopointError
 from tomopoint.files import write_atomically
 from tomopoint.pipeline import COMPETITION_PARTICLES, Normalisation, Particle
 from tomopoint.strict_json import plain
-from tomopoint.training.recipe import AugmentationOptions, CropOptions
+from tomopoint.training.options.crops import AugmentationOptions, CropOptions
 
 Method = Literal["detector", "segmenter"]
 Box = Literal["sphere", "constant"]

@@ -34,7 +34,8 @@ from tomopoint.files import PLAIN_NAME, is_plain_name
 from tomopoint.pipeline import Particle
 from tomopoint.strict_json import Malformed, build, shown
 from tomopoint.strict_yaml import read_yaml
-from tomopoint.training.recipe import FitOptions, Recipe
+from tomopoint.training.options.fitting import FitOptions
+from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import load_changed
 
 BASE_NAME = "base"

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from tomopoint.errors import TomopointError
 from tomopoint.processes import keep_freed_memory
 from tomopoint.training.on_cpu.choice import Stated
-from tomopoint.training.recipe import Precision
+from tomopoint.training.options.fitting import Precision
 
 Device = Literal["auto", "cpu", "cuda"]
 Curves = Literal["tensorboard", "wandb", "none"]

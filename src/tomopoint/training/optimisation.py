@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from tomopoint.errors import TomopointError
 from tomopoint.networks.point_network import PointNetwork
-from tomopoint.training.recipe import FitOptions, OptimiserOptions
+from tomopoint.training.options.fitting import FitOptions, OptimiserOptions
 
 FIRST_SHARE = 1e-3
 """Warm-up starts at this share of the peak: zero would waste the first step."""

@@ -10,7 +10,7 @@ import torch
 from tomopoint.training.crops.crop import Crop
 from tomopoint.training.crops.instances import Instances, erase_instances, mix_instances, paste_particles
 from tomopoint.training.crops.resample import inside
-from tomopoint.training.recipe import AugmentationOptions
+from tomopoint.training.options.crops import AugmentationOptions
 
 
 def vary(crop: Crop, rng: np.random.Generator, options: AugmentationOptions, instances: Instances | None) -> Crop:

@@ -23,7 +23,7 @@ from tomopoint.training.crops.resample import Matrix, draw_transform, inside, re
 from tomopoint.training.crops.sampler import CropSampler, Sampler
 from tomopoint.training.crops.tomograms import TrainingTomogram
 from tomopoint.training.losses.points import BORDER_RADII, FIRST_BORDER_LABEL, PointBatch, collate
-from tomopoint.training.recipe import AugmentationOptions, CropOptions
+from tomopoint.training.options.crops import AugmentationOptions, CropOptions
 
 NO_AUGMENTATION = AugmentationOptions(resample_probability=0.0, flips=False, quarter_turns=False)
 

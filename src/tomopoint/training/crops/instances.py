@@ -23,7 +23,7 @@ from tomopoint.training.crops.crop import Crop
 from tomopoint.training.crops.resample import CropTransform, Matrix, inside, resample
 from tomopoint.training.crops.tomograms import TrainingTomogram
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL
-from tomopoint.training.recipe import PasteFrom
+from tomopoint.training.options.crops import PasteFrom
 
 MAX_PASTED = 3
 MARGIN_A = 50.0

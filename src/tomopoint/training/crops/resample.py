@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from tomopoint.training.recipe import AugmentationOptions
+from tomopoint.training.options.crops import AugmentationOptions
 
 Matrix = npt.NDArray[np.floating[Any]]
 

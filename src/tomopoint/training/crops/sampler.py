@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tomopoint.errors import DataError
 from tomopoint.training.crops.tomograms import TrainingTomogram
-from tomopoint.training.recipe import CropOptions
+from tomopoint.training.options.crops import CropOptions
 
 OVERHANG = 1 / 8
 """A crop may reach beyond the volume by this share of its size: so the outermost voxels are seen too, while at most
@@ -46,7 +46,7 @@ class Sampler(Protocol):
 
 
 class CropSampler:
-    """Chooses random and particle-centred crops, see :class:`~tomopoint.training.recipe.CropOptions`.
+    """Chooses random and particle-centred crops, see :class:`~tomopoint.training.options.crops.CropOptions`.
 
     The two kinds alternate by position, not by chance, so that every batch holds its share of each.
 

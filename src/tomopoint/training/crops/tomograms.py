@@ -22,7 +22,7 @@ from tomopoint.errors import DataError
 from tomopoint.pipeline import Normalisation, Particle
 from tomopoint.progress import track
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL
-from tomopoint.training.recipe import CropOptions
+from tomopoint.training.options.crops import CropOptions
 
 
 class DataOptions(Protocol):

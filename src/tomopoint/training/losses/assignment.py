@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tomopoint.training.losses.cell_boxes import CellBoxes, PointList, cell_boxes
-from tomopoint.training.recipe import AssignmentOptions
+from tomopoint.training.options.losses import AssignmentOptions
 
 SMALLEST_ALIGNMENT = 1e-9
 """Added to the largest alignment before division, as in TOOD: a particle whose every alignment underflows gets targets

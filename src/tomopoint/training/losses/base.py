@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tomopoint.training.recipe import LossOptions
+from tomopoint.training.options.losses import LossOptions
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PointLoss(nn.Module):
     stride
         Voxels per output cell.
     options
-        See :class:`~tomopoint.training.recipe.LossOptions`.
+        See :class:`~tomopoint.training.options.losses.LossOptions`.
     """
 
     radii_vox: Tensor

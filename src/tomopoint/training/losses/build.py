@@ -9,7 +9,7 @@ from tomopoint.training.losses.base import PointLoss
 from tomopoint.training.losses.detection import DetectionLoss
 from tomopoint.training.losses.heatmap import HeatmapLoss
 from tomopoint.training.losses.segmentation import SegmentationLoss
-from tomopoint.training.recipe import LossOptions
+from tomopoint.training.options.losses import LossOptions
 
 
 def build_loss(network: NetworkConfig, radii_vox: Sequence[float], stride: int, options: LossOptions) -> PointLoss:

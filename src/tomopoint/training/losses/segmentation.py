@@ -24,7 +24,7 @@ from tomopoint.training.losses.base import LossTerms, PointLoss, in_full_precisi
 from tomopoint.training.losses.cell_boxes import PointList, cell_boxes
 from tomopoint.training.losses.ignore_regions import without_background
 from tomopoint.training.losses.points import PointBatch
-from tomopoint.training.recipe import LossOptions, SegmentationOptions
+from tomopoint.training.options.losses import LossOptions, SegmentationOptions
 
 
 class SegmentationLoss(PointLoss):
