@@ -10,11 +10,12 @@ from pathlib import Path
 
 import dask
 import pytest
-from probe_tasks import Probe
+from probe_tasks import Probe, Unreadable
 
 from tomopoint.cluster.employment import employed
 from tomopoint.cluster.hiring import hired
 from tomopoint.cluster.plugins import n_threads, offer
+from tomopoint.cluster.task_crew import LOSSES
 from tomopoint.cluster.task_plugin import TOPIC, TaskPlugin
 from tomopoint.tasks.process import ProcessDied, TaskProcess
 from tomopoint.tasks.task import Failed, carried_out, carry_out_all
@@ -117,6 +118,22 @@ def test_workers_that_die_over_a_task_are_its_failure(tmp_path):
         assert "run the same command again to go on" in answer.reason
 
 
+def test_a_task_that_no_worker_lives_to_begin_is_given_up(tmp_path):
+    from distributed import LocalCluster
+
+    task = Unreadable("a", tmp_path)
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": "CRITICAL"}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, **options) as cluster,
+        hired(cluster.scheduler_address, "cpu") as crew,
+    ):
+        ((given_up, answer),) = carried_out([task], crew)
+    assert given_up == task
+    assert "workers that were at it died" in answer.reason
+    assert len(task.deaths.read_text()) == LOSSES + 1
+
+
 def test_what_is_stopped_or_left_behind_is_ended(two_workers, tmp_path):
     (tmp_path / "wait").touch()
     stopped, left = Probe("stopped", tmp_path), Probe("left", tmp_path)
@@ -136,10 +153,11 @@ def test_what_is_stopped_or_left_behind_is_ended(two_workers, tmp_path):
 CLIENT = """
 import sys
 from pathlib import Path
-from probe_tasks import Probe
+from probe_tasks import Probe, Unreadable
 from tomopoint.cluster.employment import employed
 from tomopoint.cluster.hiring import hired
 from tomopoint.cluster.plugins import n_threads, offer
+from tomopoint.cluster.task_crew import LOSSES
 from tomopoint.cluster.task_plugin import TOPIC, TaskPlugin
 from tomopoint.tasks.task import carry_out_all
 

@@ -29,6 +29,10 @@ DEATHS = 2
 """So often a task whose own process died is tried again. One whose worker died is, so often as
 ``distributed.scheduler.allowed-failures`` says."""
 
+LOSSES = 3
+"""So often a task is handed out again whose workers died before it began, most likely over what they were at beside it.
+Every time Dask has tried as many workers as above."""
+
 AGAIN = "run the same command again to go on from where it was"
 
 logger = logging.getLogger(__name__)
@@ -36,10 +40,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Begun(Generic[TaskT]):
-    """A task that Dask has, and its name there."""
+    """A task that Dask has, its name there, and how often it was lost before it began."""
 
     task: TaskT
     key: str
+    losses: int = 0
 
 
 class TaskCrew(Generic[TaskT]):
@@ -105,8 +110,9 @@ class TaskCrew(Generic[TaskT]):
             done = completed(self.client, self._begun, min(left, TURN_SECONDS))
         for future in done:
             begun = self._begun.pop(future)
-            if isinstance(self._error_of(future), KilledWorker) and begun.key not in self._heard:
-                self._submit(begun.task)  # it only waited beside the task that its workers died of
+            waited = isinstance(self._error_of(future), KilledWorker) and begun.key not in self._heard
+            if waited and begun.losses < LOSSES:  # beside the task that its workers died of
+                self._submit(begun.task, begun.losses + 1)
                 continue
             yield begun.task, self._answer(future)
             future.release()
@@ -120,13 +126,13 @@ class TaskCrew(Generic[TaskT]):
         """Tell whether only workers with a GPU get tasks."""
         return self.device == "cuda" or (self.device == "auto" and self._workers(GPU) > 0)
 
-    def _submit(self, task: TaskT) -> None:
+    def _submit(self, task: TaskT, losses: int = 0) -> None:
         key = f"{task.label}-{uuid.uuid4().hex[:8]}"
         resources = {SLOT: 1, GPU: 1} if self._on_gpus() else {SLOT: 1}
         future = self.client.submit(
             carry_out, task, self._name, key=key, resources=resources, retries=DEATHS, pure=False
         )
-        self._begun[future] = _Begun(task, key)
+        self._begun[future] = _Begun(task, key, losses)
 
     def _error_of(self, future: Future[Any]) -> BaseException | None:
         return None if future.status in ("finished", "cancelled") else future.exception()

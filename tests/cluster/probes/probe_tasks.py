@@ -1,5 +1,6 @@
 """Tasks that do next to nothing, for tests: they are imported by workers, from this folder."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -37,3 +38,31 @@ class Probe:
         while (self.folder / "wait").exists():
             time.sleep(0.02)
         return self.label.upper()
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A worker of Dask dies when it reads this, which is before it begins."""
+
+    label: str
+    folder: Path
+    log: Path | None = None
+
+    @property
+    def deaths(self):
+        return self.folder / "deaths"
+
+    def __reduce__(self):
+        return _read, (self.label, self.folder)
+
+    def carry_out(self):
+        raise AssertionError("nobody can read it")
+
+
+def _read(label, folder):
+    task = Unreadable(label, folder)
+    if "Dask Worker" in multiprocessing.current_process().name:
+        with task.deaths.open("a") as stream:
+            stream.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
