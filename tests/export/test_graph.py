@@ -10,7 +10,13 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from tomopoint.export.graph import OPSET, Graph
-from tomopoint.export.graph_form import HalfNetwork, graph_form, with_graph_norms, with_half_networks
+from tomopoint.export.graph_form import (
+    HalfNetwork,
+    graph_form,
+    with_graph_norms,
+    with_groups_of_eight,
+    with_half_networks,
+)
 from tomopoint.inference.parity import FP16, Outputs, compare
 from tomopoint.inference.reference import synthetic_windows
 from tomopoint.networks.ensemble import Ensemble
@@ -212,6 +218,31 @@ def test_graph_norms_share_the_weights_of_the_module(ensemble):
     assert {id(p) for p in lean.parameters()} == {id(p) for p in ensemble.parameters()}
     assert any(isinstance(module, nn.GroupNorm) for module in ensemble.modules())
     assert not any(isinstance(module, nn.GroupNorm) for module in lean.modules())
+
+
+@pytest.mark.parametrize(("kernel", "stride", "bias"), [(3, 1, True), (5, 2, False)])
+def test_depthwise_convolutions_compute_the_same_in_groups_of_eight(kernel, stride, bias):
+    torch.manual_seed(0)
+    own = nn.Conv3d(24, 24, kernel, stride=stride, padding=1, groups=24, bias=bias)
+    grouped = with_groups_of_eight(nn.Sequential(own))[0]
+    assert (grouped.groups, grouped.weight.shape[1]) == (3, 8)
+    x = torch.randn(2, 24, 9, 10, 11)
+    torch.testing.assert_close(grouped(x), own(x))
+    assert own.groups == 24  # the module itself stays as it is
+
+
+def test_other_convolutions_keep_their_groups():
+    convs = nn.Sequential(
+        nn.Conv3d(12, 12, 3, groups=12),  # eight does not divide them
+        nn.Conv3d(12, 16, 3),
+        nn.Conv3d(16, 16, 3, groups=2),
+        nn.Conv3d(16, 32, 3, groups=16),  # two channels out of each
+        nn.Conv3d(32, 1, 1),
+        nn.Conv3d(1, 1, 3),
+    )
+    copy = with_groups_of_eight(convs)
+    assert [conv.groups for conv in copy] == [conv.groups for conv in convs]
+    assert {id(p) for p in copy.parameters()} == {id(p) for p in convs.parameters()}
 
 
 def test_half_weights_take_half_the_space(whole_path, half_path):

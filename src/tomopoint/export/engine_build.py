@@ -144,6 +144,11 @@ def build_plan(onnx_path: Path, trt: TensorRT, options: BuildOptions) -> Plan:
         why = log.last_error
         if "FP32 3D convolution" in why:  # a limit of TensorRT-RTX on Turing
             why += "; export the graph with --precision fp16"
+        if "OutOfMemory" in why or "workspace" in why:
+            why += (
+                f"; it may take {options.workspace_gib:g} GiB beside its weights: give more with --workspace-gib, or "
+                "export fewer networks or a smaller window"
+            )
         raise EngineError(f"{trt.title} cannot build {onnx_path} for compute capability {target}: {why}")
     if cache_path is not None:
         write_bytes(cache_path, config.get_timing_cache().serialize())
