@@ -185,6 +185,7 @@ def main() -> None:
             results[precision] = in_process(
                 *sys.argv[1:], "--measure", "--precision", precision, *(("--keep", str(path)) if builds else ())
             )
+            print(json.dumps(results[precision]), file=sys.stderr, flush=True)  # lost otherwise, if it does not build
             if builds:
                 results[precision]["sm_75"] = in_process("--build", str(path))
     print(json.dumps({"window_zyx": given.window, "compare_window_zyx": given.compare, **results}))

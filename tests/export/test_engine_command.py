@@ -139,7 +139,7 @@ def test_an_engine_that_reproduces_pytorch_is_published_with_its_record(graphs, 
     assert (tmp_path / "runtime.cache").read_bytes() == b"kernels"
     assert record.seconds_per_tile > 0
     assert record.projected_hours > 0
-    assert record.options["workspace_gib"] == 4.0
+    assert record.options["workspace_gib"] == 8.0
     assert result.figures["onnx_sha256"] == record.onnx_sha256
 
 

@@ -312,7 +312,7 @@ def engine(
     out: Path = Path("engine"),
     flavour: Literal["auto", "tensorrt", "tensorrt_rtx", "openvino"] = "auto",
     check_only: bool = False,
-    workspace_gib: float = 4.0,
+    workspace_gib: float = 8.0,
     optimization_level: int = 4,
     compute_capability: str = T4_COMPUTE_CAPABILITY,
     threads: int = 0,

@@ -33,8 +33,8 @@ class BuildOptions:
     Attributes
     ----------
     workspace_gib
-        Most scratch memory a layer may take on the device, GiB. A T4 has 15, which it shares with the weights of all
-        networks and the activations of a window.
+        Most scratch memory that may be taken on the device, GiB. A T4 has 15, which it shares with the weights of all
+        networks and the activations of a window. Sixteen full-size networks at the default window need more than 4.
     optimization_level
         0 to 5: time the builder spends on looking for faster kernels.
     timing_cache_path
@@ -53,7 +53,7 @@ class BuildOptions:
         same choices.
     """
 
-    workspace_gib: float = 4.0
+    workspace_gib: float = 8.0
     optimization_level: int = 4
     timing_cache_path: Path | None = None
     compute_capability: str = T4_COMPUTE_CAPABILITY
