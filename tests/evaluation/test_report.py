@@ -369,6 +369,35 @@ def test_particles_nobody_knows_are_refused(project, tmp_path):
         report(**{**sources(root, tmp_path), "truth": None})
 
 
+def test_a_truth_of_other_runs_is_refused_and_of_some_runs_is_said(project, tmp_path):
+    root, truth = project
+    picks = truth_table(truth["test"])
+    elsewhere = truth_table({"TS_77": truth["test"]["TS_1"]})
+    table = tmp_path / "prediction" / "submission.csv"
+    write_submission(elsewhere, table)
+    with pytest.raises(DataError, match=r"share no run: the one has picks of TS_77, the other of TS_1, TS_2"):
+        report(**sources(root, tmp_path))
+    assert not (tmp_path / "report.html").exists()
+    write_submission(pd.concat([picks.loc[picks["experiment"] == "TS_1"], elsewhere]), table)
+    result = report(**sources(root, tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    for note in (
+        f"{len(elsewhere)} of {2 * len(elsewhere)} rows belong to runs that {root / 'truth'} does not hold",
+        "1 of 2 runs of the truth have no row and count as missed: TS_2.",
+    ):
+        assert note in result.text
+        assert escape(note) in page
+
+
+@pytest.mark.parametrize("truth_given", [True, False])
+def test_a_pick_that_is_there_twice_is_refused(project, tmp_path, truth_given):
+    root, truth = project
+    picks = truth_table(truth["test"])
+    write_submission(pd.concat([picks, picks.iloc[-1:]]), tmp_path / "prediction" / "submission.csv")
+    with pytest.raises(DataError, match=r"submission.csv holds 1 of \d+ picks twice"):
+        report(**{**sources(root, tmp_path), **({} if truth_given else {"truth": None})})
+
+
 def test_neighbours_are_measured_within_runs_and_across_particles():
     rows = [
         *(("R1", "ribosome", 0.0), ("R1", "ribosome", 300.0), ("R1", "apo-ferritin", 100.0)),

@@ -59,6 +59,10 @@ def test_views_are_merged_by_their_maximum_unless_told_otherwise(small, tmp_path
     assert "with other views: predict" in adapt(small, out=one, window="32,32,32", views="1").text
     adapt(one, out=two, views="identity,rot180")
     adapt(two, out=mean, views="2", view_merge="mean")
+    adapt(mean, out=tmp_path / "four.onnx", views="4")
+    assert read_pipeline(tmp_path / "four.onnx").view_merge == "mean"  # as they were
+    adapt(mean, out=tmp_path / "gmean.onnx", view_merge="gmean")
+    assert read_pipeline(tmp_path / "gmean.onnx").view_merge == "gmean"
     assert (read_pipeline(one).views, read_pipeline(one).view_merge) == (("identity",), "mean")
     assert (read_pipeline(two).views, read_pipeline(two).view_merge) == (("identity", "rot180"), "max")
     assert (read_pipeline(mean).views, read_pipeline(mean).view_merge) == (("identity", "flip_x_flip_z"), "mean")
@@ -84,6 +88,7 @@ def test_views_are_merged_by_their_maximum_unless_told_otherwise(small, tmp_path
         ({"thresholds": "spike=0.5"}, "spike"),
         ({"shape": "0,10,10"}, "shape"),
         ({"views": "3"}, "--views 3"),
+        ({"view_merge": "max", "thresholds": "ribosome=0.2"}, "--view-merge max: there is one view"),
     ],
 )
 def test_what_cannot_be_adapted(small, tmp_path, options, sentence):

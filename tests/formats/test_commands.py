@@ -8,16 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import starfile
-from laid_out import VOXEL_A
+from laid_out import SHAPES_ZYX, VOXEL_A
 
 from tomopoint.__main__ import main
 from tomopoint.data.particles import project_particles
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Project
+from tomopoint.data.sources.find import find_all
+from tomopoint.data.sources.tree import Choice
 from tomopoint.data.tables import read_pick_table, write_pick_table, write_submission
 from tomopoint.data.tomograms import describe_tomogram
 from tomopoint.errors import DataError
 from tomopoint.formats.command import export_picks, import_picks
+from tomopoint.formats.frames import Tomograms
+from tomopoint.formats.importing import ImportOptions, read_files
 from tomopoint.pipeline import Pipeline
 from tomopoint.training.recipe_files import load_recipe
 
@@ -97,6 +101,28 @@ def test_what_a_format_needs_is_asked_for(words, sentence, prediction, tmp_path,
     assert sentence in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["relion5", "dynamo", "imod"])
+def test_picks_outside_the_tomograms_are_refused(kind, prediction, tmp_path, tomograms):
+    """Those of another size, or that somebody cut: a centred coordinate would be wrong by half the difference."""
+    table = read_pick_table(prediction / "picks.csv")
+    write_pick_table(table.assign(z=table["z"] + 1000), prediction / "picks.csv")
+    with pytest.raises(DataError, match=r"4 of 4 picks of .*picks.csv lie outside the tomograms, e.g. .* of TS_1 at"):
+        export_picks(prediction, format=kind, out=tmp_path / "out", data=tomograms)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pick_on_the_face_of_its_tomogram_comes_back(prediction, tmp_path, tomograms):
+    """Its coordinate is rounded in either file, and lies beyond the face by a hair."""
+    depth, height, width = (size * VOXEL_A for size in SHAPES_ZYX["TS_1"])
+    table = read_pick_table(prediction / "picks.csv")
+    table.loc[0, ["x", "y", "z"]] = [width + 0.0004, height + 0.0004, depth]
+    write_pick_table(table, prediction / "picks.csv")
+    export_picks(prediction, format="relion5", out=tmp_path / "star", data=tomograms)
+    found = Tomograms(find_all(tomograms, Choice()))
+    picks = read_files([f"ribosome={tmp_path}/star/ribosome.star"], "relion5", found, ImportOptions())
+    assert len(picks) == 3
 
 
 def test_without_a_pipeline_thresholds_are_asked_for(prediction, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -48,6 +47,7 @@ def score(
     from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
     from tomopoint.evaluation.comparison import compare_scores, comparison_figures, comparison_text
     from tomopoint.evaluation.score import BETA, score_figures, score_picks, score_text
+    from tomopoint.evaluation.scored_runs import check_shared_runs, differing_runs
     from tomopoint.pipeline import Pipeline, has_competition_metric, metric_of
 
     if not 0.01 <= beta <= 100:
@@ -62,24 +62,9 @@ def score(
     scores, notes = [], []
     for path, table in tables.items():
         refuse_doubled(table, path)
-        with_picks = set(table["experiment"])
-        if with_picks and not with_picks & set(points):
-            raise DataError(
-                f"{path} and {truth} share no run: the one has picks of {_some(with_picks)}, the other of "
-                f"{_some(points)}; name the truth of these runs"
-            )
+        check_shared_runs(table, path, points, truth)
         scores.append(score_picks(points, table, particles, beta=beta))
-        ignored = int((~table["experiment"].isin(scores[-1].runs)).sum())
-        whose = f" of {path}" if other else ""
-        if ignored:
-            notes.append(
-                f"{ignored} of {len(table)} rows{whose} belong to runs that {truth} does not hold; they were left out."
-            )
-        if missing := set(scores[-1].runs) - with_picks:
-            notes.append(
-                f"{len(missing)} of {len(scores[-1].runs)} runs of the truth have no row{whose} and count as missed: "
-                f"{_some(missing)}."
-            )
+        notes += differing_runs(table, scores[-1].runs, truth, f" of {path}" if other else "")
     simulated = is_simulated_truth(truth)
     if not has_competition_metric(particles):
         whose = "pipeline" if known else "project"
@@ -151,6 +136,7 @@ def tune(
     from tomopoint.data.truth import is_simulated_truth, pipeline_beside, read_truth, scored_particles
     from tomopoint.evaluation.calibration import CalibrationOptions
     from tomopoint.evaluation.score import score_figures
+    from tomopoint.evaluation.scored_runs import check_shared_runs
     from tomopoint.evaluation.thresholds import GRID_STEP
     from tomopoint.evaluation.tuning import THRESHOLDS_NAME, tune_thresholds, write_tuning
     from tomopoint.files import check_output
@@ -167,12 +153,10 @@ def tune(
     particles = scored_particles(known, truth)
     check_scored_picks(table, [p.name for p in particles], source)
     points = read_truth(truth, [p.name for p in particles])
-    shared = sorted(set(points) & set(table["experiment"]))
+    check_shared_runs(table, source, points, truth)
+    shared = set(points) & set(table["experiment"])
     if not shared:
-        raise DataError(
-            f"{source} and {truth} share no run: the one has picks of {_some(set(table['experiment']))}, the other of "
-            f"{_some(points)}; name the truth of these runs"
-        )
+        raise DataError(f"{source} holds no picks to choose thresholds by")
     floor = known.decoding.floor if known else GRID_STEP
     options = CalibrationOptions(method, picks_per_particle, floor, score_loss=score_loss)
     tuning = tune_thresholds(points, table, particles, options)
@@ -269,6 +253,7 @@ def report(
     for own, differences in zip(material.submissions[1:], built.compared, strict=False):
         item = differences["score"]
         lines.append(f"{own.label} less {material.submissions[0].label}: {item.difference:+.4f}, {item.verdict}")
+    lines += [note for own in material.submissions for note in own.notes]
     lines.append(f"wrote {out} ({len(built.html) / 1e6:.1f} MB); open it in a browser")
     figures = {
         "report": str(out),
@@ -278,8 +263,3 @@ def report(
         "differences": [comparison_figures(differences) for differences in built.compared],
     }
     return CommandResult("\n".join(lines), figures)
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -15,6 +15,7 @@ from typing import Any
 from tomopoint import __version__
 from tomopoint.data.particles import particles_around
 from tomopoint.data.project import DEFAULT_TOMO_TYPE, SPLITS, Project, Run
+from tomopoint.data.selection import refuse_doubled
 from tomopoint.data.sources.find import Found, find_tomograms, is_project
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.data.sources.tree import Choice
@@ -29,6 +30,7 @@ from tomopoint.evaluation.page import Markup, number, page, paragraph, section, 
 from tomopoint.evaluation.pictures import pictures_section
 from tomopoint.evaluation.score import score_picks
 from tomopoint.evaluation.score_sections import compare_all, comparison_sections, score_sections
+from tomopoint.evaluation.scored_runs import check_shared_runs, differing_runs
 from tomopoint.evaluation.submissions import (
     Material,
     Submission,
@@ -140,8 +142,8 @@ def build_report(sources: ReportSources) -> Report:
     Raises
     ------
     DataError
-        A submission, the truth or a tomogram cannot be read, there is no folder `data`, or the submissions are not of
-        the same particles.
+        A submission, the truth or a tomogram cannot be read, there is no folder `data`, the submissions are not of
+        the same particles, hold a pick twice, or share no run with the truth.
     PipelineError
         `run` is given and not validated.
     """
@@ -174,6 +176,11 @@ def _gather(sources: ReportSources) -> Material:
     runs = runs_of(tables, sources.prediction) if truth is None else tuple(sorted(truth))
     submissions = []
     for label, path, every in zip(labels, sources.submissions, tables, strict=True):
+        refuse_doubled(every, path)
+        notes: list[str] = []
+        if sources.truth is not None:
+            check_shared_runs(every, path, runs, sources.truth)
+            notes = differing_runs(every, runs, sources.truth, f" of {path}" if label else "")
         picks = every.loc[every["experiment"].isin(runs)].reset_index(drop=True)
         check_names(picks, names, path)
         pipeline = sources.pipeline if sources.run else pipeline_beside(path)
@@ -186,7 +193,7 @@ def _gather(sources: ReportSources) -> Material:
         score = None if truth is None else score_picks(truth, picks, particles)
         if scored is not None:
             scored = scored.loc[scored["experiment"].isin(runs)]
-        submissions.append(Submission(label, path, picks, scored, pipeline, score))
+        submissions.append(Submission(label, path, picks, scored, pipeline, score, tuple(notes)))
     volumes: dict[str, TomogramInfo] = {}
     for name in runs:
         if (run := sources.run_of(name)) is not None:
@@ -215,7 +222,7 @@ def _headline(material: Material, compared: Sequence[dict[str, Difference]], sou
         shown = (f"{n_picks} / {n_truth}", "picks / true particles") if material.truth else (str(n_picks), "picks")
         values.append((shown[0], f"{own.label} {shown[1]}".strip()))
     values.append((str(len(material.runs)), "run" if len(material.runs) == 1 else "runs"))
-    notes = []
+    notes = [note for own in material.submissions for note in own.notes]
     if material.simulated:
         notes.append("Simulated tomograms: these figures say nothing about the leaderboard.")
     if material.truth is None:

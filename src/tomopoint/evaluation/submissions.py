@@ -43,6 +43,8 @@ class Submission:
         The one beside it.
     score
         None without truth.
+    notes
+        Sentences on its runs and those of the truth, where they differ.
     """
 
     label: str
@@ -51,6 +53,7 @@ class Submission:
     scored: pd.DataFrame | None
     pipeline: Pipeline | None
     score: Score | None
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:

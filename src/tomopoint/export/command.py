@@ -89,7 +89,7 @@ def adapt(
     machine: Literal["t4", "cpu"] = "t4",
     window: str | None = None,
     views: str | None = None,
-    view_merge: Literal["mean", "gmean", "max"] = "max",
+    view_merge: Literal["mean", "gmean", "max"] | None = None,
     thresholds: str = "",
 ) -> CommandResult:
     """Write a graph again with another window, views, or other thresholds, from the networks in it.
@@ -113,7 +113,8 @@ def adapt(
         Views to merge, as their number (1, 2, 4, 8, 16) or by name, e.g. identity,flip_x,rot90: better and so many
         times slower.
     view_merge
-        How scores of one network in several views are merged: mean, gmean (their geometric mean) or max.
+        How scores of one network in several views are merged: mean, gmean (their geometric mean) or max. Default as
+        they were, and max where there was one.
     thresholds
         E.g. ribosome=0.3,thyroglobulin=0.2, or thresholds.json of tomopoint tune; the others stay. Scores are others
         in another window, and in other views, so thresholds are best chosen for them.
@@ -131,7 +132,7 @@ def adapt(
     from tomopoint.models.box import find_model
     from tomopoint.networks.views import parse_views
 
-    if not (shape or window or views or thresholds):
+    if not (shape or window or views or view_merge or thresholds):
         raise EngineError("nothing is to be changed; give --shape or --window, --views, --thresholds, or several")
     model = find_model(model)
     for path in (out, out.with_name(REFERENCE_NAME)):
@@ -144,13 +145,17 @@ def adapt(
         window_zyx = None if window is None else parse_zyx("window", window)
         tiling = choose_tiling(shapes, divisor, window_zyx, largest=MACHINES[machine])
         pipeline = replace(pipeline, tiling=replace(tiling, edge_weight=pipeline.tiling.edge_weight))
-    if views:
-        pipeline = pipeline.with_views(parse_views(views), view_merge)
+    if views or view_merge:
+        looks = parse_views(views) if views else pipeline.views
+        if view_merge and len(looks) < 2:
+            raise EngineError(f"--view-merge {view_merge}: there is one view and nothing to merge; give --views")
+        merge = view_merge or (pipeline.view_merge if len(pipeline.views) > 1 else "max")
+        pipeline = pipeline.with_views(looks, merge)
     report = export_merged(replace(rebuilt, pipeline=pipeline), out, ExportOptions(**how_exported(model)))
     lines = [f"{report.path}: {report.n_bytes / 1e6:.1f} MB", format_table(report.rows)]
     if shape:
         lines.append(tomogram_cost(pipeline, report.cost, parse_zyx("shape", shape)).text())
-    if (shape or window or views) and not thresholds:
+    if (shape or window or views or view_merge) and not thresholds:
         elsewhere = " and ".join(["in another window"] * bool(shape or window) + ["with other views"] * bool(views))
         lines.append(
             f"its thresholds were chosen {elsewhere}: predict runs of which the truth is known, `tomopoint tune`, and "

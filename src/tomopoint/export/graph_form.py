@@ -89,23 +89,12 @@ def with_groups_of_eight(module: nn.Module) -> nn.Module:
 
 def _in_groups_of_eight(conv: nn.Conv3d) -> nn.Conv3d:
     channels, _, *kernel = conv.weight.shape
-    grouped = nn.Conv3d(
-        channels,
-        channels,
-        conv.kernel_size,
-        stride=conv.stride,
-        padding=conv.padding,
-        dilation=conv.dilation,
-        groups=channels // GROUP,
-        bias=conv.bias is not None,
-        padding_mode=conv.padding_mode,
-    ).to(conv.weight)
     weight = conv.weight.new_zeros(channels, GROUP, *kernel)
     every = torch.arange(channels)
     weight[every, every % GROUP] = conv.weight.detach()[:, 0]
-    grouped.weight = nn.Parameter(weight, requires_grad=False)
-    if conv.bias is not None:
-        grouped.bias = conv.bias
+    grouped = copy.copy(conv)
+    grouped._parameters = {**conv._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
+    grouped.groups = channels // GROUP
     return grouped
 
 

@@ -184,7 +184,7 @@ def export_picks(
         ExportOptions,
         write_picks_as,
     )
-    from tomopoint.formats.frames import Frame, frames_of
+    from tomopoint.formats.frames import Frame, frames_of, refuse_outside
     from tomopoint.formats.relion import frames_of_tomograms_star
     from tomopoint.pipeline import PIPELINE_NAME, Pipeline
 
@@ -209,6 +209,7 @@ def export_picks(
     elif format not in ANGSTROM_FROM_CORNER:
         either = "--data, or RELION's --tomograms" if format == "relion5" else "--data, or their --voxel-size"
         raise DataError(f"{format} counts in the tomograms; name them with {either}")
+    refuse_outside(chosen, frames, source)
     check_output(out if out.suffix == ".csv" else out / "picks.csv", [source, beside])
     options = ExportOptions(binning, first_voxel, user, session, names)
     files = write_picks_as(format, chosen, frames, known.particles if known else (), out, options)

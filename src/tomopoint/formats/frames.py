@@ -13,10 +13,12 @@ from pathlib import Path, PurePath
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from tomopoint.data.project import DEFAULT_TOMO_TYPE
 from tomopoint.data.sources.find import Found, find_all
 from tomopoint.data.sources.tree import Choice
+from tomopoint.data.tables import COORDINATES
 from tomopoint.data.tomograms import TomogramInfo
 from tomopoint.errors import DataError
 
@@ -72,10 +74,12 @@ class Frame:
             raise DataError("centred coordinates need the size of the tomogram; name it with --data")
         return np.asarray(self.size_xyz_A) / 2 + FROM_CORNER * self.voxel_A
 
-    def outside(self, points_xyz_A: Points) -> npt.NDArray[np.bool_]:
-        """Return which of ``(N, 3)`` positions lie outside, ``(N,)``; none where the size is not known."""
-        size = np.full(3, np.inf) if self.size_xyz_A is None else np.asarray(self.size_xyz_A)
-        outside: npt.NDArray[np.bool_] = np.any((points_xyz_A < 0) | (points_xyz_A > size), axis=1)
+    def outside(self, points_xyz_A: Points, by_A: float = 0.0) -> npt.NDArray[np.bool_]:
+        """Return which of ``(N, 3)`` positions lie outside by more, ``(N,)``; none where the size is not known."""
+        if self.size_xyz_A is None:
+            return np.zeros(len(points_xyz_A), dtype=bool)
+        beyond = np.maximum(-points_xyz_A, points_xyz_A - np.asarray(self.size_xyz_A))
+        outside: npt.NDArray[np.bool_] = np.any(beyond > by_A, axis=1)
         return outside
 
 
@@ -152,6 +156,32 @@ def frames_of(data: Path, runs: Collection[str], tomo_type: str, stated_A: float
     """
     tomograms = Tomograms(find_all(data, Choice(usual=tomo_type), stated_A))
     return {run: tomograms.frame(run) for run in runs}
+
+
+def refuse_outside(picks: pd.DataFrame, frames: Mapping[str, Frame], source: object) -> None:
+    """DataError where picks lie outside the tomograms that they are about to be written for.
+
+    Parameters
+    ----------
+    picks
+        ``experiment, particle_type, x, y, z``, Angstrom from the corner.
+    frames
+        Of their runs; the others are not looked at.
+    source
+        Where they come from, for the message.
+    """
+    outside = np.zeros(len(picks), dtype=bool)
+    points_xyz_A = picks[list(COORDINATES)].to_numpy(dtype=np.float64)
+    for run, rows in picks.groupby("experiment").indices.items():
+        if frame := frames.get(str(run)):  # resampling may move an end by less than a voxel
+            outside[rows] = frame.outside(points_xyz_A[rows], frame.voxel_A)
+    if outside.any():
+        first = picks.loc[outside].iloc[0]
+        raise DataError(
+            f"{int(outside.sum())} of {len(picks)} picks of {source} lie outside the tomograms, e.g. "
+            f"{first['particle_type']} of {first['experiment']} at {first['x']:.1f}, {first['y']:.1f}, "
+            f"{first['z']:.1f} A; name those that they were found in"
+        )
 
 
 def _some(names: Collection[str], most: int = 8) -> str:

@@ -29,6 +29,9 @@ NAMED_INSIDE = ("copick", "csv", "imod")
 
 COUNTS_VOXELS = ("relion4", "relion3", "dynamo", "csv")
 
+ROUNDING_A = 0.01
+"""So far beyond its tomogram's face a pick on the face may come to lie by the rounding of its file."""
+
 STRAYS = 0.01
 """Points outside their tomogram are left out if they are at most this share, as shifts and edges make them; more mean a
 wrong size of pixel, or wrong tomograms."""
@@ -131,7 +134,7 @@ def _inside(picks: pd.DataFrame, tomograms: Tomograms) -> pd.DataFrame:
     outside = np.zeros(len(picks), dtype=bool)
     for run, rows in picks.groupby("experiment").indices.items():
         points = picks[list(COORDINATES)].to_numpy(dtype=np.float64)[rows]
-        outside[rows] = tomograms.frame(str(run)).outside(points)
+        outside[rows] = tomograms.frame(str(run)).outside(points, ROUNDING_A)
     if not outside.any():
         return picks
     first = picks.loc[outside].iloc[0]
