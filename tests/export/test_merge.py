@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,18 +17,25 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from tomopoint.__main__ import main
+from tomopoint.data.project import Project
+from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import DataError, EngineError, PipelineError, TomopointError
-from tomopoint.export.command import merge_graph
+from tomopoint.export.command import adapt, merge_graph
 from tomopoint.export.graph import Graph
 from tomopoint.export.merge import FOREIGN, MergeOptions, merge_graphs
 from tomopoint.export.metadata import graph_metadata
 from tomopoint.export.onnx_export import ExportOptions, export_merged
+from tomopoint.export.rebuilt import rebuild_ensemble
 from tomopoint.files import sha256_of
 from tomopoint.inference.engines.graph_metadata import read_pipeline
+from tomopoint.inference.engines.onnx import OnnxEngine
 from tomopoint.inference.parity import FP32_SMALL
+from tomopoint.inference.predict import predict_volume
 from tomopoint.inference.reference import Reference, synthetic_windows
+from tomopoint.models.box import find_model
 from tomopoint.networks.ensemble import SMALLEST_SCORE
 from tomopoint.pipeline import Member
+from tomopoint.simulate.command import simulate
 from tomopoint.validation.validated import ValidatedEnsemble
 
 WINDOW = (32, 32, 40)  # of the networks of conftest.py
@@ -394,3 +402,85 @@ def test_far_offsets_are_said(ours, pipeline, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         merge_graphs(ours, path, tmp_path / "o" / "m.onnx", MergeOptions(channels=pipeline.particle_names))
     assert "they are taken as voxels, in the order z, y, x" in caplog.text
+
+
+class Distorted(nn.Module):
+    """A network whose scores are cubed, two channels exchanged, a background before them, and nothing of the last."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, volume):
+        scores, offsets = self.network(volume)
+        cubed = scores**3
+        return torch.cat([torch.zeros_like(cubed[:, :1]), cubed[:, [1, 0, 2, 3, 4]]], dim=1), offsets
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The model `small` for a small window, and what it finds its particles in."""
+    folder = tmp_path_factory.mktemp("trained")
+    adapt(find_model(Path("small")), out=folder / "small.onnx", window="48,64,64")
+    names = [f"{{name: {name}, simulate: {{per_run: 8}}}}" for name in ("apo-ferritin", "ribosome")]
+    names += [f"{{name: {name}}}" for name in ("beta-galactosidase", "thyroglobulin", "virus-like-particle")]
+    (folder / "particles.yaml").write_text(f"particles: [{', '.join(names)}]")
+    own = {"particles": folder / "particles.yaml", "shape": "64,128,128", "seed": 3, "workers": 1}
+    simulate(folder / "data", train_runs=3, test_runs=0, **own)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def distorted(trained):
+    network = rebuild_ensemble(trained / "small.onnx").eval()
+    Graph(Distorted(network), (48, 64, 64), 1).save(trained / "distorted.onnx")
+    names = read_pipeline(trained / "small.onnx").particle_names
+    return trained / "distorted.onnx", ("background", names[1], names[0], *names[2:5])
+
+
+def test_foreign_scores_are_brought_to_our_scale(trained, distorted, tmp_path):
+    """A graph and its distorted twin are that graph again with the maps, and not without."""
+    path, channels = distorted
+    ours = trained / "small.onnx"
+    pipeline = read_pipeline(ours)
+    options = MergeOptions(1.0, channels, scale_on=trained / "data")
+    report = merge_graphs(ours, path, tmp_path / "scaled.onnx", options)
+    merge_graphs(ours, path, tmp_path / "raw.onnx", replace(options, scale_on=None))
+    assert report.row.ok
+    assert report.scale is not None
+    assert set(report.scale.maps) == set(pipeline.particle_names[:5])
+    theirs_right, ours_right = map(sum, zip(*report.scale.n_hits.values(), strict=True))
+    assert theirs_right == pytest.approx(ours_right, rel=0.2)  # the order of scores is nearly the same
+    assert min(theirs_right, ours_right) > 20
+    assert "brought to the scale of ours" in report.scale.text
+    for scores, values in report.scale.maps.values():
+        inside = [(at, value) for at, value in zip(scores, values, strict=True) if 0.1 < at < 1]
+        assert inside
+        assert [value for _, value in inside] == pytest.approx([at ** (1 / 3) for at, _ in inside], abs=0.1)
+    origin = json.loads({e.key: e.value for e in onnx.load(report.path).metadata_props}["tomopoint.export"])
+    assert origin["merged_from"][1]["scale"]["runs"] == [run.name for run in Project(trained / "data").runs("train")]
+
+    run = Project(trained / "data").runs("train")[0]
+    volume = read_tomogram(run.tomogram_path()).volume_zyx
+    maps = {}
+    for name, graph in (("ours", ours), ("raw", tmp_path / "raw.onnx"), ("scaled", report.path)):
+        engine = OnnxEngine(graph, provider="cpu")
+        maps[name] = predict_volume(volume, engine, engine.pipeline).scores
+        engine.close()
+    channel = pipeline.particle_names.index("ribosome")
+    alone, raw, scaled = (maps[key][channel] for key in ("ours", "raw", "scaled"))
+    matter = (alone > 0.3) & (alone < 0.95)
+    assert matter.sum() > 20
+    assert np.abs(scaled - alone)[matter].mean() < 0.5 * np.abs(raw - alone)[matter].mean()
+    unknown = maps["ours"][5]
+    np.testing.assert_allclose(maps["scaled"][5], unknown, atol=2e-3)
+
+
+def test_a_scale_needs_runs_with_truth(trained, distorted, tmp_path):
+    path, channels = distorted
+    simulate(tmp_path / "data", train_runs=0, test_runs=1, shape="48,64,64", workers=1)
+    with pytest.raises(DataError, match=r"holds no runs; --data takes the folder"):
+        merge_graphs(
+            trained / "small.onnx", path, tmp_path / "x.onnx", MergeOptions(1.0, channels, scale_on=tmp_path / "data")
+        )
+    assert not (tmp_path / "x.onnx").exists()

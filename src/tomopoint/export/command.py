@@ -236,6 +236,7 @@ def merge_graph(
     out: Annotated[Path, Parameter(alias="-o")] = Path("merged") / GRAPH_NAME,
     weight: float = 1.0,
     channels: str = "",
+    scale_on: Path | None = None,
     thresholds: str = "",
 ) -> CommandResult:
     """Average a graph of somebody else with ours, as one graph.
@@ -256,6 +257,10 @@ def merge_graph(
         Of the foreign graph, where ours as a whole has 1.
     channels
         What its channels are, where its metadata do not say it, e.g. background,ribosome,apo-ferritin.
+    scale_on
+        Project whose training runs, unseen by either graph, both predict: scores of the other graph are brought to the
+        scale of ours, on which an equal score promises an equal share of right picks. Averaged as they come unless
+        given.
     thresholds
         Calibrated for the merged graph, e.g. ribosome=0.3, or thresholds.json of tomopoint tune; the others stay as in
         our graph.
@@ -269,7 +274,9 @@ def merge_graph(
     from tomopoint.models.box import find_model
 
     given = parse_thresholds(thresholds)
-    report = merge_graphs(find_model(model), foreign, out, MergeOptions(weight, parse_channels(channels), given))
+    report = merge_graphs(
+        find_model(model), foreign, out, MergeOptions(weight, parse_channels(channels), given, scale_on)
+    )
     known = [
         name
         for name, channel in zip(report.pipeline.particle_names, report.foreign.channel_of, strict=True)
@@ -279,6 +286,7 @@ def merge_graph(
     lines = [
         f"{report.path}: {model} averaged with {foreign} (weight {weight:g} to 1; it knows {', '.join(known)}; offsets "
         f"of {'both' if report.foreign.has_offsets else 'ours alone'}), {report.n_bytes / 1e6:.1f} MB",
+        *([] if report.scale is None else [report.scale.text]),
         format_table([report.row]),
         format_projections(report.cost, report.pipeline),
     ]

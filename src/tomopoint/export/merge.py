@@ -1,7 +1,8 @@
 """Our graph and one of somebody else as one graph that averages both.
 
-The scores are the weighted mean, per particle over the graphs that know it. The offsets are that of the graphs that
-predict them, as our Pipeline says: alike, or each in proportion to its highest score in the cell.
+The scores are the weighted mean, per particle over the graphs that know it; the other graph's are brought to the scale
+of ours before, where there are runs to tell it by (:mod:`tomopoint.export.foreign_scale`). The offsets are that of the
+graphs that predict them, as our Pipeline says: alike, or each in proportion to its highest score in the cell.
 
 What is compared with what
 --------------------------
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,8 +26,11 @@ import onnx
 import onnx_ir as ir
 from onnx import checker, compose, helper, numpy_helper
 
+from tomopoint.data.project import Project
 from tomopoint.errors import EngineError, TomopointError
+from tomopoint.evaluation.score_scale import Knots
 from tomopoint.export.foreign import ForeignGraph, load_foreign, probe
+from tomopoint.export.foreign_scale import ForeignScale, fit_foreign_scale
 from tomopoint.export.graph import MAX_FILE_BYTES, OPSET
 from tomopoint.export.graph_cost import cost_of
 from tomopoint.export.metadata import graph_metadata
@@ -39,6 +43,7 @@ from tomopoint.inference.engines.onnx import OnnxEngine, answers_of
 from tomopoint.inference.parity import CPU_PROVIDER, Outputs, ParityRow, compare, format_table, tolerance_for
 from tomopoint.inference.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.networks.ensemble import SMALLEST_SCORE
+from tomopoint.networks.score_maps import segments_of
 from tomopoint.pipeline import Member, MemberKind, Pipeline
 
 FOREIGN = "foreign"
@@ -62,11 +67,30 @@ class MergeOptions:
         What its channels are; empty: its metadata say it.
     thresholds
         That differ from our Pipeline's.
+    scale_on
+        Project whose training runs tell how to bring the foreign scores to the scale of ours; None: as they come.
     """
 
     weight: float = 1.0
     channels: tuple[str, ...] = ()
     thresholds: Mapping[str, float] | None = None
+    scale_on: Path | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the foreign scores count for.
+
+    Attributes
+    ----------
+    weight
+        Of the foreign graph, where ours as a whole has 1.
+    maps
+        Of each of our particles, in channel order: the knots that its foreign scores go through; None: as they come.
+    """
+
+    weight: float
+    maps: tuple[Knots | None, ...]
 
 
 @dataclass(frozen=True)
@@ -79,6 +103,7 @@ class MergeReport:
     n_bytes: int
     pipeline: Pipeline
     foreign: ForeignGraph
+    scale: ForeignScale | None
     row: ParityRow
     cost: GraphCost
 
@@ -131,9 +156,14 @@ def merge_graphs(model: Path, foreign_path: Path, out: Path, options: MergeOptio
     theirs = probe(foreign, windows, pipeline.stride)
     answers = answers_of(model, {INPUT: windows})
     ours = Outputs(answers[SCORES], answers[OFFSETS])
-    expected = mean_of(ours, theirs, foreign, options.weight, pipeline)
+    scale = None
+    if options.scale_on is not None:
+        scale = fit_foreign_scale(model, foreign, pipeline, batch, Project(options.scale_on))
+    maps = {} if scale is None else scale.maps
+    share = Share(options.weight, tuple(maps.get(name) for name in pipeline.particle_names))
+    expected = mean_of(ours, theirs, foreign, share, pipeline)
 
-    merged = _merged(onnx.load(model), foreign, options.weight, pipeline)
+    merged = _merged(onnx.load(model), foreign, share, pipeline)
     deployed = _joined_pipeline(pipeline, foreign, options)
     if merged.ByteSize() > MAX_FILE_BYTES:
         raise TomopointError(
@@ -147,7 +177,12 @@ def merge_graphs(model: Path, foreign_path: Path, out: Path, options: MergeOptio
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         path = Path(folder) / "graph.onnx"
-        how_made = {"precision": precision, "batch": batch, "opset": OPSET, "merged_from": _origin(model, foreign)}
+        how_made = {
+            "precision": precision,
+            "batch": batch,
+            "opset": OPSET,
+            "merged_from": _origin(model, foreign, scale),
+        }
         _save(merged, path, graph_metadata(deployed, [], how_made))
         with closing(OnnxEngine(path, provider="cpu")) as engine:
             got = Outputs(*engine.infer(windows))
@@ -161,24 +196,27 @@ def merge_graphs(model: Path, foreign_path: Path, out: Path, options: MergeOptio
         _save(merged, path, graph_metadata(deployed, [row], how_made, cost))
         held = expected
         if reference is not None:
-            held = mean_of(reference.outputs, theirs, foreign, options.weight, pipeline)
+            held = mean_of(reference.outputs, theirs, foreign, share, pipeline)
         written = Reference(windows, held, precision, sha256_of(path))
         written.save(out.with_name(REFERENCE_NAME))
         put_in_place(path, out)
     return MergeReport(
-        out, out.with_name(REFERENCE_NAME), written.onnx_sha256, out.stat().st_size, deployed, foreign, row, cost
+        out, out.with_name(REFERENCE_NAME), written.onnx_sha256, out.stat().st_size, deployed, foreign, scale, row, cost
     )
 
 
 def mean_of(
-    ours: Outputs, theirs: Mapping[str, Array], foreign: ForeignGraph, weight: float, pipeline: Pipeline
+    ours: Outputs, theirs: Mapping[str, Array], foreign: ForeignGraph, share: Share, pipeline: Pipeline
 ) -> Outputs:
     """Return the weighted mean of both graphs' outputs, in float64: what the merged graph has to compute."""
+    weight = share.weight
     scores = ours.scores.astype(np.float64)
     trust_ours, trust_theirs = scores.max(axis=1, keepdims=True), np.zeros_like(scores[:, :1])
     for index, channel in enumerate(foreign.channel_of):
         if channel is not None:
             given = theirs[SCORES][:, channel].astype(np.float64)
+            if (knots := share.maps[index]) is not None:
+                given = np.interp(given, *knots)
             trust_theirs[:, 0] = np.maximum(trust_theirs[:, 0], given)
             scores[:, index] = (scores[:, index] + weight * given) / (1 + weight)
     offsets = ours.offsets.astype(np.float64)
@@ -199,14 +237,15 @@ def _joined_pipeline(pipeline: Pipeline, foreign: ForeignGraph, options: MergeOp
     return pipeline.of_members((*pipeline.members, member)).with_thresholds(options.thresholds or {})
 
 
-def _origin(model: Path, foreign: ForeignGraph) -> list[dict[str, str]]:
+def _origin(model: Path, foreign: ForeignGraph, scale: ForeignScale | None) -> list[dict[str, Any]]:
+    scaled = {} if scale is None else {"scale": asdict(scale)}
     return [
         {"file": model.name, "sha256": sha256_of(model)},
-        {"file": foreign.path.name, "sha256": foreign.sha256},
+        {"file": foreign.path.name, "sha256": foreign.sha256, **scaled},
     ]
 
 
-def _merged(ours: onnx.ModelProto, foreign: ForeignGraph, weight: float, pipeline: Pipeline) -> onnx.ModelProto:
+def _merged(ours: onnx.ModelProto, foreign: ForeignGraph, share: Share, pipeline: Pipeline) -> onnx.ModelProto:
     """Put both graphs beside each other on one input, and their mean behind them."""
     parts = [
         compose.add_prefix(model, prefix, rename_inputs=False).graph
@@ -214,7 +253,7 @@ def _merged(ours: onnx.ModelProto, foreign: ForeignGraph, weight: float, pipelin
     ]
     weights = [tensor for part in parts for tensor in part.initializer]
     nodes = [node for part in parts for node in part.node]
-    mean_nodes, constants = _mean(foreign, weight, pipeline.offset_average == "score")
+    mean_nodes, constants = _mean(foreign, share, pipeline.offset_average == "score")
     graph = helper.make_graph(
         [*nodes, *mean_nodes],
         "merged",
@@ -229,8 +268,9 @@ def _merged(ours: onnx.ModelProto, foreign: ForeignGraph, weight: float, pipelin
     return merged
 
 
-def _mean(foreign: ForeignGraph, weight: float, by_score: bool) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _mean(foreign: ForeignGraph, share: Share, by_score: bool) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Return the nodes that average the outputs of both graphs, and the numbers that they need."""
+    weight = share.weight
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
 
@@ -243,17 +283,30 @@ def _mean(foreign: ForeignGraph, weight: float, by_score: bool) -> tuple[list[on
         return output
 
     knows = np.array([channel is not None for channel in foreign.channel_of])
-    share = (knows * weight / (1 + weight)).reshape(1, -1, 1, 1, 1)
+    part = (knows * weight / (1 + weight)).reshape(1, -1, 1, 1, 1)
     picked = number("mean.channels", [channel or 0 for channel in foreign.channel_of], np.int64)
     theirs = node("Gather", [THEIRS + SCORES, picked], "mean.their_channels", axis=1)
-    weighed = node("Mul", [theirs, number("mean.their_share", share)], "mean.theirs")
-    ours = node("Mul", [OURS + SCORES, number("mean.our_share", 1 - share)], "mean.ours")
+    if any(share.maps):
+        mapped = []
+        for index, (slope, shift, height) in enumerate(segments_of(share.maps)):
+            shape = (1, -1, 1, 1, 1)
+            names = [
+                number(f"scale.{what}_{index}", numbers.reshape(shape))
+                for what, numbers in (("slope", slope), ("shift", shift), ("height", height))
+            ]
+            risen = node("Add", [node("Mul", [theirs, names[0]], f"scale.sloped_{index}"), names[1]], f"scale.{index}")
+            limits = [number(f"scale.{what}_{index}", value) for what, value in (("low", 0.0), ("high", 1.0))]
+            clipped = node("Clip", [risen, *limits], f"scale.clipped_{index}")
+            mapped.append(node("Mul", [clipped, names[2]], f"scale.risen_{index}"))
+        theirs = node("Sum", mapped, "scale.scores")
+    weighed = node("Mul", [theirs, number("mean.their_share", part)], "mean.theirs")
+    ours = node("Mul", [OURS + SCORES, number("mean.our_share", 1 - part)], "mean.ours")
     node("Add", [ours, weighed], SCORES)
     if not foreign.has_offsets:
         node("Identity", [OURS + OFFSETS], OFFSETS)
         return nodes, constants
-    part = weight / (1 + weight)
-    first, second = number("mean.our_part", 1 - part), number("mean.their_part", part)
+    whole = weight / (1 + weight)
+    first, second = number("mean.our_part", 1 - whole), number("mean.their_part", whole)
     if not by_score:
         moved = [
             node("Mul", [OURS + OFFSETS, first], "mean.our_offsets"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tomopoint.evaluation.score_scale import Knots
 from tomopoint.pipeline import Pipeline, ScoreMap
 
 IDENTITY = ((0.0, 1.0), (0.0, 1.0))
@@ -27,12 +30,13 @@ class ScoreMaps(nn.Module):
 
     def __init__(self, score_maps: Sequence[ScoreMap | None]) -> None:
         super().__init__()
-        knots = [IDENTITY if m is None else (m.scores, m.values) for m in score_maps]
-        self.n_segments = max(len(scores) for scores, _ in knots) - 1
         # They follow from the Pipeline and are no weights: a state dict does not hold them.
-        for segment in range(self.n_segments):
-            for name, numbers in zip(("slope", "shift", "height"), _segment(knots, segment), strict=True):
-                self.register_buffer(f"{name}_{segment}", numbers.reshape(1, -1, 1, 1, 1), persistent=False)
+        segments = segments_of([None if m is None else (m.scores, m.values) for m in score_maps])
+        self.n_segments = len(segments)
+        for index, numbers in enumerate(segments):
+            for name, own in zip(("slope", "shift", "height"), numbers, strict=True):
+                values = torch.from_numpy(own).float().reshape(1, -1, 1, 1, 1)
+                self.register_buffer(f"{name}_{index}", values, persistent=False)
 
     @classmethod
     def of_kind(cls, kind: str, pipeline: Pipeline) -> ScoreMaps | None:
@@ -52,11 +56,27 @@ class ScoreMaps(nn.Module):
         return mapped
 
 
-def _segment(knots: Sequence[tuple[Sequence[float], Sequence[float]]], segment: int) -> Tensor:
-    """Return slope, shift and height (3,C) of a segment of every class; all zero where it has fewer."""
-    numbers = torch.zeros(3, len(knots), dtype=torch.float64)
-    for channel, (scores, values) in enumerate(knots):
-        if segment + 1 < len(scores):
-            (low, high), (bottom, top) = scores[segment : segment + 2], values[segment : segment + 2]
-            numbers[:, channel] = torch.tensor([1 / (high - low), -low / (high - low), top - bottom])
-    return numbers.float()
+def segments_of(maps: Sequence[Knots | None]) -> list[npt.NDArray[np.float64]]:
+    """Return the segments of piecewise linear functions, one function per class.
+
+    Parameters
+    ----------
+    maps
+        Knots of every class, in channel order; None leaves its scores as they are.
+
+    Returns
+    -------
+    list
+        Of each segment slope, shift and height ``(3, C)``, zero in classes that have fewer: it is the score times the
+        slope plus the shift, clipped to [0, 1], times the height. The function is the sum of its segments.
+    """
+    knots = [IDENTITY if own is None else own for own in maps]
+    segments = []
+    for segment in range(max(len(scores) for scores, _ in knots) - 1):
+        numbers = np.zeros((3, len(knots)))
+        for channel, (scores, values) in enumerate(knots):
+            if segment + 1 < len(scores):
+                (low, high), (bottom, top) = scores[segment : segment + 2], values[segment : segment + 2]
+                numbers[:, channel] = 1 / (high - low), -low / (high - low), top - bottom
+        segments.append(numbers)
+    return segments

@@ -106,7 +106,7 @@ def fit_score_maps(ensemble: EnsembleFolder, pipeline: Pipeline, project: Projec
         runs.append(run)
         predicted = predict_kinds(ensemble, pipeline, project, device, run)
         for kind, picks in predicted.items():
-            for name, found in _judged(picks, truth[run], pipeline).items():
+            for name, found in judge_picks_of_run(picks, truth[run], pipeline).items():
                 judged[kind][name].append(found)
         logger.info("score maps: %s predicted by each of %s", run, ", ".join(predicted))
     if not runs:
@@ -200,8 +200,8 @@ def _read_picks(path: Path, made_with: Mapping[str, str]) -> pd.DataFrame | None
     return pd.DataFrame(rows, columns=["particle_type", *COORDINATES, "score"])
 
 
-def _judged(picks: pd.DataFrame, truth: Mapping[str, Points], pipeline: Pipeline) -> dict[str, JudgedPicks]:
-    """Match picks of one run to its true centres, particle by particle."""
+def judge_picks_of_run(picks: pd.DataFrame, truth: Mapping[str, Points], pipeline: Pipeline) -> dict[str, JudgedPicks]:
+    """Match picks of one run, ``particle_type, x, y, z, score``, to its true centres, particle by particle."""
     found = {}
     for particle in pipeline.particles:
         rows = picks.loc[picks["particle_type"] == particle.name]

@@ -95,7 +95,7 @@ class OnnxEngine:
         self.path = path
         self.provider = provider
         options = options or SessionOptions()
-        self._session = _make_session(path, provider, options)
+        self._session = make_session(path, provider, options)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.pipeline = options.pipeline or pipeline_in(metadata, path)
         self.batch, self.window_zyx = _check_signature(self._session, self.pipeline, path)
@@ -147,7 +147,7 @@ def answers_of(path: Path, feeds: Mapping[str, Array]) -> dict[str, Array]:
     EngineError
         The file is no graph, or does not take what it is fed.
     """
-    session = _make_session(path, "cpu", SessionOptions())
+    session = make_session(path, "cpu", SessionOptions())
     names = [node.name for node in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
@@ -155,7 +155,8 @@ def answers_of(path: Path, feeds: Mapping[str, Array]) -> dict[str, Array]:
         raise EngineError(f"ONNX Runtime failed on {path}: {error}") from error
 
 
-def _make_session(path: Path, provider: str, options: SessionOptions) -> Any:
+def make_session(path: Path, provider: str, options: SessionOptions) -> Any:
+    """Return a session of any graph, whoever wrote it; EngineError where it or the provider cannot be had."""
     if not path.is_file():
         raise EngineError(f"no such graph: {path}; write one with `tomopoint export`")
     if PROVIDERS[provider] not in onnxruntime.get_available_providers():

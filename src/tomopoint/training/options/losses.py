@@ -79,6 +79,11 @@ class SegmentationOptions:
             len(self.level_weights) > 0 and all(weight > 0 for weight in self.level_weights),
             f"level_weights needs one positive weight per level of the network, got {self.level_weights}",
         )
+        for name, loss in (("particle_weight", "cross-entropy"), ("tversky_beta", "tversky")):
+            require(
+                self.loss == loss or getattr(self, name) == getattr(type(self), name),
+                f"segmentation.{name} has no effect on loss {self.loss!r}; remove it, or set loss to {loss}",
+            )
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,10 @@ class LossOptions:
         for name in ("focal_alpha", "focal_gamma", "cross_entropy_weight", "l1_weight"):
             if getattr(self, name) < 0:
                 raise TomopointError(f"{name} must not be negative, got {getattr(self, name)}")
+        require(
+            self.classification == "varifocal" or self.focal_alpha == type(self).focal_alpha,
+            f"loss.focal_alpha has no effect on classification {self.classification!r}; remove it",
+        )
         if self.heatmap_sigma <= 0:
             raise TomopointError(f"heatmap_sigma must be positive, got {self.heatmap_sigma}")
         require(0 <= self.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
