@@ -12,11 +12,11 @@ import dask
 import pytest
 from probe_tasks import Probe, Unreadable
 
-from tomopoint.cluster.employment import employed
+from tomopoint.cluster.employment import employed, workers_of
 from tomopoint.cluster.hiring import hired
 from tomopoint.cluster.plugins import n_threads, offer
 from tomopoint.cluster.task_crew import LOSSES
-from tomopoint.cluster.task_plugin import TOPIC, TaskPlugin
+from tomopoint.cluster.task_plugin import TaskPlugin
 from tomopoint.tasks.process import ProcessDied, TaskProcess
 from tomopoint.tasks.task import Failed, carried_out, carry_out_all
 
@@ -154,11 +154,11 @@ CLIENT = """
 import sys
 from pathlib import Path
 from probe_tasks import Probe, Unreadable
-from tomopoint.cluster.employment import employed
+from tomopoint.cluster.employment import employed, workers_of
 from tomopoint.cluster.hiring import hired
 from tomopoint.cluster.plugins import n_threads, offer
 from tomopoint.cluster.task_crew import LOSSES
-from tomopoint.cluster.task_plugin import TOPIC, TaskPlugin
+from tomopoint.cluster.task_plugin import TaskPlugin
 from tomopoint.tasks.task import carry_out_all
 
 if __name__ == "__main__":
@@ -287,6 +287,28 @@ async def _offer_while(dask_worker, status):
     return dask_worker.status.name
 
 
+def test_commands_on_one_scheduler_hear_of_their_own_tasks_only(two_workers, tmp_path):
+    with (
+        hired(two_workers.scheduler_address, "cpu") as first,
+        hired(two_workers.scheduler_address, "cpu") as second,
+    ):
+        for crew, label in ((first, "a"), (second, "b")):
+            assert [answer for _, answer in carried_out([Probe(label, tmp_path)], crew)] == [label.upper()]
+        wait_for(lambda: first._heard and second._heard, "news of both tasks")
+        assert {key.split("-")[0] for key in first._heard} == {"a"}
+        assert {key.split("-")[0] for key in second._heard} == {"b"}
+
+
+def test_workers_are_known_whatever_the_client_remembers(two_workers):
+    """A look of the client's own at the scheduler, which leaves workers out, may come in between at any time."""
+    from distributed import Client
+
+    with Client(two_workers.scheduler_address, set_as_default=False) as client:
+        client._scheduler_identity = {**client._scheduler_identity, "workers": {}}
+        assert len(workers_of(client)) == 2
+    assert workers_of(client) is None
+
+
 @pytest.mark.parametrize("reason", [KeyboardInterrupt(), ValueError("a bug")])
 def test_why_a_command_ends_is_not_hidden_by_a_cluster_that_is_gone(reason):
     from distributed import Client, LocalCluster
@@ -300,7 +322,7 @@ def test_why_a_command_ends_is_not_hidden_by_a_cluster_that_is_gone(reason):
 
 def _lose(client, reason):
     futures = {}
-    with employed(client, TaskPlugin("probe", Path.cwd()), TOPIC, print, futures):
+    with employed(client, TaskPlugin("probe", Path.cwd()), print, futures):
         futures[client.submit(time.sleep, 60)] = None
         client.close()
         raise reason

@@ -255,6 +255,46 @@ def test_what_is_no_cluster_is_refused(where, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "is no scheduler file"),
+        ('{"type": "Scheduler"}', "is no scheduler file .*it holds no address"),
+        ('{"address": "tcp://127.0.0.1:1"}', "no scheduler answers there"),
+    ],
+)
+def test_a_file_of_no_scheduler_is_refused(content, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr("tomopoint.cluster.scheduler.CONNECT_SECONDS", 1)
+    (tmp_path / "scheduler.json").write_text(content)
+    with pytest.raises(TomopointError, match=sentence), connected(str(tmp_path / "scheduler.json")):
+        pass
+
+
+def test_a_damaged_configuration_of_dask_is_named(tmp_path):
+    (tmp_path / "jobqueue.yaml").write_text("jobqueue: {slurm: [")
+    environment = {**os.environ, "DASK_CONFIG": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", "from tomopoint.cluster.scheduler import connected\nwith connected('local:1'): pass"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "TomopointError: Dask's configuration cannot be read:" in done.stderr
+    assert "jobqueue.yaml" in done.stderr
+
+
+def test_the_limit_holds_before_there_is_a_worker(blob_project, blob_model, tmp_path):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=0, dashboard_address=":0", silence_logs="ERROR") as cluster:
+        where = cluster.scheduler_address
+        predict(data=blob_project(2).root, model=blob_model, out=tmp_path / "out", limit_hours=0.0005, cluster=where)
+    warnings = [event["message"] for event in events(tmp_path / "out", "warning")]
+    assert any("is reached before a worker was there" in message for message in warnings)
+    assert (tmp_path / "out" / "submission.csv").read_text().splitlines() == ["id,experiment,particle_type,x,y,z"]
+
+
 def test_how_one_machine_is_shared_is_no_matter_of_a_cluster(blob_project, blob_model, tmp_path):
     with pytest.raises(TomopointError, match="--workers is for one machine"):
         predict(data=blob_project(1).root, model=blob_model, out=tmp_path / "out", workers=2, cluster="local:1")

@@ -3,6 +3,8 @@
 import csv
 import json
 import logging
+import os
+import pickle
 import re
 import shutil
 import time
@@ -17,17 +19,19 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 from training_data import PARTICLES, VOXEL_A, make_run, write_project
 
+from tomopoint.data.folds import Fold
 from tomopoint.data.picks import write_picks
 from tomopoint.data.project import Project
 from tomopoint.data.stores import write_tomogram
 from tomopoint.data.tomograms import read_tomogram
 from tomopoint.errors import DataError, TomopointError
 from tomopoint.evaluation.epochs import read_epoch_scores
+from tomopoint.locks import LOCK, locked
 from tomopoint.training import fit
 from tomopoint.training.checkpoints import CANDIDATES, MemberRecord, find_members, load_member
 from tomopoint.training.command import train
 from tomopoint.training.cross_validation import make_plan
-from tomopoint.training.fit import Validation
+from tomopoint.training.fit import MemberTask, Validation
 from tomopoint.training.last_checkpoint import LAST
 from tomopoint.training.official_score import HeldOutScore, official_score
 from tomopoint.training.optimisation import Clock
@@ -777,6 +781,27 @@ def test_the_log_says_how_much_there_is_to_do_and_how_far_it_is(data, tmp_path, 
     last = next(text for text in said if text.startswith("fold0/segresnet epoch 2 of 2, step 44: loss"))
     assert "left" not in last
     assert any("fold1/segresnet is member 2 of 2" in text and "with validation" in text for text in said)
+
+
+def test_a_member_that_another_process_trains_is_left_to_it(data, tmp_path):
+    recipe = recipe_file(tmp_path, fit={"epochs": 1, "steps_per_epoch": 1})
+    folder = tmp_path / "run" / "fold0" / "segresnet"
+    folder.mkdir(parents=True)
+    with locked(folder / LOCK):
+        result = run_train(data, tmp_path / "run", recipe)
+    assert not result.ok
+    assert f"another process trains fold0/segresnet in {folder}: process {os.getpid()} on" in result.text
+    assert [path.name for path in folder.iterdir()] == []
+    assert run_train(data, tmp_path / "run", recipe).ok
+    assert not (folder / LOCK).exists()
+
+
+def test_a_task_with_found_weights_can_be_sent_to_another_process(tmp_path):
+    task = MemberTask(Fold("fold0", ("TS_0",), ("TS_1",)), 0, 0, load_recipe("demo"), tmp_path)
+    assert task.pretrained is not None
+    again = pickle.loads(pickle.dumps(task))
+    assert again == task
+    assert again.pretrained.sha256 == task.pretrained.sha256
 
 
 def test_damaged_members_are_refused(data, tmp_path):

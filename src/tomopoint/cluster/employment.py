@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 def employed(
     client: Client,
     plugin: EnginePlugin | TaskPlugin,
-    topic: str,
     hear: Callable[[tuple[float, Any]], None],
     futures: Collection[Future[Any]],
 ) -> Iterator[None]:
@@ -46,9 +45,9 @@ def employed(
     client
         Of the cluster.
     plugin
-        What workers get.
-    topic, hear
-        Under what they say something, and who is told.
+        What workers get. They say something under its name, for others may use the same scheduler.
+    hear
+        Who is told.
     futures
         What is cancelled when the context ends: those that are in it by then.
 
@@ -57,7 +56,7 @@ def employed(
     TomopointError
         The workers do not know the plugin.
     """
-    client.subscribe_topic(topic, hear)
+    client.subscribe_topic(plugin.name, hear)
     try:
         error = _tell(lambda: client.register_plugin(plugin, name=plugin.name))
         if isinstance(error, ImportError | AttributeError):
@@ -72,7 +71,7 @@ def employed(
         # What is gone needs no end, and why this process ends must not be hidden by it.
         try:
             client.cancel(list(futures))
-            client.unsubscribe_topic(topic)
+            client.unsubscribe_topic(plugin.name)
         except (Exception, CancelledError) as fault:
             logger.debug("the cluster was gone before its tasks were ended", exc_info=fault)
         _tell(lambda: client.unregister_worker_plugin(plugin.name))
@@ -88,6 +87,21 @@ def completed(client: Client, futures: Collection[Future[Any]], seconds: float) 
             return list(wait(list(futures), timeout=seconds, return_when=FIRST_COMPLETED).done)
     except TimeoutError:
         return []
+
+
+def workers_of(client: Client) -> dict[str, Any] | None:
+    """Return what the scheduler knows of every worker now, by address; None where it cannot be asked.
+
+    ``Client.scheduler_info`` hands out what the client remembers, which a look of its own at a scheduler without its
+    workers may just have overwritten.
+    """
+    if client.scheduler is None:
+        return None
+    try:
+        known: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    except GONE:
+        return None
+    return known
 
 
 def _tell(what: Callable[[], Any]) -> BaseException | None:

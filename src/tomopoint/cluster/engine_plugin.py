@@ -51,9 +51,6 @@ been killed, which nobody tells the worker."""
 Load = Callable[[Path, str, int, Path | None], tuple[Engine, Pipeline]]
 """Like :func:`~tomopoint.inference.engines.load.load_engine`."""
 
-TOPIC = "tomopoint"
-"""Under which workers say what they are at."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -98,6 +95,7 @@ class EnginePlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is not ty
         self.name, self.job, self.load = name, job, load
         self._lock = threading.Lock()
         self._desk: _Desk | None = None
+        self._caretaker: asyncio.Task[None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "job": self.job, "load": self.load}
@@ -112,7 +110,8 @@ class EnginePlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is not ty
 
     async def teardown(self, worker: Worker) -> None:
         """Let the stream end; the process goes on."""
-        self._caretaker.cancel()
+        if self._caretaker is not None:  # else it ends before it has begun
+            self._caretaker.cancel()
         await asyncio.to_thread(self._end, 0.0)  # not here: an engine may be loading, and the worker must be heard of
 
     async def _end_what_idles(self) -> None:
@@ -131,7 +130,7 @@ class EnginePlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is not ty
         """Put a run into the stream, and return what will become of it. The first one loads the engine."""
         with self._lock:
             if self._desk is None or self._desk.is_over:
-                self._desk = _Desk(self.job, self.load, get_worker())
+                self._desk = _Desk(self.name, self.job, self.load, get_worker())
             return self._desk.deal(run)
 
 
@@ -172,8 +171,8 @@ class _Desk:
         No engine can be loaded.
     """
 
-    def __init__(self, job: Job, load: Load, worker: Worker) -> None:
-        self._job, self._worker = job, worker
+    def __init__(self, name: str, job: Job, load: Load, worker: Worker) -> None:
+        self._name, self._job, self._worker = name, job, worker
         self._dealt: dict[str, Future[Settled]] = {}
         self._inbox = Inbox()
         self._last_deal = self._windows_said = time.monotonic()
@@ -221,7 +220,7 @@ class _Desk:
             self._engine.close()
 
     def _say(self, event: str, **details: Any) -> None:
-        self._worker.log_event(TOPIC, {"event": event, "worker": self._worker.address, **details})
+        self._worker.log_event(self._name, {"event": event, "worker": self._worker.address, **details})
 
     def _settle(self, run: ReadableRun, settled: Settled) -> None:
         if (dealt := self._dealt.pop(run.name, None)) is not None:

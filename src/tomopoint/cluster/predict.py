@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Client, KilledWorker
 
-from tomopoint.cluster.employment import completed, employed
-from tomopoint.cluster.engine_plugin import SLOT, SLOTS, TOPIC, EnginePlugin, Load, Settled, decide_engine, predict_run
+from tomopoint.cluster.employment import completed, employed, workers_of
+from tomopoint.cluster.engine_plugin import SLOT, SLOTS, EnginePlugin, Load, Settled, decide_engine, predict_run
 from tomopoint.data.sources.run import ReadableRun
 from tomopoint.errors import EngineError
 from tomopoint.inference.budget import Budget
@@ -105,11 +105,12 @@ class ClusterCrew:
     def settle(self) -> Iterator[Standing]:
         """Work until every run is settled, the time is up, or no worker has an engine; yield what has moved."""
         # What computes the graph, as the first worker finds out; and the engine for every worker, now or later.
-        logger.info("waiting for a worker")
-        job = self.client.submit(decide_engine, self.job, self.folder.path, pure=False).result()
+        job = self._decided()
+        if job is None:
+            return
         plugin = EnginePlugin(self._name, job, self._load)
         n_settled, pause_until = 0, 0.0
-        with employed(self.client, plugin, TOPIC, self._hear, self._futures):
+        with employed(self.client, plugin, self._hear, self._futures):
             while True:
                 # Deal as many runs as there are workers for.
                 room = self._room()
@@ -145,12 +146,28 @@ class ClusterCrew:
                     n_settled = len(self.notes) + len(self.failed)
                     yield Standing(n_settled, f"{n_settled} of {self._n_runs} runs")
 
+    def _decided(self) -> Job | None:
+        """Return the job with what computes the graph, as the first worker says; None where none came in time."""
+        logger.info("waiting for a worker")
+        asked = {self.client.submit(decide_engine, self.job, self.folder.path, pure=False)}
+        while not (answers := completed(self.client, asked, TURN_SECONDS)):
+            if self.budget.is_over:
+                self.client.cancel(list(asked))
+                self._warn(
+                    f"the limit of {(self.budget.limit or 0) / 3600:.2f} h is reached before a worker was there: what "
+                    "is done is joined"
+                )
+                return None
+        job: Job = answers[0].result()
+        return job
+
     def _room(self) -> int:
         """Return how many runs may be with the scheduler: at least one, for workers that are still to come.
 
         Of workers that are gone, it is logged which runs they had begun.
         """
-        workers = set(self.client.scheduler_info(n_workers=-1)["workers"])
+        known = workers_of(self.client)
+        workers = self._workers if known is None else set(known)
         for worker in self._workers - workers:
             if runs := [run for run, its in list(self._begun.items()) if its == worker]:
                 self._log_gone(worker, runs)

@@ -10,7 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomopoint.errors import TomopointError
+from tomopoint.errors import TomopointError, reason_of
+from tomopoint.strict_json import Malformed, read, reading
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -65,6 +66,8 @@ def connected(where: str) -> Iterator[Client]:
         from distributed import Client
     except ImportError as error:
         raise TomopointError(f"--cluster needs Dask, which is not installed; {INSTALL}") from error
+    except ValueError as error:  # it reads ~/.config/dask/*.yaml when it is imported
+        raise TomopointError(f"Dask's configuration cannot be read: {reason_of(error)}; mend that file") from error
     with _cluster_of(where) as address:
         try:
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
@@ -97,10 +100,11 @@ def _cluster_of(where: str) -> Iterator[Any]:
     elif where.startswith(("tcp://", "tls://", "ucx://")):
         yield where
     elif Path(where).is_file():
-        from distributed import Client
-
-        with closing(Client(scheduler_file=where, timeout=CONNECT_SECONDS, set_as_default=False)) as client:
-            yield client.scheduler_info()["address"]
+        with reading(where, TomopointError, "is no scheduler file", "name one that `dask scheduler` wrote"):
+            content = read(Path(where))
+            if not isinstance(content, dict) or not isinstance(content.get("address"), str):
+                raise Malformed("it holds no address")
+        yield content["address"]
     else:
         raise TomopointError(f"--cluster {where!r} is neither a file nor one of these: {KINDS}")
 

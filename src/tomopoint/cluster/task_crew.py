@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from distributed import Client, KilledWorker
 
-from tomopoint.cluster.employment import completed, employed
-from tomopoint.cluster.task_plugin import GPU, SLOT, TOPIC, TaskPlugin, carry_out
+from tomopoint.cluster.employment import completed, employed, workers_of
+from tomopoint.cluster.task_plugin import GPU, SLOT, TaskPlugin, carry_out
 from tomopoint.tasks.process import ProcessDied
 from tomopoint.tasks.task import Failed, TaskT
 
@@ -70,9 +70,7 @@ class TaskCrew(Generic[TaskT]):
         self._stack = ExitStack()
 
     def __enter__(self) -> TaskCrew[TaskT]:
-        self._stack.enter_context(
-            employed(self.client, TaskPlugin(self._name, Path.cwd()), TOPIC, self._hear, self._begun)
-        )
+        self._stack.enter_context(employed(self.client, TaskPlugin(self._name, Path.cwd()), self._hear, self._begun))
         return self
 
     def __exit__(
@@ -119,7 +117,7 @@ class TaskCrew(Generic[TaskT]):
 
     def _workers(self, resource: str = SLOT) -> int:
         """Return how many workers have something of a resource."""
-        known = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        known = (workers_of(self.client) or {}).values()
         return sum(about["resources"].get(resource, 0) > 0 for about in known)
 
     def _on_gpus(self) -> bool:

@@ -24,9 +24,6 @@ SLOT = "tomopoint-task"
 GPU = "GPU"
 """The same of workers that see a GPU, or were started with ``--resources GPU=1``."""
 
-TOPIC = "tomopoint-tasks"
-"""Under which workers say what they begin."""
-
 BEAT_SECONDS = 1.0
 """A worker lets its process know so often that it lives."""
 
@@ -93,7 +90,7 @@ class TaskPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is not type
                 self._process = TaskProcess(n_threads(worker), PATIENCE_SECONDS, self.folder)
             process, self._is_busy = self._process, True
         key = worker.get_current_task()
-        worker.log_event(TOPIC, {"key": key, "where": f"{worker.address} on {socket.gethostname()}"})
+        worker.log_event(self.name, {"key": key, "where": f"{worker.address} on {socket.gethostname()}"})
         try:
             process.begin(task)
             while not process.pipe.poll(BEAT_SECONDS):

@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tomopoint.data.picks import read_run_picks
 from tomopoint.data.project import Project
 from tomopoint.errors import TomopointError, machine_fault
 from tomopoint.files import write_atomically
+from tomopoint.locks import LOCK, PACE, Lock, locked, look
 from tomopoint.networks.build import check_network
 from tomopoint.pipeline import Particle
 from tomopoint.strict_json import build, read, reading
@@ -434,41 +437,81 @@ def train_member(
         Device, processes and curves.
     forecast
         Of the plan.
+
+    Raises
+    ------
+    TomopointError
+        Another process trains it, or what :func:`~tomopoint.training.fit.fit_member` raises.
     """
-    verb = "goes on" if (task.folder / LAST).exists() else "starts"
-    logger.info("%s %s: %d training runs", task.label, verb, len(task.fold.training_runs) + len(plan.extra))
     task.folder.mkdir(parents=True, exist_ok=True)
-    needed = {name: tomograms[name] for name in plan.runs_of(task)}
-    result = fit_member(task, needed, machine, forecast=forecast)
-    # Weights, then the record, which marks the member as finished; candidates go last, because a member that is
-    # interrupted before its record needs them again.
-    if Processes.from_environment().rank == 0:
-        record = MemberRecord(
-            fold=task.fold.name,
-            network=task.network.architecture.resolved(),
-            particles=tuple(particle.name for particle in plan.recipe.particles),
-            stride=plan.recipe.stride,
-            voxel_A=tomograms[task.fold.training_runs[0]].voxel_A,
-            normalisation=plan.recipe.normalisation,
-            training_runs=(*task.fold.training_runs, *plan.extra),
-            validation_runs=task.fold.validation_runs,
-            data_root=str(plan.data_root.resolve()),
-            data_sha256=plan.data_sha256(task),
-            recipe_sha256=plan.recipe.digest,
-            weights_sha256=save_weights(result.weights, task.folder / WEIGHTS),
-            recipe=plan.recipe_name,
-            tomopoint=tomopoint.__version__,
-            epochs=result.epochs,
-            steps=result.steps,
-            kept=result.kept,
-            seconds=result.seconds,
-            device=result.device,
-            precision=result.precision,
-            pretrained_sha256=plan.pretrained.get(task.label),
-            layout=result.layout,
-        )
-        record.save(task.folder)
-        shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)
+    with _alone_with(task) as lock:
+        if (task.folder / RECORD).exists():
+            logger.info("%s was finished meanwhile, by another process", task.label)
+            return
+        verb = "goes on" if (task.folder / LAST).exists() else "starts"
+        logger.info("%s %s: %d training runs", task.label, verb, len(task.fold.training_runs) + len(plan.extra))
+        needed = {name: tomograms[name] for name in plan.runs_of(task)}
+        result = fit_member(task, needed, machine, forecast=forecast)
+        # Weights, then the record, which marks the member as finished; candidates go last, because a member that is
+        # interrupted before its record needs them again.
+        if Processes.from_environment().rank == 0:
+            if lock is not None:
+                lock.check()
+            record = MemberRecord(
+                fold=task.fold.name,
+                network=task.network.architecture.resolved(),
+                particles=tuple(particle.name for particle in plan.recipe.particles),
+                stride=plan.recipe.stride,
+                voxel_A=tomograms[task.fold.training_runs[0]].voxel_A,
+                normalisation=plan.recipe.normalisation,
+                training_runs=(*task.fold.training_runs, *plan.extra),
+                validation_runs=task.fold.validation_runs,
+                data_root=str(plan.data_root.resolve()),
+                data_sha256=plan.data_sha256(task),
+                recipe_sha256=plan.recipe.digest,
+                weights_sha256=save_weights(result.weights, task.folder / WEIGHTS),
+                recipe=plan.recipe_name,
+                tomopoint=tomopoint.__version__,
+                epochs=result.epochs,
+                steps=result.steps,
+                kept=result.kept,
+                seconds=result.seconds,
+                device=result.device,
+                precision=result.precision,
+                pretrained_sha256=plan.pretrained.get(task.label),
+                layout=result.layout,
+            )
+            record.save(task.folder)
+            shutil.rmtree(task.folder / CANDIDATES, ignore_errors=True)
+
+
+@contextmanager
+def _alone_with(task: MemberTask) -> Iterator[Lock | None]:
+    """Keep other commands from a member while it is trained here; of a joint training, its first process does.
+
+    A holder on another machine may be one whose death nobody told, so it is waited for as long as that takes to show.
+
+    Raises
+    ------
+    TomopointError
+        Another process trains it.
+    """
+    if Processes.from_environment().rank != 0:
+        yield None
+        return
+    end = time.monotonic() + 2 * (PACE.stale + PACE.watch)
+    while True:
+        with locked(task.folder / LOCK, wait=False) as lock:
+            if lock is not None:
+                yield lock
+                return
+        found = look(task.folder / LOCK)
+        if found is not None and ((found.holder is not None and found.holder.is_here) or time.monotonic() > end):
+            raise TomopointError(
+                f"another process trains {task.label} in {task.folder}: {found.text()}; wait for its end, train other "
+                "--folds meanwhile, or choose another --out"
+            )
+        time.sleep(PACE.beat / 10)
 
 
 def _forecast(plan: TrainingPlan, outcome: Outcome) -> Forecast:

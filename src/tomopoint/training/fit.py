@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -97,6 +97,10 @@ class MemberTask:
         if given is None:
             return None
         return find_pretrained(given, self.network, self.recipe.stride, self.fold.name, self.fold.validation_runs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Found weights hold what reads them, which cannot be sent to another process; that one finds them itself.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
     def seed(self) -> int:
