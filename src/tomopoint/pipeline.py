@@ -237,6 +237,10 @@ class Member:
         )
 
 
+Knots = tuple[tuple[float, ...], tuple[float, ...]]
+"""Of a piecewise linear map of scores: scores, and those that they become; both rise strictly from 0 to 1."""
+
+
 @dataclass(frozen=True)
 class ScoreMap:
     """What brings one kind's scores of one particle to the scale of the first kind: piecewise linear, always rising.

@@ -183,7 +183,7 @@ def test_what_the_builder_is_told(rtx):
     classic = TensorRT(CLASSIC, rtx.module, "10.16.1.11")
     builder = rtx.module.Builder(logger_of(rtx))
     usual = _configure(classic, builder, BuildOptions())
-    assert usual.get_memory_pool_limit(rtx.module.MemoryPoolType.WORKSPACE) == 4 << 30
+    assert usual.get_memory_pool_limit(rtx.module.MemoryPoolType.WORKSPACE) == 8 << 30
     assert (usual.max_aux_streams, usual.builder_optimization_level, usual.avg_timing_iterations) == (0, 4, 1)
     source = rtx.module.TacticSource
     assert usual.get_tactic_sources() == 1 << int(source.EDGE_MASK_CONVOLUTIONS) | 1 << int(source.JIT_CONVOLUTIONS)

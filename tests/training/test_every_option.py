@@ -24,6 +24,7 @@ from tomopoint.training.crops.tomograms import read_tomograms
 from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.fit import fit_member
 from tomopoint.training.machine import Machine
+from tomopoint.training.options import crops, fitting, losses
 from tomopoint.training.recipe_files import recipe_from_dict
 
 PLACES = {
@@ -200,8 +201,9 @@ CHANGES = {
 
 def option_names():
     """Return ``Class.field`` of every option, from the dataclasses themselves."""
-    found = [cls for module in (recipe, config) for _, cls in inspect.getmembers(module, is_dataclass)]
-    own = {cls.__name__: cls for cls in found if cls.__module__ in (recipe.__name__, config.__name__)}
+    modules = (recipe, crops, losses, fitting, config)
+    found = [cls for module in modules for _, cls in inspect.getmembers(module, is_dataclass)]
+    own = {cls.__name__: cls for cls in found if cls.__module__ in {module.__name__ for module in modules}}
     del own["NetworkConfig"]  # NetworkRecipe has its fields
     assert own.keys() == PLACES.keys(), "say in PLACES where the options of a new dataclass stand"
     for name, cls in own.items():

@@ -128,7 +128,7 @@ def test_tversky_and_dice_are_overlaps_without_background():
     over = (0, 2, 3, 4)
     both, missed, wrong = ((a * b).sum(axis=over) for a, b in ((p, target), (1 - p, target), (p, 1 - target)))
     for name, of_missed, of_wrong in (("tversky", 0.8, 0.2), ("dice", 0.5, 0.5)):
-        options = SegmentationOptions(loss=name, tversky_beta=0.8)
+        options = SegmentationOptions(loss=name, **({"tversky_beta": 0.8} if name == "tversky" else {}))
         loss = build_loss(NetworkConfig("unet"), RADII_VOX, 2, LossOptions(segmentation=options))
         # Dice has sums of targets below the line, not of products: the same but where cells are shared.
         expected = 1 - np.mean(both / (both + of_missed * missed + of_wrong * wrong))
@@ -197,6 +197,12 @@ def test_a_moving_average_takes_the_statistics_of_batch_norms_along():
             "would move all the same",
         ),
         ({"loss": {"segmentation": {"loss": "focal"}}}, "one of 'cross-entropy', 'tversky', 'dice'"),
+        (
+            {"loss": {"segmentation": {"loss": "dice", "tversky_beta": 0.8}}},
+            "tversky_beta has no effect on loss 'dice'",
+        ),
+        ({"loss": {"segmentation": {"loss": "tversky", "particle_weight": 8}}}, "particle_weight has no effect"),
+        ({"loss": {"classification": "focal", "focal_alpha": 0.5}}, "focal_alpha has no effect on classification"),
         ({"loss": {"segmentation": {"sphere_radii": -1}}}, "sphere_radii must lie"),
     ],
 )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tomopoint.pipeline import MAX_KNOTS
+from tomopoint.pipeline import MAX_KNOTS, Knots
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,10 +64,6 @@ class JudgedPicks:
     def pooled(cls, parts: Sequence[JudgedPicks]) -> JudgedPicks:
         """Return all of them as one."""
         return cls(np.concatenate([p.scores for p in parts]), np.concatenate([p.hits for p in parts]))
-
-
-Knots = tuple[tuple[float, ...], tuple[float, ...]]
-"""Scores of one kind, and those of the other that they become; both rise strictly from 0 to 1."""
 
 
 def fit_knots(own: JudgedPicks, reference: JudgedPicks) -> Knots | None:

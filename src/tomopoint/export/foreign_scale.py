@@ -20,12 +20,12 @@ from tomopoint.data.particles import project_particles
 from tomopoint.data.picks import read_run_picks
 from tomopoint.data.project import Project
 from tomopoint.data.tomograms import read_tomogram
-from tomopoint.evaluation.score_scale import JudgedPicks, Knots, fit_score_scale
+from tomopoint.evaluation.score_scale import JudgedPicks, fit_score_scale
 from tomopoint.export.foreign import ForeignGraph
 from tomopoint.inference.engines.engine import INPUT, OFFSETS, SCORES, Array, Engine
 from tomopoint.inference.engines.onnx import OnnxEngine, SessionOptions, make_session
 from tomopoint.inference.predict import predict_tomogram
-from tomopoint.pipeline import Pipeline
+from tomopoint.pipeline import Knots, Pipeline
 from tomopoint.validation.score_maps import FLOOR, MAX_PICKS, judge_picks_of_run
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,6 @@ from onnx import checker, compose, helper, numpy_helper
 
 from tomopoint.data.project import Project
 from tomopoint.errors import EngineError, TomopointError
-from tomopoint.evaluation.score_scale import Knots
 from tomopoint.export.foreign import ForeignGraph, load_foreign, probe
 from tomopoint.export.foreign_scale import ForeignScale, fit_foreign_scale
 from tomopoint.export.graph import MAX_FILE_BYTES, OPSET
@@ -44,7 +43,7 @@ from tomopoint.inference.parity import CPU_PROVIDER, Outputs, ParityRow, compare
 from tomopoint.inference.reference import REFERENCE_NAME, Reference, synthetic_windows
 from tomopoint.networks.ensemble import SMALLEST_SCORE
 from tomopoint.networks.score_maps import segments_of
-from tomopoint.pipeline import Member, MemberKind, Pipeline
+from tomopoint.pipeline import Knots, Member, MemberKind, Pipeline
 
 FOREIGN = "foreign"
 """In the place of a fold, for a member that comes from a graph of somebody else."""

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tomopoint.evaluation.score_scale import Knots
-from tomopoint.pipeline import Pipeline, ScoreMap
+from tomopoint.pipeline import Knots, Pipeline, ScoreMap
 
 IDENTITY = ((0.0, 1.0), (0.0, 1.0))
 
