@@ -304,7 +304,11 @@ def test_workers_are_known_whatever_the_client_remembers(two_workers):
     from distributed import Client
 
     with Client(two_workers.scheduler_address, set_as_default=False) as client:
-        client._scheduler_identity = {**client._scheduler_identity, "workers": {}}
+
+        async def look_without_workers(n_workers=0):
+            client._scheduler_identity = {**client._scheduler_identity, "workers": {}}
+
+        client._update_scheduler_info = look_without_workers
         assert len(workers_of(client)) == 2
     assert workers_of(client) is None
 
