@@ -50,8 +50,8 @@ from tomopoint.simulate.particles.own import read_own_particles
 from tomopoint.simulate.particles.structure import read_structure
 from tomopoint.simulate.project import RunRecord, _read_record
 from tomopoint.training.checkpoints import MemberRecord, load_member, mean_weights, save_weights
-from tomopoint.training.cross_validation import TrainingPlan, open_folder
 from tomopoint.training.last_checkpoint import FitState, load_checkpoint, save_checkpoint
+from tomopoint.training.plan import TrainingPlan, open_folder
 from tomopoint.training.pretrained import find_pretrained
 from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import load_recipe

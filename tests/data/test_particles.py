@@ -19,7 +19,7 @@ from tomopoint.inference.verify import verify_submission
 from tomopoint.pipeline import COMPETITION_PARTICLES, Particle, Pipeline
 from tomopoint.simulate.command import simulate
 from tomopoint.training.crops.pseudo_labels import PseudoLabels, describe_pseudo_runs
-from tomopoint.training.cross_validation import make_plan
+from tomopoint.training.plan import make_plan
 from tomopoint.training.recipe import Recipe
 from tomopoint.training.recipe_files import load_recipe
 

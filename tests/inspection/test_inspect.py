@@ -20,7 +20,7 @@ from tomopoint.inspection.command import inspect
 from tomopoint.inspection.labels import pairs_on_one_place
 from tomopoint.inspection.outliers import FEWEST_RUNS, Quantity, find_outliers, limit_of
 from tomopoint.inspection.volumes import look_at
-from tomopoint.training.cross_validation import make_plan
+from tomopoint.training.plan import make_plan
 from tomopoint.training.recipe_files import load_recipe
 
 

@@ -21,10 +21,10 @@ from tomopoint.networks.config import NetworkConfig
 from tomopoint.training import recipe
 from tomopoint.training.checkpoints import CANDIDATES
 from tomopoint.training.crops.tomograms import read_tomograms
-from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.fit import fit_member
 from tomopoint.training.machine import Machine
 from tomopoint.training.options import crops, fitting, losses
+from tomopoint.training.plan import make_plan
 from tomopoint.training.recipe_files import recipe_from_dict
 
 PLACES = {

@@ -30,11 +30,11 @@ from tomopoint.locks import LOCK, locked
 from tomopoint.training import fit
 from tomopoint.training.checkpoints import CANDIDATES, MemberRecord, find_members, load_member
 from tomopoint.training.command import train
-from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.fit import MemberTask, Validation
 from tomopoint.training.last_checkpoint import LAST
 from tomopoint.training.official_score import HeldOutScore, official_score
 from tomopoint.training.optimisation import Clock
+from tomopoint.training.plan import make_plan
 from tomopoint.training.progress import TrainingProgress
 from tomopoint.training.recipe_files import load_recipe
 

@@ -16,9 +16,9 @@ from tomopoint.pipeline import Member, Pipeline
 from tomopoint.training.crops.dataset import NO_AUGMENTATION, CropDataset
 from tomopoint.training.crops.pseudo_labels import PREFIX, PseudoLabels, describe_pseudo_runs, parse_pseudo_threshold
 from tomopoint.training.crops.tomograms import read_tomograms
-from tomopoint.training.cross_validation import make_plan
 from tomopoint.training.losses.points import FIRST_BORDER_LABEL
 from tomopoint.training.options.crops import CropOptions
+from tomopoint.training.plan import make_plan
 from tomopoint.training.recipe import Recipe
 
 RECIPE = Recipe(particles=PARTICLES, folds="kfold-2", crops=CropOptions((96, 64, 64)))

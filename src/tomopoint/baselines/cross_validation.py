@@ -30,8 +30,8 @@ from tomopoint.inference.predict import check_voxel_size
 from tomopoint.pipeline import Decoding, Member, Pipeline
 from tomopoint.training.checkpoints import WEIGHTS, save_weights
 from tomopoint.training.crops.tomograms import RunRecord, check_voxel_sizes, describe_runs, read_tomograms
-from tomopoint.training.cross_validation import count_labels
 from tomopoint.training.machine import Machine
+from tomopoint.training.plan import count_labels
 from tomopoint.validation.out_of_fold import identity_of, record_if_done
 
 logger = logging.getLogger(__name__)

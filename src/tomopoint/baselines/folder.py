@@ -30,7 +30,7 @@ from tomopoint.files import sha256_of, write_atomically
 from tomopoint.strict_json import build, read, reading
 from tomopoint.training.checkpoints import RECIPE, WEIGHTS
 from tomopoint.training.crops.tomograms import RunRecord
-from tomopoint.training.cross_validation import DATA, TrainedOn
+from tomopoint.training.plan import DATA, TrainedOn
 from tomopoint.training.recipe_files import differences
 
 RECORD = "network.json"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tomopoint.baselines.cross_validation import BaselinePlan
     from tomopoint.baselines.folder import NetworkRecord
     from tomopoint.training.checkpoints import MemberRecord
-    from tomopoint.training.cross_validation import TrainingPlan
+    from tomopoint.training.plan import TrainingPlan
 
 LOG = "log.txt"
 RESULT = "result.json"
@@ -178,11 +178,11 @@ def prepare(training: Training, recipe: Recipe | BaselineRecipe) -> Prepared:
     Raises
     ------
     TomopointError
-        As :func:`~tomopoint.training.cross_validation.make_plan` and
+        As :func:`~tomopoint.training.plan.make_plan` and
         :func:`~tomopoint.baselines.cross_validation.make_baseline_plan`; or a fold holds no run out.
     """
     from tomopoint.baselines.cross_validation import make_baseline_plan
-    from tomopoint.training.cross_validation import make_plan
+    from tomopoint.training.plan import make_plan
 
     if isinstance(recipe, BaselineRecipe):
         seeded_2d = replace(recipe, seed=training.seed)
@@ -211,7 +211,7 @@ def open_training(training: Training, prepared: Prepared) -> None:
     from tomopoint.baselines.folder import RECORD as RECORD_2D
     from tomopoint.baselines.folder import open_baseline_folder
     from tomopoint.training.checkpoints import RECORD
-    from tomopoint.training.cross_validation import TrainingPlan, open_folder
+    from tomopoint.training.plan import TrainingPlan, open_folder
 
     records = f"*/{RECORD_2D}" if training.two_d else f"*/*/{RECORD}"
     there = {str(path.parent.relative_to(training.folder)) for path in training.folder.glob(records)}

@@ -81,14 +81,9 @@ def train(
     from tomopoint.data.particles import project_particles
     from tomopoint.data.sources.find import check_project
     from tomopoint.training.crops.pseudo_labels import DEFAULT_THRESHOLD, PseudoLabels, parse_pseudo_threshold
-    from tomopoint.training.cross_validation import (
-        Workshop,
-        make_plan,
-        open_folder,
-        train_members,
-        train_members_apart,
-    )
+    from tomopoint.training.cross_validation import Workshop, train_members, train_members_apart
     from tomopoint.training.machine import Machine, Processes
+    from tomopoint.training.plan import make_plan, open_folder
     from tomopoint.training.recipe_files import load_recipe
 
     if pseudo_labels is None and (pseudo_data is not None or pseudo_threshold is not None):
